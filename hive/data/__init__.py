@@ -1,0 +1,1 @@
+"""Image-caption pairs: from files on disk to packed batches."""
