@@ -1,0 +1,84 @@
+"""Argument checks that the operations share. None of them synchronises a GPU.
+
+Every error is a ValueError made by :func:`invalid`: the argument, what was given, what is allowed.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def invalid(argument: str, given: Any, allowed: str) -> ValueError:
+    return ValueError(f"{argument} is {given}; allowed: {allowed}")
+
+
+def check_tensor(argument: str, x: Any, shape: tuple[int | str, ...], device: torch.device) -> None:
+    """``shape`` holds an int where a size is fixed and a letter where it is free."""
+    if not isinstance(x, Tensor):
+        raise invalid(argument, f"a {type(x).__name__}", f"a tensor of shape {_text(shape)}")
+    fits = len(shape) == x.dim() and all(isinstance(s, str) or s == n for s, n in zip(shape, x.shape, strict=True))
+    if not fits:
+        raise invalid(f"{argument}.shape", tuple(x.shape), _text(shape))
+    if x.device != device:
+        raise invalid(f"{argument}.device", x.device, f"{device}, where the first argument is")
+
+
+def check_float(argument: str, x: Tensor, dtype: torch.dtype | None = None) -> None:
+    """A floating-point tensor, and of ``dtype`` where one is given."""
+    if x.dtype not in FLOATS:
+        raise invalid(f"{argument}.dtype", x.dtype, ", ".join(map(str, FLOATS)))
+    if dtype is not None and x.dtype != dtype:
+        raise invalid(f"{argument}.dtype", x.dtype, f"{dtype}, as the first argument has")
+
+
+def check_cu_seqlens(argument: str, cu_seqlens: Any, total: int, max_seqlen: int | None, device: torch.device) -> None:
+    """int32 [B+1], from 0 to ``total``, never decreasing, no step above ``max_seqlen``.
+
+    Values are looked at on a CPU only: elsewhere that would synchronise, and fake or traced tensors have none.
+    """
+    check_tensor(argument, cu_seqlens, ("B+1",), device)
+    if cu_seqlens.dtype != torch.int32:
+        raise invalid(f"{argument}.dtype", cu_seqlens.dtype, "torch.int32")
+    if cu_seqlens.shape[0] == 0:
+        raise invalid(f"{argument}.shape", (0,), "(B+1,), at least one element, the leading 0")
+    if max_seqlen is not None and (not isinstance(max_seqlen, int | torch.SymInt) or max_seqlen < 0):
+        raise invalid(argument.replace("cu_seqlens", "max_seqlen"), max_seqlen, "None or an int >= 0")
+    if type(cu_seqlens) is not Tensor or device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    offsets = cu_seqlens.tolist()
+    lengths = [end - start for start, end in pairwise(offsets)]
+    if offsets[0] != 0 or offsets[-1] != total:
+        raise invalid(argument, f"from {offsets[0]} to {offsets[-1]}", f"from 0 to {total}, the packed tokens")
+    if min(lengths, default=0) < 0:
+        raise invalid(argument, f"decreasing after sample {lengths.index(min(lengths))}", "never decreasing")
+    if max_seqlen is not None and max(lengths, default=0) > max_seqlen:
+        raise invalid(argument, f"a sample of {max(lengths)} tokens", f"at most max_seqlen = {max_seqlen}")
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The dtype that torch.autocast asks for where ``x`` is; None when it is off or, as for fp64, has no say."""
+    device = x.device.type
+    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
+
+
+def under_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors as autocast hands them to a matrix product, so that all backends see the same inputs."""
+    dtype = autocast_dtype(tensors[0])
+    return tensors if dtype is None else tuple(x.to(dtype) for x in tensors)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, dtypes are as written. The meta device has no autocast to switch off."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
+
+
+def _text(shape: tuple[int | str, ...]) -> str:
+    return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
