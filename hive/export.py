@@ -1,0 +1,159 @@
+"""The trained tower as a Hugging Face model, loaded back and compared before it counts as written."""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from transformers import AutoModel, PreTrainedModel
+from transformers.utils import logging
+
+from hive.data.images import ImageSpec
+from hive.errors import UserError
+
+PREFIX = "vision_model."  # transformers before 5.6 finds no weight without it, later versions read both
+FILES = {"config.json", "model.safetensors", "preprocessor_config.json"}
+BICUBIC = 3
+
+
+def export_tower(vision_model: PreTrainedModel, folder: Path, image_spec: ImageSpec) -> None:
+    """Writes a `CLIPVisionModel` or `SiglipVisionModel` with its image processor to `folder`, weights in fp32.
+
+    transformers 4.57 and 5.x load it bit-equal with `AutoModel` or the tower's class, and `AutoImageProcessor`. It
+    is written beside `folder`, loaded back, and compared: every weight and the last hidden state of a fixed image.
+    Only then it takes the place of an earlier export. Raises `RuntimeError` when the comparison fails and `UserError`
+    when `folder` holds something else or can't be written; both leave `folder` as it was.
+    """
+    family = vision_model.config.model_type
+    assert family in ("clip_vision_model", "siglip_vision_model"), family
+    assert image_spec.size == vision_model.config.image_size, (image_spec.size, vision_model.config.image_size)
+    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - FILES):
+        raise UserError(f"{folder} holds something other than an exported tower: move it away or choose another --out.")
+    temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+    try:
+        temporary.mkdir(parents=True)
+        _write(vision_model, temporary, image_spec)
+        _compare(vision_model, temporary)
+        _replace(folder, temporary)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"The tower could not be exported to {folder} ({error}): make room there or choose another "
+                        "--out.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def image_processor_config(family: str, spec: ImageSpec) -> dict[str, Any]:
+    """The content of preprocessor_config.json; `family` is the tower's model_type."""
+    square = {"height": spec.size, "width": spec.size}
+    common = {"do_resize": True, "resample": BICUBIC, "do_rescale": True, "rescale_factor": 1 / 255,
+              "do_normalize": True, "image_mean": list(spec.mean), "image_std": list(spec.std), "do_convert_rgb": True}
+    if spec.resize == "square" and family == "siglip_vision_model":  # SigLIP's can't crop
+        return {"image_processor_type": "SiglipImageProcessor", "size": square, **common}
+    assert spec.resize in ("square", "crop"), spec.resize
+    crop = spec.resize == "crop"
+    return {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": spec.size} if crop else square,
+            "do_center_crop": crop, "crop_size": square, **common}
+
+
+def _weights(vision_model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """fp32, on the CPU, each owning its memory, under the keys that all versions read."""
+    return {PREFIX + name.removeprefix(PREFIX): value.detach().to("cpu", torch.float32).clone(
+        memory_format=torch.contiguous_format) for name, value in vision_model.state_dict().items()}
+
+
+def _write(vision_model: PreTrainedModel, folder: Path, spec: ImageSpec) -> None:
+    config = vision_model.config.to_diff_dict()
+    for key in ("_name_or_path", "torch_dtype", "output_hidden_states"):  # a local path, an alias, and what HIVE reads
+        config.pop(key, None)
+    config |= {"architectures": [type(vision_model).__name__], "dtype": "float32"}
+    _write_json(folder / "config.json", config)
+    _write_json(folder / "preprocessor_config.json", image_processor_config(vision_model.config.model_type, spec))
+    save_file(_weights(vision_model), folder / "model.safetensors", metadata={"format": "pt"})
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def _compare(vision_model: PreTrainedModel, folder: Path) -> None:
+    """Raises `RuntimeError` unless the export in `folder` is `vision_model`, in its weights and in what it computes."""
+    with _no_progress_bar():
+        loaded, report = AutoModel.from_pretrained(
+            folder, output_loading_info=True, local_files_only=True,
+            attn_implementation=vision_model.config._attn_implementation)
+    if faults := {kind: names for kind, names in report.items() if names}:
+        raise RuntimeError(f"The exported tower doesn't load back: {faults}.")
+    if type(loaded) is not type(vision_model):
+        raise RuntimeError(f"The exported {type(vision_model).__name__} loads as {type(loaded).__name__}.")
+    expected, got = _weights(vision_model), _weights(loaded)
+    wrong = [name for name in sorted({*expected, *got})
+             if name not in expected or name not in got or not torch.equal(expected[name], got[name])]
+    if wrong or {value.dtype for value in loaded.state_dict().values()} != {torch.float32}:
+        raise RuntimeError(f"The exported tower's weights are not those of the trained one: {wrong}.")
+    config = vision_model.config
+    image = torch.randn(1, config.num_channels, config.image_size, config.image_size,
+                        generator=torch.Generator().manual_seed(0)).to(vision_model.device, vision_model.dtype)
+    with _evaluating(vision_model):
+        want = vision_model(pixel_values=image).last_hidden_state
+        for mine, theirs in zip([*loaded.parameters(), *loaded.buffers()],
+                                [*vision_model.parameters(), *vision_model.buffers()], strict=True):
+            mine.data = torch.empty_like(theirs).copy_(mine)  # same device, strides and alignment: same rounding
+        have = loaded.eval()(pixel_values=image).last_hidden_state
+    if not torch.equal(want, have):
+        raise RuntimeError("The exported tower computes something else than the trained one: its last hidden state "
+                           f"differs by up to {(want - have).abs().max().item():.2g}.")
+
+
+@contextlib.contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Eager, deterministic, without autocast or dropout; the modules' modes come back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with (torch.no_grad(), torch.autocast(model.device.type, enabled=False),
+              torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
+              torch.compiler.set_stance("force_eager")):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _replace(folder: Path, temporary: Path) -> None:
+    """Moves the new export into place by renaming; the older one is whole until the new one stands there."""
+    if folder.exists():
+        older = temporary.with_name(f"{temporary.name}-older")
+        os.rename(folder, older)
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            os.rename(older, folder)
+            raise
+    else:
+        os.rename(temporary, folder)
+    ours = re.compile(rf"\.{re.escape(folder.name)}-[0-9a-f]{{8}}(-older)?")  # also those of a killed process
+    for path in folder.parent.iterdir():
+        if ours.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
