@@ -1,0 +1,225 @@
+"""Batches from worker processes, each a function of (seed, step) alone.
+
+Workers come from a fork server, a clean process that never saw CUDA, the model or the main process's threads. It and
+they ignore the signals that ask the main process to save, and a worker ends with the main process, however that dies.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from multiprocessing import connection, forkserver, resource_tracker
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from hive.config import DataConfig
+from hive.data.images import BadImage, ImageSpec, augment, load
+from hive.data.order import indices
+from hive.data.pairs import Pairs, hash_order
+from hive.data.text import BadSample, Batch, Tokenizer, pack
+from hive.errors import UserError
+
+_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+_PIXELS_WORTH_WORKERS = 100_000_000  # an evaluation that decodes fewer is over before workers have started
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What turns an index into a sample."""
+
+    pairs: Pairs
+    tokenizer: Tokenizer
+    spec: ImageSpec
+    max_text_tokens: int
+    max_megapixels: float
+
+    def image(self, index: int) -> torch.Tensor:
+        """uint8 [3, H, W], or `BadImage`."""
+        try:
+            data = self.pairs.read(index)
+        except OSError as error:
+            raise BadImage(f"can't be read ({error.strerror or error!s:.120})") from None
+        return load(data, self.spec, self.max_megapixels)
+
+    def ids(self, index: int) -> list[int]:
+        return self.tokenizer.encode(self.pairs.captions[index], self.max_text_tokens)
+
+
+@dataclass(frozen=True)
+class _Training(Dataset):
+    """Item k is micro-batch k of this rank, counted from the first step."""
+
+    source: _Source
+    seed: int
+    batch_size: int
+    micro: int
+    first_step: int
+    steps: int
+    rank: int
+    world: int
+    augment: bool
+
+    @property
+    def per_step(self) -> int:
+        """Micro-batches of a step and rank."""
+        return self.batch_size // (self.micro * self.world)
+
+    def __len__(self) -> int:
+        return self.steps * self.per_step
+
+    def __getitem__(self, item: int) -> Batch:
+        step, j = divmod(item, self.per_step)
+        start = (self.first_step + step) * self.batch_size + (j * self.world + self.rank) * self.micro
+        samples: list[tuple[torch.Tensor, list[int]]] = []
+        bad: list[BadSample] = []
+        for epoch, index in indices(len(self.source.pairs), self.seed, start, self.micro):
+            try:
+                image = self.source.image(index)
+            except BadImage as error:
+                bad.append((index, self.source.pairs.name(index), str(error)))
+                continue
+            if self.augment:
+                image = augment(image, self.seed, epoch, index)
+            samples.append((image, self.source.ids(index)))
+        return pack(samples, bad)
+
+
+@dataclass(frozen=True)
+class _HeldOut(Dataset):
+    """Item k is (right images, wrong images) of micro-batch k."""
+
+    source: _Source
+    couples: list[tuple[int, int]]  # (pair, pair whose image is the wrong one)
+    micro: int
+
+    def __len__(self) -> int:
+        return -(-len(self.couples) // self.micro)
+
+    def __getitem__(self, item: int) -> tuple[Batch, Batch]:
+        samples: list[tuple[torch.Tensor, list[int]]] = []
+        wrong: list[torch.Tensor] = []
+        bad: list[BadSample] = []
+        for couple in self.couples[item * self.micro : (item + 1) * self.micro]:
+            images = []
+            for index in couple:
+                try:
+                    images.append(self.source.image(index))
+                except BadImage as error:
+                    bad.append((index, self.source.pairs.name(index), str(error)))
+            if len(images) == 2:
+                samples.append((images[0], self.source.ids(couple[0])))
+                wrong.append(images[1])
+        right = pack(samples, bad)
+        return right, replace(right, pixels=torch.stack(wrong) if wrong else right.pixels)
+
+
+def batches(pairs: Pairs, tokenizer: Tokenizer, spec: ImageSpec, config: DataConfig, *, seed: int, batch_size: int,
+            micro_batch_size: int, first_step: int, steps: int, rank: int = 0, world: int = 1,
+            augment: bool | None = None, pin: bool = False) -> Iterator[list[Batch]]:
+    """This rank's micro-batches of `steps` optimiser steps from `first_step` on, one list a step.
+
+    Step s covers positions [s * batch_size, (s + 1) * batch_size) of the endless stream of passes over the pairs, and
+    micro-batch j of rank r takes [s * batch_size + (j * world + r) * micro_batch_size, ... + micro_batch_size): nothing
+    depends on `config.workers` or on where a run was resumed. Bad samples are left out and listed in `Batch.bad`.
+    `augment` overrides `config.augment`. Closing the iterator ends the workers.
+    """
+    micro = min(micro_batch_size, max(1, batch_size // world))
+    if batch_size % (micro * world):
+        raise UserError(f"--batch-size is {batch_size}, but it must be a multiple of --micro-batch-size ({micro}) "
+                        f"times the number of processes ({world}): change one of them.")
+    source = _Source(pairs, tokenizer, spec, config.max_text_tokens, config.max_megapixels)
+    dataset = _Training(source, seed, batch_size, micro, first_step, steps, rank, world,
+                        config.augment if augment is None else augment)
+    return _steps(dataset, config.workers, pin)
+
+
+def _steps(dataset: _Training, workers: int, pin: bool) -> Iterator[list[Batch]]:
+    stream = _stream(dataset, workers, pin)
+    try:
+        for _ in range(dataset.steps):
+            yield [next(stream) for _ in range(dataset.per_step)]
+    finally:
+        stream.close()
+
+
+def heldout_batches(pairs: Pairs, tokenizer: Tokenizer, spec: ImageSpec, config: DataConfig, micro_batch_size: int,
+                    limit: int) -> Iterator[tuple[Batch, Batch]]:
+    """(right, wrong) batches: the same texts with their own images, and with those of pairs with other captions.
+
+    The first `limit` pairs in a fixed hash order, never augmented. Where either image of a pair is bad, the pair is
+    left out of both and listed in `bad`. The two batches share their text tensors.
+    """
+    source = _Source(pairs, tokenizer, spec, config.max_text_tokens, config.max_megapixels)
+    dataset = _HeldOut(source, wrong_images(pairs, limit), micro_batch_size)
+    pixels = 2 * len(dataset.couples) * spec.size**2
+    for right, wrong in _stream(dataset, config.workers if pixels > _PIXELS_WORTH_WORKERS else 0, False):
+        yield right, replace(right, pixels=wrong.pixels)
+
+
+def wrong_images(pairs: Pairs, limit: int) -> list[tuple[int, int]]:
+    """(pair, another one whose caption and image differ) for the first `limit` pairs in hash order.
+
+    The other one is half a turn away, or the next that differs; a pair that differs from none is left out.
+    """
+    chosen = hash_order(pairs.names, 0)[:limit]
+    couples = []
+    for place, index in enumerate(chosen):
+        turn = (chosen[(place + len(chosen) // 2 + step) % len(chosen)] for step in range(len(chosen)))
+        other = next((j for j in turn if pairs.captions[j] != pairs.captions[index]
+                      and pairs.names[j] != pairs.names[index]), None)
+        if other is not None:
+            couples.append((index, other))
+    return couples
+
+
+def _stream(dataset: Any, workers: int, pin: bool) -> Any:
+    """The items of a dataset in order, from `workers` processes."""
+    workers = min(workers, len(dataset))
+    context = start_workers() if workers else None
+    loader = DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_as_is, pin_memory=pin,
+                        multiprocessing_context=context, worker_init_fn=_start_worker if workers else None,
+                        generator=torch.Generator())  # its own: the global generator's state stays the model's
+    items = iter(loader)
+    try:
+        yield from items
+    finally:
+        if workers:
+            items._shutdown_workers()  # type: ignore[attr-defined]  # now, not whenever the last reference goes
+
+
+def _as_is(item: Any) -> Any:
+    return item
+
+
+def start_workers() -> Any:
+    """Starts the process that workers are forked from, in the background, unless it runs; returns the context.
+
+    A program may call it early, so that its imports are done by the time of the first batch.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hive.data.loader"])
+    resource_tracker.ensure_running()  # first, because it resets the signal mask
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return context
+
+
+def _start_worker(_: int) -> None:
+    torch.set_num_threads(1)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)

@@ -1,0 +1,28 @@
+"""The order of the training pairs as arithmetic: nothing to save, nothing to restore."""
+
+from functools import lru_cache
+
+import numpy as np
+
+_ORDER = 0x6F72646572  # keeps this stream apart from others with the same seed
+
+
+@lru_cache(maxsize=2)
+def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """The permutation of 0..n-1 that pass number `epoch` follows, int64 [n], read-only."""
+    random = np.random.Generator(np.random.Philox(np.random.SeedSequence((_ORDER, seed, epoch))))
+    order = random.permutation(n)
+    order.flags.writeable = False
+    return order
+
+
+def indices(n: int, seed: int, start: int, count: int) -> list[tuple[int, int]]:
+    """(epoch, index) at positions start..start+count-1 of the endless stream of passes over n pairs."""
+    return [(position // n, int(epoch_order(n, seed, position // n)[position % n]))
+            for position in range(start, start + count)]
+
+
+def steps(epochs: float, n: int, batch: int) -> int:
+    """Optimiser steps of a stage: each pass is rounded to whole batches, as in the paper (Table 3); at least 1."""
+    per_epoch = round(n / batch) or n / batch
+    return max(1, round(epochs * per_epoch))

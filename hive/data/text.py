@@ -1,0 +1,171 @@
+"""Captions as token ids, and samples packed into one batch without padding."""
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+
+from hive.errors import UserError
+
+EMBEDDED_TOKENIZER = Path(__file__).parent / "embedded" / "tokenizer"
+BadSample = tuple[int, str, str]
+"""(index of the pair, name of its image, reason)."""
+
+
+class Tokenizer:
+    """Text to ids and back, small enough to be sent to worker processes."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, bos_id: int) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = True  # "</s>" inside a caption is text, not an order
+        self.backend, self.bos_id = backend, bos_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_json, (self.backend.to_str(), self.bos_id)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows that an embedding needs: the largest id + 1."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def newline_id(self) -> int:
+        """The id that ends a caption: the last one of a text that ends in a newline."""
+        return self.backend.encode("a\n", add_special_tokens=False).ids[-1]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the vocabulary, the merges, the added tokens and BOS."""
+        state = json.loads(self.backend.to_str())
+        model = state["model"]
+        merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges") or []]
+        added = [(token["id"], token["content"]) for token in state.get("added_tokens") or []]
+        parts = [model.get("type"), model.get("vocab"), merges, added, self.bos_id]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def encode(self, caption: str, max_tokens: int) -> list[int]:
+        """BOS, the caption on one line, and the closing newline, cut to `max_tokens` ids.
+
+        The newline is what a model learns to stop at, so runs of white space inside the caption become one space.
+        """
+        text = " ".join(caption.split()) + "\n"
+        return [self.bos_id, *self.backend.encode(text, add_special_tokens=False).ids][:max_tokens]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens left out."""
+        return self.backend.decode(list(ids), skip_special_tokens=True)
+
+
+def _from_json(state: str, bos_id: int) -> Tokenizer:
+    return Tokenizer(tokenizers.Tokenizer.from_str(state), bos_id)
+
+
+def load_tokenizer(path: str | None = None) -> Tokenizer:
+    """The tokenizer in a folder, or of a hub name that was downloaded before; None is the embedded one.
+
+    Never runs code from the folder, and never asks the network.
+    """
+    from transformers import AutoTokenizer, LlamaTokenizer  # slow to import, and workers don't need it
+
+    name = str(EMBEDDED_TOKENIZER if path is None else Path(path).expanduser() if Path(path).expanduser().exists()
+               else path)
+    folder = Path(name)
+    if not folder.is_dir() and (folder.is_absolute() or folder.exists() or name.startswith(".") or name.count("/") > 1):
+        raise UserError(f"The tokenizer {name} is not a folder: give a folder with tokenizer.json or tokenizer.model, "
+                        "or a hub name that was downloaded.")
+    is_sentencepiece = (folder / "tokenizer.model").exists() and not (folder / "tokenizer.json").exists()
+    if is_sentencepiece and not all(importlib.util.find_spec(need) for need in ("sentencepiece", "google.protobuf")):
+        raise UserError(f"{name} holds a SentencePiece tokenizer (tokenizer.model), which needs two more packages: "
+                        "pip install sentencepiece protobuf.")
+    kind = LlamaTokenizer if is_sentencepiece or _model_type(folder) == "mobilellm" else AutoTokenizer
+    try:
+        loaded = kind.from_pretrained(name, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds, from many depths
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        cure = ("it needs tokenizer.json or tokenizer.model with tokenizer_config.json" if folder.is_dir() else
+                f"get it with: hf download {name}; or give a local folder")
+        raise UserError(f"The tokenizer {name} can't be loaded ({reason:.200}): {cure}.") from None
+    backend = getattr(loaded, "backend_tokenizer", None)
+    bos = loaded.bos_token_id if loaded.bos_token_id is not None else loaded.eos_token_id
+    if not isinstance(backend, tokenizers.Tokenizer):
+        raise UserError(f"The tokenizer {name} is a {type(loaded).__name__}, which has no fast form: convert it to "
+                        "tokenizer.json.")
+    if bos is None:
+        raise UserError(f"The tokenizer {name} has neither a BOS nor an EOS token: set bos_token in its "
+                        "tokenizer_config.json.")
+    return _from_json(backend.to_str(), bos)
+
+
+def _model_type(folder: Path) -> str | None:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return config.get("model_type") if isinstance(config, dict) else None
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Samples packed end to end: B images, T text tokens, no padding. Every token row is supervised."""
+
+    pixels: torch.Tensor
+    """uint8 [B, 3, H, W]."""
+    tokens: torch.Tensor
+    """Inputs, int64 [T]: BOS and the caption without its last token, sample after sample."""
+    targets: torch.Tensor
+    """The token that follows each input, int64 [T]."""
+    positions: torch.Tensor
+    """0, 1, 2, ... in each sample, int64 [T]."""
+    cu_seqlens: torch.Tensor
+    """Where each sample starts, and T, int32 [B + 1]."""
+    max_seqlen: int
+    """Tokens of the longest sample; 0 in an empty batch."""
+    bad: tuple[BadSample, ...] = ()
+    """Samples that were left out."""
+
+    @property
+    def samples(self) -> int:
+        """B."""
+        return self.pixels.shape[0]
+
+    @property
+    def token_count(self) -> int:
+        """T, the number of supervised tokens."""
+        return self.tokens.shape[0]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch on a device; the copy doesn't wait when the batch is pinned."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory."""
+        return self._map(torch.Tensor.pin_memory)
+
+    def _map(self, function: Any) -> "Batch":
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return replace(self, **{name: function(value) for name, value in values.items()
+                                if isinstance(value, torch.Tensor)})
+
+
+def pack(samples: Sequence[tuple[torch.Tensor, Sequence[int]]], bad: Sequence[BadSample] = ()) -> Batch:
+    """Packs (pixels uint8 [3, H, W], ids of at least 2) samples; none at all give an empty batch."""
+    assert all(len(ids) >= 2 for _, ids in samples), "a sample needs BOS and one more token"
+    lengths = [len(ids) - 1 for _, ids in samples]
+    pixels = torch.stack([image for image, _ in samples]) if samples else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+    return Batch(
+        pixels=pixels,
+        tokens=torch.tensor([token for _, ids in samples for token in ids[:-1]], dtype=torch.int64),
+        targets=torch.tensor([token for _, ids in samples for token in ids[1:]], dtype=torch.int64),
+        positions=torch.tensor([place for length in lengths for place in range(length)], dtype=torch.int64),
+        cu_seqlens=torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0).to(torch.int32),
+        max_seqlen=max(lengths, default=0),
+        bad=tuple(bad),
+    )
