@@ -8,11 +8,27 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import tyro
 
 from hive.errors import UserError
 
-Stages = tuple[int, ...]
+
+def _parse_stages(words: list[str]) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in words[0].split(","))
+    except ValueError as error:
+        raise ValueError(f'it is "{words[0]}", but it must be some of 1,2,3 in that order, such as 2,3.') from error
+
+
+Stages = Annotated[
+    tuple[int, ...],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1, metavar="1,2,3", instance_from_str=_parse_stages,
+        is_instance=lambda value: isinstance(value, tuple), str_from_instance=lambda value: [",".join(map(str, value))],
+    ),
+]
 
 
 def _require(allowed: bool, flag: str, value: object, rule: str) -> None:
@@ -92,17 +108,6 @@ class LanguageConfig:
 
 
 @dataclass(frozen=True)
-class FusionConfig:
-    """Hierarchical cross-attention between the tower and the language model."""
-
-    gate: bool = True
-    """Scale each injected block by tanh of a learned gate that starts at 0; off is the paper's literal form."""
-    depths: str = "aligned"
-    """Decoder layers (0-based) in front of which the blocks sit: "aligned" with the selected hidden states, or
-    indices such as "5,11,16"."""
-
-
-@dataclass(frozen=True)
 class DataConfig:
     """How pairs become batches."""
 
@@ -177,9 +182,18 @@ class Config:
     stages: Stages = (1, 2, 3)
     """Stages to run, in order."""
     stage1: Literal["projector+fusion", "projector"] = "projector+fusion"
-    """What stage 1 trains; "projector" is the paper's literal choice and needs --no-fusion.gate."""
+    """What stage 1 trains; "projector" is the paper's literal choice and needs --no-gate."""
+    gate: bool = True
+    """Scale each injected block by tanh of a learned gate that starts at 0; off is the paper's literal form."""
+    depths: str = "aligned"
+    """Decoder layers (0-based) in front of which the blocks sit: "aligned" with the selected hidden states, or
+    indices such as "5,11,16"."""
+    epochs: float | None = None
+    """Passes over the training pairs in every stage, in place of each schedule's own."""
+    batch_size: int | None = None
+    """Pairs a step in every stage, in place of each schedule's own."""
     max_steps: int | None = None
-    """Ends each stage's schedule after this many steps."""
+    """Most steps of a stage; the learning rate's schedule ends there."""
     micro_batch_size: int = 64
     """Pairs a forward pass and process; a batch is accumulated from as many as it takes."""
     seed: int = 0
@@ -196,7 +210,6 @@ class Config:
     """Checkpoints kept, 2 or more."""
     vision: VisionConfig = field(default_factory=VisionConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
-    fusion: FusionConfig = field(default_factory=FusionConfig)
     dataset: DataConfig = field(default_factory=DataConfig)
     schedule1: Schedule = field(default_factory=Schedule)
     schedule2: Schedule = field(default_factory=Schedule)
@@ -214,13 +227,18 @@ class Config:
             divides = batch % min(self.micro_batch_size, batch) == 0
             _require(divides, "--batch-size", f"{batch} in stage {stage}",
                      f"a multiple of --micro-batch-size ({self.micro_batch_size})")
-        if self.method == "hive" and self.stage1 == "projector" and self.fusion.gate and 1 in self.stages:
+        if self.method == "hive" and self.stage1 == "projector" and self.gate and 1 in self.stages:
             raise UserError("--stage1 projector trains nothing while the gates start at 0 (the projector's gradient is "
-                            "exactly zero): add --no-fusion.gate, or leave --stage1 at projector+fusion.")
+                            "exactly zero): add --no-gate, or leave --stage1 at projector+fusion.")
 
     def schedule(self, stage: int) -> Schedule:
-        """The schedule of stage 1, 2 or 3."""
-        return (self.schedule1, self.schedule2, self.schedule3)[stage - 1]
+        """The schedule of stage 1, 2 or 3, with what --epochs and --batch-size set for all of them."""
+        schedule = (self.schedule1, self.schedule2, self.schedule3)[stage - 1]
+        return dataclasses.replace(
+            schedule,
+            epochs=schedule.epochs if self.epochs is None else self.epochs,
+            batch_size=schedule.batch_size if self.batch_size is None else self.batch_size,
+        )
 
 
 def to_json(config: Any) -> str:

@@ -1,0 +1,91 @@
+"""One process a GPU under torchrun; alone otherwise."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from hive.errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all that train together."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks to the person."""
+        return self.rank == 0
+
+    def sum(self, number: float) -> float:
+        """The sum of every process's number."""
+        if self.size == 1:
+            return number
+        total = torch.tensor(number, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.item()
+
+    def sum_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The elementwise sum of every process's tensor, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Adds up every process's gradients; a process whose images were all unreadable adds zeros.
+
+        Called once a step, after all micro-batches, so there is no backward pass left to overlap with.
+        """
+        if self.size == 1:
+            return
+        pending = []
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            pending.append(dist.all_reduce(parameter.grad, async_op=True))
+        for work in pending:
+            work.wait()
+
+    def barrier(self) -> None:
+        """Waits for every process."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def join_world(device: str) -> World:
+    """Reads torchrun's environment and picks the device: "auto", "cpu", "cuda" or "cuda:1"."""
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)) if size > 1 else None)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if size > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return World(rank, size, chosen)
+
+
+def _device(name: str, local_rank: int | None) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f'--device is "{name}", but it must be auto, cpu, cuda or cuda:N.') from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f'--device is "{name}", but it must be auto, cpu, cuda or cuda:N.')
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"--device is {name}, but this torch ({torch.__version__}) sees no GPU: use --device cpu, or "
+                            "install a torch built for CUDA and a driver.")
+        index = device.index if device.index is not None else (local_rank or 0)
+        if index >= torch.cuda.device_count():
+            raise UserError(f"--device is {name}, but this machine has {torch.cuda.device_count()} GPUs: use cuda:0 to "
+                            f"cuda:{torch.cuda.device_count() - 1}.")
+        device = torch.device("cuda", index)
+    return device

@@ -1,0 +1,127 @@
+"""Exact matrix-multiplication FLOPs of a step, in closed form, by part, forward and backward.
+
+A multiply-add is two FLOPs; norms, activations and softmax are left out, as is custom. A GEMM costs as much again in the
+backward pass for each of its two gradients that is needed: a frozen part has no weight gradient, and nothing below the
+first trained parameter has an input gradient. Causal attention is counted over the keys that a query may see. Attention's
+backward pass is 2.5 times its forward one, which recomputes the scores.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from hive.model.build import Model
+from hive.model.hive import HiveModel
+
+
+@dataclass(frozen=True)
+class Cost:
+    """FLOPs of a part."""
+
+    forward: float = 0.0
+    backward: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Forward and backward."""
+        return self.forward + self.backward
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.forward + other.forward, self.backward + other.backward)
+
+
+def gemm(rows: float, inputs: int, outputs: int, *, input_grad: bool, weight_grad: bool) -> Cost:
+    """[rows, inputs] @ [inputs, outputs]."""
+    forward = 2.0 * rows * inputs * outputs
+    return Cost(forward, forward * (input_grad + weight_grad))
+
+
+def attention(scores: float, heads: int, head_dim: int, *, grad: bool) -> Cost:
+    """Two products over `scores` query-key pairs a head."""
+    forward = 4.0 * scores * heads * head_dim
+    return Cost(forward, 2.5 * forward * grad)
+
+
+def step_flops(model: Model, trained: frozenset[str], samples: int, text_lengths: Sequence[int]) -> dict[str, Cost]:
+    """Cost of one pass over `samples` images and texts of these many tokens each, by part.
+
+    `trained` names the parts of `model.parts()` that have gradients.
+    """
+    if isinstance(model, HiveModel):
+        costs = _hive_parts(model, trained, samples, text_lengths)
+    else:
+        costs = _self_attention_parts(model, trained, samples, text_lengths)
+    return {"tower": _tower(model, "tower" in trained, samples), **costs}
+
+
+def _tower(model: Model, trained: bool, samples: int) -> Cost:
+    tower, config = model.tower, model.tower.model.config
+    width, tokens = config.hidden_size, tower.patches + tower.class_tokens
+    patch = gemm(samples * tower.patches, 3 * config.patch_size**2, width, input_grad=False, weight_grad=trained)
+    rows = samples * tokens
+    grads = {"input_grad": trained, "weight_grad": trained}
+    layer = gemm(rows, width, 4 * width, **grads)
+    layer += gemm(rows, width, 2 * config.intermediate_size, **grads)
+    layer += attention(samples * tokens**2, config.num_attention_heads, width // config.num_attention_heads, grad=trained)
+    return sum([layer] * len(tower.read_layers), patch)
+
+
+def _hive_parts(model: HiveModel, trained: frozenset[str], samples: int, lengths: Sequence[int]) -> dict[str, Cost]:
+    projector, fusion = model.projector, model.fusion
+    vision_width, width = model.tower.width, model.language.width
+    rows = samples * model.tower.patches * len(fusion.depths)
+    trains = "projector" in trained
+    project = gemm(rows, vision_width, width, input_grad=trains, weight_grad=trains)
+    project += gemm(rows, width, width, input_grad=trains, weight_grad=trains)
+    if projector.skip_weight is not None:
+        project += gemm(rows, vision_width, width, input_grad=trains, weight_grad=trains)
+
+    config = model.language.model.config
+    text, heads, depths = sum(lengths), config.num_attention_heads, len(fusion.depths)
+    weights = "fusion" in trained
+    fuse = gemm(rows, width, fusion.key_value.shape[-1], input_grad=trains, weight_grad=weights)
+    for index in range(depths):
+        # With frozen blocks the first query reads text that no trained parameter has touched.
+        query_input = index > 0 or bool(trained & {"fusion", "language"})
+        fuse += gemm(text, width, heads * config.head_dim, input_grad=query_input, weight_grad=weights)
+        fuse += gemm(text, heads * config.head_dim, width, input_grad=True, weight_grad=weights)
+    fuse += attention(text * model.tower.patches * depths, heads, config.head_dim, grad=True)
+    return {
+        "projector": project, "fusion": fuse,
+        **_language(model, lengths, text, "language" in trained, model.fusion.depths[0]),
+    }
+
+
+def _self_attention_parts(
+    model: Model, trained: frozenset[str], samples: int, lengths: Sequence[int]
+) -> dict[str, Cost]:
+    patches, width = model.tower.patches, model.language.width
+    trains = "projector" in trained
+    rows = samples * patches
+    project = gemm(rows, model.tower.width, width, input_grad="tower" in trained, weight_grad=trains)
+    project += gemm(rows, width, width, input_grad=True, weight_grad=trains)
+    sequences = [patches + length for length in lengths]
+    return {"projector": project, **_language(model, sequences, sum(lengths), "language" in trained, 0)}
+
+
+def _language(
+    model: Model, sequences: Sequence[int], predicted: int, trained: bool, first_injected: int
+) -> dict[str, Cost]:
+    """The decoder over sequences of these lengths, and the head over `predicted` rows."""
+    config = model.language.model.config
+    rows, width = sum(sequences), config.hidden_size
+    query, key_value = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    scores = sum(length * (length + 1) / 2 for length in sequences)
+    layers = Cost()
+    for depth in range(config.num_hidden_layers):
+        grad = trained or depth >= first_injected
+        layers += gemm(rows, width, 2 * query + 2 * key_value, input_grad=grad, weight_grad=trained)
+        layers += gemm(rows, width, 3 * config.intermediate_size, input_grad=grad, weight_grad=trained)
+        layers += attention(scores, config.num_attention_heads, config.head_dim, grad=grad)
+    head = gemm(predicted, width, config.vocab_size, input_grad=True, weight_grad=trained)
+    return {"language": layers, "head": head}
+
+
+def text_lengths(cu_seqlens: Sequence[int]) -> list[int]:
+    """Tokens of each packed text."""
+    return [end - start for start, end in pairwise(cu_seqlens)]

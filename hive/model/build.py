@@ -1,0 +1,87 @@
+"""From a configuration to a model: pretrained weights or fresh ones, on a real device or on "meta"."""
+
+from typing import Any
+
+import torch
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+from hive.config import Config, LanguageConfig, VisionConfig
+from hive.data.images import ImageSpec
+from hive.model.alignment import align_depths, select_hidden_states
+from hive.model.fusion import HierarchicalFusion
+from hive.model.hive import HiveModel
+from hive.model.language import LanguageModel
+from hive.model.pretrained import load_language, load_vision
+from hive.model.projector import MLPProjector, ResidualProjector
+from hive.model.self_attention import SelfAttentionModel
+from hive.model.vision import VisionTower
+
+Model = HiveModel | SelfAttentionModel
+
+CLIP_SPEC = ImageSpec(336, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), "crop")
+SIGLIP_SPEC = ImageSpec(384, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "square")
+
+
+def build_model(config: Config, backend: str, *, pretrained: bool = True) -> Model:
+    """The model in fp32 on the current default device, weights fixed by `config.seed`.
+
+    `backend` is a resolved kernel name. With `pretrained=False` the shapes in the configuration are built with fresh
+    weights whatever `weights` says, as a dry run needs on the meta device. Missing weights raise `UserError`.
+    """
+    torch.manual_seed(config.seed)
+    vision_weights = config.vision.weights if pretrained else None
+    language_weights = config.language.weights if pretrained else None
+    vision = load_vision(vision_weights) if vision_weights else fresh_vision(config.vision)
+    llama = load_language(language_weights) if language_weights else fresh_language(config.language)
+    language = LanguageModel(llama, backend, config.checkpoint_activations)
+    spec = image_spec(vision)
+    layers = vision.config.num_hidden_layers
+    width, vision_width = language.width, vision.config.hidden_size
+    if config.method == "self-attention":
+        # LLaVA's choice: the last hidden state but one.
+        tower = VisionTower(vision, (layers - 1,), spec, config.checkpoint_activations)
+        return SelfAttentionModel(tower, MLPProjector(vision_width, width), language)
+    selected = select_hidden_states(config.vision.selection, config.vision.density, layers)
+    tower = VisionTower(vision, selected, spec, config.checkpoint_activations)
+    depths = align_depths(config.depths, len(selected), llama.config.num_hidden_layers)
+    projector = ResidualProjector(len(selected), vision_width, width, backend)
+    return HiveModel(tower, projector, HierarchicalFusion(llama, depths, config.gate, backend), language)
+
+
+def image_spec(vision: CLIPVisionModel | SiglipVisionModel) -> ImageSpec:
+    """How the tower's family wants its images: its input size and its processor's mean, deviation and resizing."""
+    family = CLIP_SPEC if isinstance(vision, CLIPVisionModel) else SIGLIP_SPEC
+    return ImageSpec(vision.config.image_size, family.mean, family.std, family.resize)
+
+
+def fresh_vision(config: VisionConfig) -> CLIPVisionModel | SiglipVisionModel:
+    """A tower of the configured shape with the family's own initialisation."""
+    shape: dict[str, Any] = {
+        "image_size": config.image_size, "patch_size": config.patch_size, "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.layers, "num_attention_heads": config.heads, "intermediate_size": config.mlp_size,
+    }
+    if config.family == "clip":
+        return CLIPVisionModel(CLIPVisionConfig(**shape))
+    return SiglipVisionModel(SiglipVisionConfig(**shape))
+
+
+def fresh_language(config: LanguageConfig) -> LlamaForCausalLM:
+    """A Llama of the configured shape with the family's own initialisation."""
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
+    if config.llama3_rope:
+        rope |= {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                 "original_max_position_embeddings": 8192}
+    settings = LlamaConfig(
+        vocab_size=config.vocab_size, hidden_size=config.hidden_size, intermediate_size=config.mlp_size,
+        num_hidden_layers=config.layers, num_attention_heads=config.heads, num_key_value_heads=config.kv_heads,
+        rms_norm_eps=config.norm_eps, tie_word_embeddings=config.tied_embeddings, rope_parameters=rope,
+        max_position_embeddings=131_072 if config.llama3_rope else 2048,
+    )
+    return LlamaForCausalLM(settings)

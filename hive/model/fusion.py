@@ -1,0 +1,77 @@
+"""Hierarchical cross-attention: text at an aligned depth reads that depth's projected visual features (section 3.3)."""
+
+import copy
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM
+
+from hive_kernels import cross_attention, gated_residual
+
+
+class PackedText(Protocol):
+    """What fusion and language model need to know of the packed texts of B samples, T tokens together."""
+
+    @property
+    def cu_seqlens(self) -> Tensor:
+        """int32 [B + 1]: where each text starts, and T."""
+
+    @property
+    def positions(self) -> Tensor:
+        """int64 [T]: each token's place in its own text."""
+
+    @property
+    def max_seqlen(self) -> int:
+        """Tokens of the longest text; a host integer, so that no kernel has to ask the device."""
+
+
+class CrossAttentionBlock(nn.Module):
+    """x + tanh(gate) * W_o softmax(q k^T / sqrt(d)) v with q = W_q norm(x); without a gate, x + W_o softmax(...) v.
+
+    Norm, query and output weights start as copies of the host decoder layer's self-attention.
+    """
+
+    def __init__(self, host: nn.Module, gate: bool, backend: str) -> None:
+        super().__init__()
+        self.backend = backend
+        self.head_dim = host.self_attn.head_dim
+        self.norm = copy.deepcopy(host.input_layernorm)
+        self.query = copy.deepcopy(host.self_attn.q_proj)
+        self.output = copy.deepcopy(host.self_attn.o_proj)
+        self.gate = nn.Parameter(torch.zeros(())) if gate else None
+
+    def forward(self, hidden: Tensor, key: Tensor, value: Tensor, text: PackedText) -> Tensor:
+        """`hidden` [T, D]; `key`, `value` [B, N, Hkv, d]; returns [T, D]."""
+        query = self.query(self.norm(hidden)).unflatten(-1, (-1, self.head_dim))  # [T, Hq, d]
+        attended = cross_attention(
+            query, key.to(query.dtype), value.to(query.dtype), text.cu_seqlens, max_seqlen_q=text.max_seqlen,
+            backend=self.backend,
+        )
+        update = self.output(attended.flatten(-2))
+        if self.gate is None:
+            return hidden + update
+        return gated_residual(hidden, update.to(hidden.dtype), self.gate, backend=self.backend)
+
+
+class HierarchicalFusion(nn.Module):
+    """One cross-attention block in front of each aligned decoder layer, and the keys and values of all of them.
+
+    Keys and values depend on the image alone, so one batched GEMM makes them for all S depths before the text is read.
+    """
+
+    def __init__(self, language: LlamaForCausalLM, depths: tuple[int, ...], gate: bool, backend: str) -> None:
+        super().__init__()
+        hosts = [language.model.layers[depth] for depth in depths]
+        self.depths = depths
+        self.head_dim = hosts[0].self_attn.head_dim
+        self.blocks = nn.ModuleList(CrossAttentionBlock(host, gate, backend) for host in hosts)
+        weights = [torch.cat([host.self_attn.k_proj.weight, host.self_attn.v_proj.weight]).T for host in hosts]
+        self.key_value = nn.Parameter(torch.stack(weights).detach().clone())  # [S, D, 2 * Hkv * d]
+
+    def keys_values(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Projected features [S, B, N, D] to one (key, value) a depth, each [B, N, Hkv, d]."""
+        selected, samples, patches, _ = features.shape
+        stacked = torch.bmm(features.flatten(1, 2), self.key_value)
+        split = stacked.view(selected, samples, patches, 2, -1, self.head_dim)
+        return [(layer[:, :, 0], layer[:, :, 1]) for layer in split]

@@ -1,0 +1,45 @@
+"""HIVE: the language model reads selected layers of the tower through cross-attention at aligned depths."""
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from hive.data.text import Batch
+from hive.model.fusion import HierarchicalFusion
+from hive.model.language import LanguageModel
+from hive.model.projector import ResidualProjector
+from hive.model.vision import VisionTower
+
+
+class HiveModel(nn.Module):
+    """Tower -> projectors -> keys and values -> language model; one number out."""
+
+    def __init__(
+        self, tower: VisionTower, projector: ResidualProjector, fusion: HierarchicalFusion, language: LanguageModel
+    ) -> None:
+        super().__init__()
+        self.tower = tower
+        self.projector = projector
+        self.fusion = fusion
+        self.language = language
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters that a loss can reach, by the part that the stages name."""
+        return {
+            "projector": list(self.projector.parameters()),
+            "fusion": list(self.fusion.parameters()),
+            "language": list(self.language.parameters()),
+            "tower": list(self.tower.reached_parameters()),
+        }
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Cross-entropy summed over the batch's supervised tokens, fp32 scalar."""
+        features = self.tower(batch.pixels)  # [S, B, N, Dv]
+        keys_values = self.fusion.keys_values(self.projector(features))
+        before_layer = {
+            depth: partial(block, key=key, value=value, text=batch)
+            for depth, block, (key, value) in zip(self.fusion.depths, self.fusion.blocks, keys_values, strict=True)
+        }
+        hidden = self.language(self.language.embed(batch.tokens), batch, before_layer)
+        return self.language.loss(hidden, batch.targets)
+

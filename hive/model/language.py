@@ -1,0 +1,80 @@
+"""The language model: a Llama whose decoder layers are run one by one over packed text."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import LlamaForCausalLM
+
+from hive.model.fusion import PackedText
+from hive_kernels import causal_attention, linear_cross_entropy
+
+BeforeLayer = Mapping[int, Callable[[Tensor], Tensor]]
+
+
+class LanguageModel(nn.Module):
+    """Packed hidden states through transformers' own Llama layers, whose parameters and names stay untouched.
+
+    T packed tokens, D width, Hq and Hkv query and key/value heads of d channels.
+    """
+
+    def __init__(self, model: LlamaForCausalLM, backend: str, checkpoint_activations: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        # The text's own attention is no fused operation of ours: every kernel but the reference runs torch's.
+        self.backend = "reference" if backend == "reference" else "torch"
+        self.checkpoint_activations = checkpoint_activations
+        self.decoder_layer: Callable[..., Tensor] = decoder_layer
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.model.config.hidden_size
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """int64 [T] to [T, D]."""
+        return self.model.model.embed_tokens(tokens)
+
+    def forward(self, hidden: Tensor, text: PackedText, before_layer: BeforeLayer | None = None) -> Tensor:
+        """`hidden` [T, D] through all layers and the final norm; `before_layer[i]` changes what layer i reads."""
+        cos, sin = self.model.model.rotary_emb(hidden, text.positions[None])
+        rotary = (cos[0, :, None], sin[0, :, None])  # [T, 1, d]
+        for depth, layer in enumerate(self.model.model.layers):
+            if before_layer and depth in before_layer:
+                hidden = self._run(before_layer[depth], hidden)
+            hidden = self._run(self.decoder_layer, hidden, layer, rotary, text.cu_seqlens, text.max_seqlen, self.backend)
+        return self.model.model.norm(hidden)
+
+    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Summed next-token cross-entropy of final hidden states [T, D] and targets int64 [T] (paper, equation 1)."""
+        weight = self.model.lm_head.weight
+        return linear_cross_entropy(hidden, weight, targets, backend=self.backend)
+
+    def _run(self, function: Callable[..., Tensor], hidden: Tensor, *arguments: object) -> Tensor:
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            return checkpoint(function, hidden, *arguments, use_reentrant=False)
+        return function(hidden, *arguments)
+
+
+def decoder_layer(
+    hidden: Tensor, layer: nn.Module, rotary: tuple[Tensor, Tensor], cu_seqlens: Tensor, max_seqlen: int, backend: str,
+) -> Tensor:
+    """One Llama decoder layer over packed text, [T, D] to [T, D]: causal attention within each text, then SwiGLU."""
+    attention = layer.self_attn
+    normed = layer.input_layernorm(hidden)
+    query, key, value = (
+        project(normed).unflatten(-1, (-1, attention.head_dim))
+        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    attended = causal_attention(
+        rotate(query, *rotary), rotate(key, *rotary), value, cu_seqlens, max_seqlen=max_seqlen, backend=backend
+    )
+    hidden = hidden + attention.o_proj(attended.flatten(-2))
+    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+
+
+def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding of [T, H, d]; `cos`, `sin` [T, 1, d] (Su et al. 2021, in Llama's half-split order)."""
+    first, second = heads.chunk(2, dim=-1)
+    return (heads * cos + torch.cat([-second, first], dim=-1) * sin).to(heads.dtype)

@@ -1,0 +1,51 @@
+"""The three stages: what trains in each, with which optimiser and learning rate (paper, sections 3.5 and 7)."""
+
+import math
+
+import torch
+from torch import nn
+
+from hive.config import Config, Schedule
+from hive.model.build import Model
+
+
+def trained_parts(config: Config, stage: int) -> frozenset[str]:
+    """Names in `model.parts()` that have gradients in the stage."""
+    if stage == 1:
+        return frozenset(config.stage1.split("+"))
+    return frozenset({"projector", "fusion", "language"} | ({"tower"} if stage == 3 else set()))
+
+
+def enter_stage(model: Model, parts: frozenset[str]) -> dict[str, nn.Parameter]:
+    """Gives gradients to exactly the named parts and returns their parameters by name."""
+    model.requires_grad_(False)
+    for name, parameters in model.parts().items():
+        for parameter in parameters:
+            parameter.requires_grad_(name in parts)
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def build_optimizer(parameters: dict[str, nn.Parameter], schedule: Schedule) -> torch.optim.AdamW:
+    """Fully decoupled AdamW (Loshchilov and Hutter 2019): theta <- theta (1 - wd lr_t / lr_peak) - lr_t Adam(...).
+
+    torch couples the decay to the learning rate, so dividing it by the peak gives the decoupled one. Matrices decay;
+    biases, norms and gates don't.
+    """
+    decayed, free = [], []
+    for name, parameter in parameters.items():
+        matrix = parameter.ndim >= 2 and "norm" not in name and not name.endswith("bias")
+        (decayed if matrix else free).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": schedule.weight_decay / schedule.peak_lr},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=schedule.peak_lr, betas=(schedule.beta1, schedule.beta2), fused=True)
+
+
+def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
+    """The rate of 0-based `step` of `steps`: a linear climb over the warm-up's steps, then a cosine to the minimum."""
+    warmup = math.ceil(schedule.warmup * steps)
+    if step < warmup:
+        return schedule.peak_lr * (step + 1) / warmup
+    progress = (step - warmup + 1) / max(1, steps - warmup)
+    return schedule.min_lr + (schedule.peak_lr - schedule.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,151 @@
+"""What a person sees of a run, and what stays of it: progress, metrics.jsonl, TensorBoard, the loss curve."""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+METRICS = "metrics.jsonl"
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Most memory in use so far, GB: allocated by torch on a GPU, resident in the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    # ru_maxrss is in KiB on Linux and in bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+class Telemetry:
+    """Writes a run's metrics to its folder and shows them on the console; silent on every process but the first."""
+
+    def __init__(self, folder: Path, console: Console, *, last_step: int, is_main: bool = True) -> None:
+        """Records after global step `last_step` belong to a part of the run that is about to be repeated: they go."""
+        self.console = console
+        self.is_main = is_main
+        self.folder = folder
+        self._progress: Progress | None = None
+        if is_main:
+            _truncate(folder / METRICS, last_step)
+            self._jsonl = (folder / METRICS).open("a")
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
+
+    def say(self, text: str) -> None:
+        """A line for the person."""
+        if self.is_main:
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def start_stage(self, stage: int, first_step: int, steps: int) -> None:
+        """Opens the live progress bar, where there is a terminal."""
+        if self.is_main and self.console.is_terminal:
+            self._progress = Progress(
+                TextColumn("stage {task.fields[stage]}"), BarColumn(bar_width=20), MofNCompleteColumn(),
+                TextColumn("{task.fields[metrics]}"), TimeRemainingColumn(), console=self.console,
+            )
+            self._progress.start()
+            self._task = self._progress.add_task("", total=steps, completed=first_step, stage=stage, metrics="")
+        self._plain_every = max(1, steps // 20)
+
+    def end_stage(self) -> None:
+        """Closes the progress bar."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def steps(self, records: list[dict[str, Any]], stage_step: int, steps: int, seconds_left: float) -> None:
+        """Writes one record a step and shows the last; `stage_step` steps of the stage's `steps` are done."""
+        if not self.is_main:
+            return
+        for record in records:
+            self.record(record, "train")
+        last = records[-1]
+        shown = (f"loss {last['loss']:.4f}  lr {last['lr']:.2e}  {last['images_per_second']:,.0f} images/s  "
+                 f"{last['tokens_per_second']:,.0f} tokens/s  {last['tflops']:.3g} TFLOP/s  "
+                 f"{last['peak_memory_gb']:.2f} GB")
+        if self._progress is not None:
+            self._progress.update(self._task, completed=stage_step, metrics=shown)
+        elif any(step % self._plain_every == 0 for step in range(stage_step - len(records) + 1, stage_step + 1)) or stage_step == steps:
+            left = time.strftime("%H:%M:%S", time.gmtime(seconds_left))
+            self.say(f"stage {last['stage']}  step {stage_step:>6}/{steps}  {shown}  {left} left")
+
+    def record(self, record: Mapping[str, Any], group: str) -> None:
+        """One line of metrics.jsonl, and its numbers to TensorBoard under `group`."""
+        if not self.is_main:
+            return
+        self._jsonl.write(json.dumps({"kind": group, **record}) + "\n")
+        self._jsonl.flush()
+        for name, value in record.items():
+            if name not in ("step", "stage") and isinstance(value, (int, float)):
+                self._board.add_scalar(f"{group}/{name}", value, record["step"])
+
+    def close(self) -> None:
+        """Ends progress and flushes all files."""
+        self.end_stage()
+        if self.is_main:
+            self._jsonl.close()
+            self._board.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+
+
+def plot_losses(folder: Path) -> Path:
+    """Draws loss_curve.png: training loss by stage, and the held-out loss with right and wrong images."""
+    from matplotlib.figure import Figure
+
+    records = read_metrics(folder)
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for stage, colour in ((1, "tab:grey"), (2, "tab:blue"), (3, "tab:green")):
+        train = [record for record in records if record["kind"] == "train" and record["stage"] == stage]
+        if not train:
+            continue
+        steps, losses = [record["step"] for record in train], [record["loss"] for record in train]
+        axes.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(steps, _smoothed(losses), color=colour, label=f"training, stage {stage}")
+    held_out = [record for record in records if record["kind"].startswith("heldout")]
+    for split, marker in zip(dict.fromkeys(record["kind"] for record in held_out), "os^Dv", strict=False):
+        points = [record for record in held_out if record["kind"] == split]
+        steps, name = [point["step"] for point in points], split.removeprefix("heldout/").replace("_", " ")
+        axes.plot(steps, [point["right"] for point in points], marker, color="black", label=f"{name}, right image")
+        axes.plot(steps, [point["wrong"] for point in points], marker, color="tab:red", fillstyle="none",
+                  label=f"{name}, wrong image")
+    axes.set(xlabel="step", ylabel="loss (nats a token)", title="Caption loss")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", ncols=2)
+    figure.savefig(folder / "loss_curve.png", dpi=130)
+    return folder / "loss_curve.png"
+
+
+def _smoothed(values: list[float], decay: float = 0.95) -> list[float]:
+    """Exponential moving average, started at the mean of the first values rather than at the first."""
+    head = values[:10]
+    average, smoothed = sum(head) / len(head), []
+    for value in values:
+        average = decay * average + (1 - decay) * value
+        smoothed.append(average)
+    return smoothed
+
+
+def _truncate(metrics: Path, last_step: int) -> None:
+    """Keeps whole records of steps up to `last_step`; the kill that made a resume necessary may have cut a line."""
+    if not metrics.exists():
+        return
+    kept = []
+    for line in metrics.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= last_step:
+                kept.append(line + "\n")
+        except ValueError:
+            break
+    metrics.write_text("".join(kept))

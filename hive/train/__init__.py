@@ -1,0 +1,1 @@
+"""The training run: its command line, its loop and its report."""

@@ -1,0 +1,90 @@
+"""The command line: every field of `Config` as a typed flag on top of a recipe or of the run that is resumed."""
+
+import argparse
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from hive.config import Config, from_json
+from hive.errors import UserError
+from hive.recipes import load_recipe
+
+CONFIG_FILE = "config.json"
+
+# Where a run is resumed, these may differ: they change where and how fast it runs, not what it computes. A moved data
+# set is recognised by its fingerprint.
+FREE_ON_RESUME = {
+    "out", "stages", "device", "kernel", "data", "image_root", "micro_batch_size", "checkpoint_activations", "compile",
+    "save_every", "keep_checkpoints", "dataset.workers", "dataset.max_bad_share",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """What the person asked for."""
+
+    config: Config
+    resume: Path | None
+    dry_run: bool
+
+
+def parse(argv: list[str]) -> Command:
+    """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--recipe", default="demo")
+    first.add_argument("--resume", type=Path)
+    known, _ = first.parse_known_args(argv)
+    saved = load_config(known.resume) if known.resume is not None else None
+    base = saved if saved is not None else load_recipe(known.recipe)
+
+    @dataclass(frozen=True)
+    class Flags:
+        """Pre-trains a vision encoder through a language model. Every flag overrides the recipe's value."""
+
+        config: Annotated[Config, tyro.conf.arg(name="")]
+        resume: Path | None = None
+        """Run folder to continue; other flags default to that run's own."""
+        dry_run: bool = False
+        """Print what the run would train and cost, and what is missing; needs no GPU, weights or data."""
+
+    flags = tyro.cli(Flags, default=Flags(base), args=argv, prog="python -m hive.train")
+    config = flags.config
+    if saved is not None:
+        _check_same(saved, config)
+        config = dataclasses.replace(config, out=known.resume)
+    return Command(config, known.resume, flags.dry_run)
+
+
+def load_config(run: Path) -> Config:
+    """The configuration that a run folder was started with."""
+    try:
+        return from_json((run / CONFIG_FILE).read_text())
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"--resume {run} is no run folder (its {CONFIG_FILE} can't be read: {error}): give the folder "
+                        "that the run printed when it started.") from error
+
+
+def flatten(config: Config) -> dict[str, object]:
+    """Every field by the name of its flag, such as "vision.density"."""
+    flat: dict[str, object] = {}
+    for name, value in dataclasses.asdict(config).items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": item for inner, item in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _check_same(saved: Config, given: Config) -> None:
+    before, now = flatten(saved), flatten(given)
+    changed = [name for name in before if name not in FREE_ON_RESUME and before[name] != now[name]]
+    if changed:
+        name = changed[0]
+        flag = "--" + name.replace("_", "-")
+        raise UserError(f"{flag} is {now[name]}, but the run that --resume continues has {before[name]}: leave the flag "
+                        "out, or start a new run.")
