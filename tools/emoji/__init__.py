@@ -1,0 +1,1 @@
+"""The parts of `tools/build_emoji.py`: packages, catalogue, rendering, splits, tokenizer and output files."""
