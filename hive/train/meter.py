@@ -2,31 +2,35 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 
 from hive.data.text import Batch
-from hive.efficiency.flops import step_flops, text_lengths
+from hive.distributed import World
 from hive.errors import UserError
-from hive.telemetry import peak_memory_gb
-
-if TYPE_CHECKING:
-    from hive.train.trainer import Trainer
+from hive.telemetry import Telemetry, peak_memory_gb
 
 
 class Meter:
-    """Losses, speed and waiting time of a stage, handed on to telemetry every few steps."""
+    """Counts a stage's steps between two reports; losses stay on the device until then."""
 
-    def __init__(self, trainer: Trainer, parts: frozenset[str], steps: int) -> None:
-        self.trainer, self.parts, self.steps = trainer, parts, steps
-        self.pending: list[tuple[dict[str, Any], torch.Tensor, torch.Tensor]] = []
-        self.images = self.tokens = 0
-        self.flops = 0.0
-        self.started = self.window = time.perf_counter()
-        self.waited = self.window_waited = 0.0
-        self.first_step, self.total_images = trainer.stage_step, 0
+    def __init__(
+        self, telemetry: Telemetry, world: World, flops_of: Callable[[Batch], float], *, stage: int, done: int, steps: int
+    ) -> None:
+        """`flops_of` a micro-batch, forward and backward; `done` of the stage's `steps` were taken before."""
+        self.telemetry, self.world, self.flops_of = telemetry, world, flops_of
+        self.stage, self.done, self.steps = stage, done, steps
+        self._started = self._reported = time.perf_counter()
+        self._first = done
+        self._all_images, self._all_waited = 0, 0.0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._pending: list[tuple[dict[str, Any], torch.Tensor, torch.Tensor]] = []
+        self._images = self._tokens = 0
+        self._flops = self._waited = 0.0
 
     def timed(self, data: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
         """The same batches; the time spent waiting for them is added up."""
@@ -34,50 +38,48 @@ class Meter:
         while True:
             before = time.perf_counter()
             item = next(iterator, None)
-            self.window_waited += time.perf_counter() - before
+            self._waited += time.perf_counter() - before
             if item is None:
                 return
             yield item
 
-    def add(self, micro_batches: Sequence[Batch], loss: torch.Tensor, norm: torch.Tensor, rate: float) -> None:
-        """Counts a step; loss and norm stay on the device until `flush`."""
-        trainer = self.trainer
+    def add(self, micro_batches: Sequence[Batch], loss: torch.Tensor, norm: torch.Tensor, step: int, rate: float) -> None:
+        """Counts a step: this process's share of the mean loss, the gradient's norm before clipping."""
+        self.done += 1
         for batch in micro_batches:
-            trainer.ledger.count(batch.samples, batch.bad)
-            self.images += batch.samples
-            self.tokens += batch.token_count
-            costs = step_flops(trainer.model, self.parts, batch.samples, text_lengths(batch.cu_seqlens.tolist()))
-            self.flops += sum(cost.total for cost in costs.values())
-        self.pending.append(({"step": trainer.step, "stage": trainer.stage, "lr": rate}, loss, norm))
+            self._images += batch.samples
+            self._tokens += batch.token_count
+            self._flops += self.flops_of(batch)
+        self._pending.append(({"step": step, "stage": self.stage, "lr": rate}, loss, norm))
 
-    def flush(self) -> None:
-        """Reads the losses and reports; a loss that is no number ends the run before anything is saved."""
-        losses = self.trainer.world.sum_tensor(torch.stack([loss for _, loss, _ in self.pending])).tolist()
-        norms = torch.stack([norm for _, _, norm in self.pending]).tolist()
+    def report(self) -> None:
+        """Reads the losses and passes them on; `UserError` at a loss that is no number."""
+        losses = self.world.sum_tensor(torch.stack([loss for _, loss, _ in self._pending])).tolist()
+        norms = torch.stack([norm for _, _, norm in self._pending]).tolist()
         now = time.perf_counter()
-        seconds, world = now - self.window, self.trainer.world.size
+        seconds = now - self._reported
         speed = {
-            "images_per_second": world * self.images / seconds, "tokens_per_second": world * self.tokens / seconds,
-            "tflops": self.flops / seconds / 1e12, "data_wait": self.window_waited / seconds,
-            "peak_memory_gb": peak_memory_gb(self.trainer.world.device),
+            "images_per_second": self.world.size * self._images / seconds,
+            "tokens_per_second": self.world.size * self._tokens / seconds,
+            "tflops": self.world.size * self._flops / seconds / 1e12,
+            "data_wait": self._waited / seconds,
+            "peak_memory_gb": peak_memory_gb(self.world.device),
         }
         records = []
-        for (record, _, _), loss, norm in zip(self.pending, losses, norms, strict=True):
+        for (record, _, _), loss, norm in zip(self._pending, losses, norms, strict=True):
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise UserError(f"The loss at step {record['step']} is {loss} and its gradient's norm {norm}: lower the "
-                                f"peak_lr of schedule{record['stage']}, then continue with "
-                                f"{self.trainer.resume_command()} from the last checkpoint or start again.")
+                raise UserError(f"The loss at step {record['step']} is {loss} and its gradient's norm {norm}: start again "
+                                f"with a lower --schedule{self.stage}.peak-lr; the last checkpoint is from before it.")
             records.append({**record, "loss": loss, "gradient_norm": norm, **speed})
-        done = self.trainer.stage_step
-        left = (now - self.started) / (done - self.first_step) * (self.steps - done)
-        self.trainer.telemetry.steps(records, done, self.steps, left)
-        self.waited += self.window_waited
-        self.total_images += self.images
-        self.pending, self.images, self.tokens, self.flops = [], 0, 0, 0.0
-        self.window, self.window_waited = now, 0.0
+        left = (now - self._started) / (self.done - self._first) * (self.steps - self.done)
+        self.telemetry.steps(records, self.done, self.steps, left)
+        self._all_images += self._images
+        self._all_waited += self._waited
+        self._reported = now
+        self._clear()
 
     def summary(self) -> str:
-        """One line on the whole stage."""
-        seconds = time.perf_counter() - self.started
-        return (f"stage {self.trainer.stage} took {seconds:.0f} s, {self.total_images / seconds:,.0f} images/s a process, "
-                f"{100 * self.waited / seconds:.1f} % of it waiting for data")
+        """One line on the stage so far."""
+        seconds = self._reported - self._started
+        return (f"stage {self.stage} took {seconds:.0f} s: {self.world.size * self._all_images / seconds:,.0f} images/s, "
+                f"{100 * self._all_waited / seconds:.1f} % of the time spent waiting for data")

@@ -20,6 +20,7 @@ from hive.data.order import steps as steps_in
 from hive.data.pairs import EMBEDDED_HELDOUT, Pairs, open_pairs, split_heldout
 from hive.data.text import Batch, Tokenizer, load_tokenizer
 from hive.distributed import World, join_world
+from hive.efficiency.flops import step_flops, text_lengths
 from hive.errors import UserError
 from hive.export import export_tower
 from hive.heldout import HeldOut, evaluate, table
@@ -125,18 +126,25 @@ class Trainer:
             first_step=self.stage_step, steps=steps - self.stage_step, rank=self.world.rank, world=self.world.size,
             augment=config.dataset.augment, pin=self.world.device.type == "cuda",
         )
-        meter = Meter(self, parts, steps)
+
+        def flops_of(batch: Batch) -> float:
+            costs = step_flops(self.model, parts, batch.samples, text_lengths(batch.cu_seqlens.tolist()))
+            return sum(cost.total for cost in costs.values())
+
+        meter = Meter(self.telemetry, self.world, flops_of, stage=self.stage, done=self.stage_step, steps=steps)
         last_saved = self.step
         for micro_batches in meter.timed(data):
             rate = learning_rate(schedule, self.stage_step, steps)
             loss, norm = self.train_step(optimizer, parameters, micro_batches, rate, schedule.clip)
             self.step += 1
             self.stage_step += 1
-            meter.add(micro_batches, loss, norm, rate)
+            for batch in micro_batches:
+                self.ledger.count(batch.samples, batch.bad)
+            meter.add(micro_batches, loss, norm, self.step, rate)
             done = self.stage_step == steps
             save_now = self.step - last_saved >= config.save_every or self.stopped_by is not None
             if done or save_now or self.stage_step % READ_LOSSES_EVERY == 0:
-                meter.flush()
+                meter.report()
             if done or self.stopped_by is not None:
                 break
             if save_now:
