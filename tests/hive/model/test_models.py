@@ -1,0 +1,131 @@
+"""HIVE and the self-attention baseline as wholes: against slow definitions, without leaks, with the right gradients."""
+
+import math
+
+import pytest
+import torch
+from tiny_models import TINY, tiny_batch, tiny_model
+from torch.nn import functional as F
+
+from hive.data.text import Batch, pack
+from hive.model.self_attention import interleave
+from hive.stages import enter_stage, trained_parts
+
+METHODS = ("hive", "self-attention")
+
+
+def one_sample(batch: Batch, index: int) -> Batch:
+    start, end = batch.cu_seqlens[index : index + 2].tolist()
+    ids = [*batch.tokens[start:end].tolist(), batch.targets[end - 1].item()]
+    return pack([(batch.pixels[index], ids)])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_is_the_sum_of_its_samples(method: str) -> None:
+    model, batch = tiny_model(method=method), tiny_batch()
+    alone = sum(model(one_sample(batch, index)) for index in range(batch.samples))
+    torch.testing.assert_close(model(batch), alone, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_sample_sees_anothers_text_or_image(method: str) -> None:
+    """The gradient of one sample's loss is zero at every other sample's inputs, and not at its own."""
+    model, batch = tiny_model(method=method), tiny_batch((3, 5, 2))
+    embedded = model.language.embed(batch.tokens).detach().requires_grad_()
+    pixels = batch.pixels.float().requires_grad_()
+    model.language.embed = lambda tokens: embedded
+    model.language.loss = lambda hidden, targets: hidden  # keeps the rows apart
+    rows = model(Batch(pixels, batch.tokens, batch.targets, batch.positions, batch.cu_seqlens, batch.max_seqlen))
+    for sample in range(3):
+        start, end = batch.cu_seqlens[sample : sample + 2].tolist()
+        text, image = torch.autograd.grad(rows[start:end].square().sum(), (embedded, pixels), retain_graph=True)
+        for other in range(3):
+            first, last = batch.cu_seqlens[other : other + 2].tolist()
+            assert (text[first:last].abs().sum() > 0) == (other == sample)
+            assert (image[other].abs().sum() > 0) == (other == sample)
+
+
+def test_hive_equals_a_plain_definition() -> None:
+    """One sample through textbook attention, written out with no shared code but transformers' layers."""
+    model, batch = tiny_model(), tiny_batch((4,))
+    llama, fusion, projector = model.language.model, model.fusion, model.projector
+    vision, pixels = model.tower.model, model.tower.normalise(batch.pixels)
+    states = vision(pixel_values=pixels, output_hidden_states=True).hidden_states
+    hidden = llama.model.embed_tokens(batch.tokens)
+    rotary = llama.model.rotary_emb(hidden, torch.arange(4)[None])
+    heads, kv_heads, dim = 6, 2, 4
+    causal = torch.full((4, 4), -math.inf).triu(1)[None, None]
+    for depth, layer in enumerate(llama.model.layers):
+        if depth in fusion.depths:
+            s = fusion.depths.index(depth)
+            x = F.layer_norm(states[model.tower.selected[s]][0, 1:], (16,), projector.norm_weight[s], projector.norm_bias[s])
+            inner = F.gelu(x @ projector.fc1_weight[s] + projector.fc1_bias[s])
+            out = inner @ projector.fc2_weight[s] + projector.fc2_bias[s]
+            y = out + x @ projector.skip_weight[s] + projector.skip_bias[s]
+            key, value = (y @ fusion.key_value[s]).split(kv_heads * dim, dim=-1)
+            block = fusion.blocks[s]
+            query = block.query(block.norm(hidden)).view(4, heads, dim)
+            attended = torch.empty(4, heads, dim)
+            for head in range(heads):
+                columns = slice(head // 3 * dim, head // 3 * dim + dim)
+                scores = query[:, head] @ key[:, columns].T / math.sqrt(dim)
+                attended[:, head] = scores.softmax(-1) @ value[:, columns]
+            hidden = hidden + torch.tanh(block.gate) * block.output(attended.flatten(1))
+        hidden = layer(hidden[None], attention_mask=causal, position_embeddings=rotary)[0]
+    logits = llama.lm_head(llama.model.norm(hidden))
+    torch.testing.assert_close(model(batch), F.cross_entropy(logits, batch.targets, reduction="sum"), atol=1e-4, rtol=1e-5)
+
+
+def test_self_attention_equals_transformers_on_the_joined_sequence() -> None:
+    model, batch = tiny_model(method="self-attention"), tiny_batch((4,))
+    states = model.tower.model(pixel_values=model.tower.normalise(batch.pixels), output_hidden_states=True).hidden_states
+    image = model.projector(states[-2][0, 1:])
+    text = model.language.embed(batch.tokens)
+    joined = torch.cat([text[:1], image, text[1:]])[None]
+    logits = model.language.model(inputs_embeds=joined).logits[0, 4:]
+    torch.testing.assert_close(model(batch), F.cross_entropy(logits, batch.targets, reduction="sum"), atol=1e-4, rtol=1e-5)
+
+
+def test_interleaved_rows_by_hand() -> None:
+    layout = interleave(tiny_batch((2, 1)), patches=3)  # BOS i i i t | BOS i i i
+    assert layout.text_rows.tolist() == [0, 4, 5]
+    assert layout.image_rows.tolist() == [1, 2, 3, 6, 7, 8]
+    assert layout.predicting_rows.tolist() == [3, 4, 8]
+    assert layout.positions.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3]
+    assert layout.cu_seqlens.tolist() == [0, 5, 9]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_exactly_the_trained_parts_get_gradients(method: str, stage: int) -> None:
+    model = tiny_model(method=method)
+    parameters = enter_stage(model, trained_parts(TINY, stage))
+    model(tiny_batch()).backward()
+    with_gradient = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert with_gradient == set(parameters)
+    assert all(parameter.grad.abs().sum() > 0 for parameter in parameters.values())
+
+
+def test_a_closed_gate_leaves_the_language_model_as_it_was() -> None:
+    model, batch = tiny_model(), tiny_batch()
+    for block in model.fusion.blocks:
+        torch.nn.init.zeros_(block.gate)
+    alone = model.language.loss(model.language(model.language.embed(batch.tokens), batch), batch.targets)
+    torch.testing.assert_close(model(batch), alone)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_reference_and_torch_kernels_agree(method: str) -> None:
+    batch = tiny_batch()
+    losses = [tiny_model(backend, method=method)(batch) for backend in ("reference", "torch")]
+    torch.testing.assert_close(losses[0], losses[1], atol=1e-4, rtol=0)
+
+
+def test_blocks_start_from_their_host_layer() -> None:
+    model = tiny_model()
+    for depth, block, key_value in zip(model.fusion.depths, model.fusion.blocks, model.fusion.key_value, strict=True):
+        host = model.language.model.model.layers[depth]
+        assert torch.equal(block.query.weight, host.self_attn.q_proj.weight)
+        assert torch.equal(block.output.weight, host.self_attn.o_proj.weight)
+        assert torch.equal(key_value[:, :8], host.self_attn.k_proj.weight.T)
+        assert torch.equal(key_value[:, 8:], host.self_attn.v_proj.weight.T)
