@@ -71,10 +71,11 @@ def _hive_parts(model: HiveModel, trained: frozenset[str], samples: int, lengths
     vision_width, width = model.tower.width, model.language.width
     rows = samples * model.tower.patches * len(fusion.depths)
     trains = "projector" in trained
-    project = gemm(rows, vision_width, width, input_grad=trains, weight_grad=trains)
-    project += gemm(rows, width, width, input_grad=trains, weight_grad=trains)
+    # LayerNorm's own weights are folded into the maps behind it, so only a trained tower needs an input gradient.
+    first = gemm(rows, vision_width, width, input_grad="tower" in trained, weight_grad=trains)
+    project = first + gemm(rows, width, width, input_grad=trains, weight_grad=trains)
     if projector.skip_weight is not None:
-        project += gemm(rows, vision_width, width, input_grad=trains, weight_grad=trains)
+        project += first
 
     config = model.language.model.config
     text, heads, depths = sum(lengths), config.num_attention_heads, len(fusion.depths)

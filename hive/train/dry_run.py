@@ -84,13 +84,13 @@ def _stage_row(config: Config, stage: int, pairs: int, text_tokens: int) -> str:
     model = _on_meta(config)
     trained = sum(parameter.numel() for parameter in enter_stage(model, parts).values())
     flops = sum(cost.total for cost in step_flops(model, parts, 1, [text_tokens]).values())
-    batch = _batch(min(config.micro_batch_size, schedule.batch_size), text_tokens, model)
+    batch = empty_batch(min(config.micro_batch_size, schedule.batch_size), text_tokens, model)
     peak = step_bytes(model, parts, schedule, batch, torch.bfloat16)
     return (f"{stage:<7}{trained / 1e6:>10,.2f} M{steps:>8,}{schedule.batch_size:>7,}{flops / 1e9:>17,.1f}"
             f"{flops * schedule.batch_size / 1e12:>15,.2f}{peak / 1e9:>11,.1f} GB  {', '.join(sorted(parts & set(model.parts())))}")
 
 
-def _batch(samples: int, text_tokens: int, model: Model) -> Batch:
+def empty_batch(samples: int, text_tokens: int, model: Model) -> Batch:
     """A micro-batch without data."""
     size, tokens = model.tower.model.config.image_size, samples * text_tokens
     with torch.device("meta"):
