@@ -56,8 +56,15 @@ class Checkpoint:
     """Which config, tokenizer and data the run began with, for `check_fingerprints`."""
 
 
-def save(folder: Path, *, step: int, tensors: Mapping[str, torch.Tensor], scalars: Mapping[str, Any],
-         fingerprints: Mapping[str, str], keep: int) -> Path:
+def save(
+    folder: Path,
+    *,
+    step: int,
+    tensors: Mapping[str, torch.Tensor],
+    scalars: Mapping[str, Any],
+    fingerprints: Mapping[str, str],
+    keep: int,
+) -> Path:
     """Writes `folder/step-<step>` and deletes older checkpoints beyond the newest `keep`; returns its path.
 
     `step` grows over all stages. Tensors of any device, dtype, shape and stride are fine, but no two names may share
@@ -89,9 +96,10 @@ def save(folder: Path, *, step: int, tensors: Mapping[str, torch.Tensor], scalar
         os.rename(temporary, target)
         _sync_folder(folder)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"The checkpoint of step {step} could not be written to {folder} ({error}): make room "
-                              "on that disk or resume with --out on another; earlier checkpoints are untouched."
-                              ) from error
+        raise CheckpointError(
+            f"The checkpoint of step {step} could not be written to {folder} ({error}): make room "
+            "on that disk or resume with --out on another; earlier checkpoints are untouched."
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _remove_older(folder, step, keep)
@@ -117,17 +125,22 @@ def load(path: Path) -> Checkpoint:
     if problem := _problem(path):
         raise UserError(f"The checkpoint {path} can't be used: {problem}; choose another, or start a new run.")
     manifest = _manifest(path)
-    return Checkpoint(manifest["step"], load_file(path / TENSORS), json.loads((path / SCALARS).read_text()),
-                      manifest["fingerprints"])
+    return Checkpoint(
+        manifest["step"], load_file(path / TENSORS), json.loads((path / SCALARS).read_text()), manifest["fingerprints"]
+    )
 
 
 def check_fingerprints(saved: Mapping[str, str], current: Mapping[str, str]) -> None:
     """Raises `UserError`, a sentence for each of config, tokenizer and data that is not what the run began with."""
     changed = [name for name in sorted({*saved, *current}) if saved.get(name) != current.get(name)]
     if changed:
-        raise UserError(" ".join(
-            f"The {name} ({_short(current.get(name))}) differs from the checkpoint's ({_short(saved.get(name))}): "
-            f"{REMEDY.get(name, 'start a new run')}." for name in changed))
+        raise UserError(
+            " ".join(
+                f"The {name} ({_short(current.get(name))}) differs from the checkpoint's ({_short(saved.get(name))}): "
+                f"{REMEDY.get(name, 'start a new run')}."
+                for name in changed
+            )
+        )
 
 
 def _short(fingerprint: str | None) -> str:

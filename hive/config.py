@@ -25,8 +25,11 @@ def _parse_stages(words: list[str]) -> tuple[int, ...]:
 Stages = Annotated[
     tuple[int, ...],
     tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1, metavar="1,2,3", instance_from_str=_parse_stages,
-        is_instance=lambda value: isinstance(value, tuple), str_from_instance=lambda value: [",".join(map(str, value))],
+        nargs=1,
+        metavar="1,2,3",
+        instance_from_str=_parse_stages,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(map(str, value))],
     ),
 ]
 
@@ -63,10 +66,18 @@ class VisionConfig:
     """Share of the layers that "uniform" and "later" select (paper, section 3.2: 25 %)."""
 
     def __post_init__(self) -> None:
-        _require(self.image_size % self.patch_size == 0, "--vision.image-size", self.image_size,
-                 f"a multiple of --vision.patch-size ({self.patch_size})")
-        _require(self.hidden_size % self.heads == 0, "--vision.hidden-size", self.hidden_size,
-                 f"a multiple of --vision.heads ({self.heads})")
+        _require(
+            self.image_size % self.patch_size == 0,
+            "--vision.image-size",
+            self.image_size,
+            f"a multiple of --vision.patch-size ({self.patch_size})",
+        )
+        _require(
+            self.hidden_size % self.heads == 0,
+            "--vision.hidden-size",
+            self.hidden_size,
+            f"a multiple of --vision.heads ({self.heads})",
+        )
         _require(0 < self.density <= 1, "--vision.density", self.density, "above 0 and at most 1")
 
 
@@ -101,10 +112,18 @@ class LanguageConfig:
     """Share the embedding with the output head."""
 
     def __post_init__(self) -> None:
-        _require(self.hidden_size % self.heads == 0, "--language.hidden-size", self.hidden_size,
-                 f"a multiple of --language.heads ({self.heads})")
-        _require(self.heads % self.kv_heads == 0, "--language.heads", self.heads,
-                 f"a multiple of --language.kv-heads ({self.kv_heads})")
+        _require(
+            self.hidden_size % self.heads == 0,
+            "--language.hidden-size",
+            self.hidden_size,
+            f"a multiple of --language.heads ({self.heads})",
+        )
+        _require(
+            self.heads % self.kv_heads == 0,
+            "--language.heads",
+            self.heads,
+            f"a multiple of --language.kv-heads ({self.kv_heads})",
+        )
 
 
 @dataclass(frozen=True)
@@ -159,8 +178,12 @@ class Schedule:
         _require(self.epochs > 0, "epochs", self.epochs, "above 0")
         _require(self.batch_size > 0, "batch size", self.batch_size, "1 or more")
         _require(0 <= self.warmup < 1, "warmup", self.warmup, "between 0 and 1")
-        _require(0 <= self.min_lr <= self.peak_lr and self.peak_lr > 0, "min_lr", self.min_lr,
-                 f"between 0 and peak_lr ({self.peak_lr}), which must be above 0")
+        _require(
+            0 <= self.min_lr <= self.peak_lr and self.peak_lr > 0,
+            "min_lr",
+            self.min_lr,
+            f"between 0 and peak_lr ({self.peak_lr}), which must be above 0",
+        )
 
 
 @dataclass(frozen=True)
@@ -225,11 +248,17 @@ class Config:
         for stage in self.stages:
             batch = self.schedule(stage).batch_size
             divides = batch % min(self.micro_batch_size, batch) == 0
-            _require(divides, "--batch-size", f"{batch} in stage {stage}",
-                     f"a multiple of --micro-batch-size ({self.micro_batch_size})")
+            _require(
+                divides,
+                "--batch-size",
+                f"{batch} in stage {stage}",
+                f"a multiple of --micro-batch-size ({self.micro_batch_size})",
+            )
         if self.method == "hive" and self.stage1 == "projector" and self.gate and 1 in self.stages:
-            raise UserError("--stage1 projector trains nothing while the gates start at 0 (the projector's gradient is "
-                            "exactly zero): add --no-gate, or leave --stage1 at projector+fusion.")
+            raise UserError(
+                "--stage1 projector trains nothing while the gates start at 0 (the projector's gradient is "
+                "exactly zero): add --no-gate, or leave --stage1 at projector+fusion."
+            )
 
     def schedule(self, stage: int) -> Schedule:
         """The schedule of stage 1, 2 or 3, with what --epochs and --batch-size set for all of them."""
@@ -255,8 +284,10 @@ def _build(kind: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind)
         if unknown := set(value) - set(hints):
-            raise UserError(f"The saved configuration has the unknown field {sorted(unknown)[0]}: it was written by "
-                            "another version of HIVE; use that version, or start a new run.")
+            raise UserError(
+                f"The saved configuration has the unknown field {sorted(unknown)[0]}: it was written by "
+                "another version of HIVE; use that version, or start a new run."
+            )
         return kind(**{name: _build(hints[name], item) for name, item in value.items()})  # type: ignore[operator]
     if value is not None and (kind is Path or Path in get_args(kind)):
         return Path(value)

@@ -3,12 +3,15 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from hive.errors import UserError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,14 @@ class World:
         for work in pending:
             work.wait()
 
+    def from_main(self, value: T) -> T:
+        """The first process's value, on every process."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, device=self.device)
+        return values[0]
+
     def barrier(self) -> None:
         """Waits for every process."""
         if self.size > 1:
@@ -81,11 +92,15 @@ def _device(name: str, local_rank: int | None) -> torch.device:
         raise UserError(f'--device is "{name}", but it must be auto, cpu, cuda or cuda:N.')
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise UserError(f"--device is {name}, but this torch ({torch.__version__}) sees no GPU: use --device cpu, or "
-                            "install a torch built for CUDA and a driver.")
+            raise UserError(
+                f"--device is {name}, but this torch ({torch.__version__}) sees no GPU: use --device cpu, or "
+                "install a torch built for CUDA and a driver."
+            )
         index = device.index if device.index is not None else (local_rank or 0)
         if index >= torch.cuda.device_count():
-            raise UserError(f"--device is {name}, but this machine has {torch.cuda.device_count()} GPUs: use cuda:0 to "
-                            f"cuda:{torch.cuda.device_count() - 1}.")
+            raise UserError(
+                f"--device is {name}, but this machine has {torch.cuda.device_count()} GPUs: use cuda:0 to "
+                f"cuda:{torch.cuda.device_count() - 1}."
+            )
         device = torch.device("cuda", index)
     return device

@@ -44,8 +44,9 @@ def export_tower(vision_model: PreTrainedModel, folder: Path, image_spec: ImageS
         _compare(vision_model, temporary)
         _replace(folder, temporary)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"The tower could not be exported to {folder} ({error}): make room there or choose another "
-                        "--out.") from error
+        raise UserError(
+            f"The tower could not be exported to {folder} ({error}): make room there or choose another --out."
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -53,20 +54,37 @@ def export_tower(vision_model: PreTrainedModel, folder: Path, image_spec: ImageS
 def image_processor_config(family: str, spec: ImageSpec) -> dict[str, Any]:
     """The content of preprocessor_config.json; `family` is the tower's model_type."""
     square = {"height": spec.size, "width": spec.size}
-    common = {"do_resize": True, "resample": BICUBIC, "do_rescale": True, "rescale_factor": 1 / 255,
-              "do_normalize": True, "image_mean": list(spec.mean), "image_std": list(spec.std), "do_convert_rgb": True}
+    common = {
+        "do_resize": True,
+        "resample": BICUBIC,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(spec.mean),
+        "image_std": list(spec.std),
+        "do_convert_rgb": True,
+    }
     if spec.resize == "square" and family == "siglip_vision_model":  # SigLIP's can't crop
         return {"image_processor_type": "SiglipImageProcessor", "size": square, **common}
     assert spec.resize in ("square", "crop"), spec.resize
     crop = spec.resize == "crop"
-    return {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": spec.size} if crop else square,
-            "do_center_crop": crop, "crop_size": square, **common}
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": spec.size} if crop else square,
+        "do_center_crop": crop,
+        "crop_size": square,
+        **common,
+    }
 
 
 def _weights(vision_model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """fp32, on the CPU, each owning its memory, under the keys that all versions read."""
-    return {PREFIX + name.removeprefix(PREFIX): value.detach().to("cpu", torch.float32).clone(
-        memory_format=torch.contiguous_format) for name, value in vision_model.state_dict().items()}
+    return {
+        PREFIX + name.removeprefix(PREFIX): value.detach()
+        .to("cpu", torch.float32)
+        .clone(memory_format=torch.contiguous_format)
+        for name, value in vision_model.state_dict().items()
+    }
 
 
 def _write(vision_model: PreTrainedModel, folder: Path, spec: ImageSpec) -> None:
@@ -90,29 +108,41 @@ def _compare(vision_model: PreTrainedModel, folder: Path) -> None:
     """Raises `RuntimeError` unless the export in `folder` is `vision_model`, in its weights and in what it computes."""
     with _no_progress_bar():
         loaded, report = AutoModel.from_pretrained(
-            folder, output_loading_info=True, local_files_only=True,
-            attn_implementation=vision_model.config._attn_implementation)
+            folder,
+            output_loading_info=True,
+            local_files_only=True,
+            attn_implementation=vision_model.config._attn_implementation,
+        )
     if faults := {kind: names for kind, names in report.items() if names}:
         raise RuntimeError(f"The exported tower doesn't load back: {faults}.")
     if type(loaded) is not type(vision_model):
         raise RuntimeError(f"The exported {type(vision_model).__name__} loads as {type(loaded).__name__}.")
     expected, got = _weights(vision_model), _weights(loaded)
-    wrong = [name for name in sorted({*expected, *got})
-             if name not in expected or name not in got or not torch.equal(expected[name], got[name])]
+    wrong = [
+        name
+        for name in sorted({*expected, *got})
+        if name not in expected or name not in got or not torch.equal(expected[name], got[name])
+    ]
     if wrong or {value.dtype for value in loaded.state_dict().values()} != {torch.float32}:
         raise RuntimeError(f"The exported tower's weights are not those of the trained one: {wrong}.")
     config = vision_model.config
-    image = torch.randn(1, config.num_channels, config.image_size, config.image_size,
-                        generator=torch.Generator().manual_seed(0)).to(vision_model.device, vision_model.dtype)
+    image = torch.randn(
+        1, config.num_channels, config.image_size, config.image_size, generator=torch.Generator().manual_seed(0)
+    ).to(vision_model.device, vision_model.dtype)
     with _evaluating(vision_model):
         want = vision_model(pixel_values=image).last_hidden_state
-        for mine, theirs in zip([*loaded.parameters(), *loaded.buffers()],
-                                [*vision_model.parameters(), *vision_model.buffers()], strict=True):
+        for mine, theirs in zip(
+            [*loaded.parameters(), *loaded.buffers()],
+            [*vision_model.parameters(), *vision_model.buffers()],
+            strict=True,
+        ):
             mine.data = torch.empty_like(theirs).copy_(mine)  # same device, strides and alignment: same rounding
         have = loaded.eval()(pixel_values=image).last_hidden_state
     if not torch.equal(want, have):
-        raise RuntimeError("The exported tower computes something else than the trained one: its last hidden state "
-                           f"differs by up to {(want - have).abs().max().item():.2g}.")
+        raise RuntimeError(
+            "The exported tower computes something else than the trained one: its last hidden state "
+            f"differs by up to {(want - have).abs().max().item():.2g}."
+        )
 
 
 @contextlib.contextmanager
@@ -132,9 +162,12 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with (torch.no_grad(), torch.autocast(model.device.type, enabled=False),
-              torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
-              torch.compiler.set_stance("force_eager")):
+        with (
+            torch.no_grad(),
+            torch.autocast(model.device.type, enabled=False),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
+            torch.compiler.set_stance("force_eager"),
+        ):
             yield
     finally:
         for module, training in modes:

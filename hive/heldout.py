@@ -44,6 +44,8 @@ def table(results: Mapping[str, HeldOut]) -> str:
     """The splits as an aligned text table."""
     rows = [f"{'held out':<16}{'pairs':>7}{'right image':>14}{'wrong image':>14}{'difference':>13}  nats a token"]
     for split, result in results.items():
-        rows.append(f"{split.replace('_', ' '):<16}{result.pairs:>7}{result.right:>14.3f}{result.wrong:>14.3f}"
-                    f"{result.gain:>13.3f}")
+        rows.append(
+            f"{split.replace('_', ' '):<16}{result.pairs:>7}{result.right:>14.3f}{result.wrong:>14.3f}"
+            f"{result.gain:>13.3f}"
+        )
     return "\n".join(rows)

@@ -8,22 +8,55 @@ from hive.config import Config, DataConfig, LanguageConfig, Schedule, VisionConf
 from hive.errors import UserError
 
 CLIP_L_336 = VisionConfig(
-    weights="openai/clip-vit-large-patch14-336", family="clip", image_size=336, patch_size=14, hidden_size=1024,
-    layers=24, heads=16, mlp_size=4096, selection="uniform",
+    weights="openai/clip-vit-large-patch14-336",
+    family="clip",
+    image_size=336,
+    patch_size=14,
+    hidden_size=1024,
+    layers=24,
+    heads=16,
+    mlp_size=4096,
+    selection="uniform",
 )
 SIGLIP_L_384 = VisionConfig(
-    weights="google/siglip-large-patch16-384", family="siglip", image_size=384, patch_size=16, hidden_size=1024,
-    layers=24, heads=16, mlp_size=4096, selection="later",
+    weights="google/siglip-large-patch16-384",
+    family="siglip",
+    image_size=384,
+    patch_size=16,
+    hidden_size=1024,
+    layers=24,
+    heads=16,
+    mlp_size=4096,
+    selection="later",
 )
 MOBILELLM_350M = LanguageConfig(
-    weights="facebook/MobileLLM-350M", hidden_size=960, layers=32, heads=15, kv_heads=5, mlp_size=2560, vocab_size=32000,
+    weights="facebook/MobileLLM-350M",
+    hidden_size=960,
+    layers=32,
+    heads=15,
+    kv_heads=5,
+    mlp_size=2560,
+    vocab_size=32000,
 )
 LLAMA_1B = LanguageConfig(
-    weights="meta-llama/Llama-3.2-1B-Instruct", hidden_size=2048, layers=16, heads=32, kv_heads=8, mlp_size=8192,
-    vocab_size=128256, rope_theta=500_000.0, llama3_rope=True,
+    weights="meta-llama/Llama-3.2-1B-Instruct",
+    hidden_size=2048,
+    layers=16,
+    heads=32,
+    kv_heads=8,
+    mlp_size=8192,
+    vocab_size=128256,
+    rope_theta=500_000.0,
+    llama3_rope=True,
 )
 SMOLLM2_135M = LanguageConfig(
-    weights="smollm2-135m", hidden_size=576, layers=30, heads=9, kv_heads=3, mlp_size=1536, vocab_size=49152,
+    weights="smollm2-135m",
+    hidden_size=576,
+    layers=30,
+    heads=9,
+    kv_heads=3,
+    mlp_size=1536,
+    vocab_size=49152,
     rope_theta=100_000.0,
 )
 
@@ -58,7 +91,10 @@ def smollm2_135m() -> Config:
     """A pretrained language model on the embedded emoji, with a small tower from scratch."""
     stage = Schedule(epochs=4, batch_size=64, clip=1.0)
     return replace(
-        demo(), recipe="smollm2-135m", language=SMOLLM2_135M, micro_batch_size=64,
+        demo(),
+        recipe="smollm2-135m",
+        language=SMOLLM2_135M,
+        micro_batch_size=64,
         schedule1=replace(stage, peak_lr=1e-3, min_lr=1e-4),
         schedule2=replace(stage, peak_lr=1e-4, min_lr=1e-5),
         schedule3=replace(stage, peak_lr=3e-4, epochs=20),
@@ -72,7 +108,10 @@ def _paper() -> Config:
     """
     folder = Path("data/LLaVA-CC3M-Pretrain-595K")
     return Config(
-        data=str(folder / "chat.json"), image_root=folder / "images", micro_batch_size=16, dataset=DataConfig(workers=8),
+        data=str(folder / "chat.json"),
+        image_root=folder / "images",
+        micro_batch_size=16,
+        dataset=DataConfig(workers=8),
         schedule1=Schedule(epochs=1, batch_size=256, peak_lr=1e-3, min_lr=1e-4, clip=1.0),
         schedule2=Schedule(epochs=2, batch_size=256, peak_lr=1e-4, min_lr=1e-5, clip=10.0),
         schedule3=Schedule(epochs=1, batch_size=1024, peak_lr=5e-6, min_lr=0.0, clip=10.0),

@@ -6,7 +6,15 @@ import torch
 from torch import nn
 
 from hive.config import Config, Schedule
+from hive.data.order import steps
 from hive.model.build import Model
+
+
+def stage_steps(config: Config, stage: int, pairs: int) -> int:
+    """Optimiser steps of a stage over this many training pairs."""
+    schedule = config.schedule(stage)
+    whole = steps(schedule.epochs, pairs, schedule.batch_size)
+    return min(whole, config.max_steps) if config.max_steps else whole
 
 
 def trained_parts(config: Config, stage: int) -> frozenset[str]:
@@ -31,7 +39,8 @@ def build_optimizer(parameters: dict[str, nn.Parameter], schedule: Schedule) -> 
     torch couples the decay to the learning rate, so dividing it by the peak gives the decoupled one. Matrices decay;
     biases, norms and gates don't.
     """
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in parameters.items():
         matrix = parameter.ndim >= 2 and "norm" not in name and not name.endswith("bias")
         (decayed if matrix else free).append(parameter)
@@ -42,10 +51,10 @@ def build_optimizer(parameters: dict[str, nn.Parameter], schedule: Schedule) -> 
     return torch.optim.AdamW(groups, lr=schedule.peak_lr, betas=(schedule.beta1, schedule.beta2), fused=True)
 
 
-def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
-    """The rate of 0-based `step` of `steps`: a linear climb over the warm-up's steps, then a cosine to the minimum."""
-    warmup = math.ceil(schedule.warmup * steps)
+def learning_rate(schedule: Schedule, step: int, total: int) -> float:
+    """The rate of 0-based `step` of `total`: a linear climb over the warm-up's steps, then a cosine to the minimum."""
+    warmup = math.ceil(schedule.warmup * total)
     if step < warmup:
         return schedule.peak_lr * (step + 1) / warmup
-    progress = (step - warmup + 1) / max(1, steps - warmup)
+    progress = (step - warmup + 1) / max(1, total - warmup)
     return schedule.min_lr + (schedule.peak_lr - schedule.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -47,8 +47,12 @@ class Telemetry:
         """Opens the live progress bar, where there is a terminal."""
         if self.is_main and self.console.is_terminal:
             self._progress = Progress(
-                TextColumn("stage {task.fields[stage]}"), BarColumn(bar_width=20), MofNCompleteColumn(),
-                TextColumn("{task.fields[metrics]}"), TimeRemainingColumn(), console=self.console,
+                TextColumn("stage {task.fields[stage]}"),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[metrics]}"),
+                TimeRemainingColumn(),
+                console=self.console,
             )
             self._progress.start()
             self._task = self._progress.add_task("", total=steps, completed=first_step, stage=stage, metrics="")
@@ -67,12 +71,14 @@ class Telemetry:
         for record in records:
             self.record(record, "train")
         last = records[-1]
-        shown = (f"loss {last['loss']:.4f}  lr {last['lr']:.2e}  {last['images_per_second']:,.0f} images/s  "
-                 f"{last['tokens_per_second']:,.0f} tokens/s  {last['tflops']:.3g} TFLOP/s  "
-                 f"{last['peak_memory_gb']:.2f} GB")
+        shown = (
+            f"loss {last['loss']:.4f}  lr {last['lr']:.2e}  {last['images_per_second']:,.0f} images/s  "
+            f"{last['tokens_per_second']:,.0f} tokens/s  {last['tflops']:.3g} TFLOP/s  "
+            f"{last['peak_memory_gb']:.2f} GB"
+        )
         if self._progress is not None:
             self._progress.update(self._task, completed=stage_step, metrics=shown)
-        elif any(step % self._plain_every == 0 for step in range(stage_step - len(records) + 1, stage_step + 1)) or stage_step == steps:
+        elif stage_step == steps or stage_step // self._plain_every > (stage_step - len(records)) // self._plain_every:
             left = time.strftime("%H:%M:%S", time.gmtime(seconds_left))
             self.say(f"stage {last['stage']}  step {stage_step:>6}/{steps}  {shown}  {left} left")
 
@@ -118,8 +124,14 @@ def plot_losses(folder: Path) -> Path:
         points = [record for record in held_out if record["kind"] == split]
         steps, name = [point["step"] for point in points], split.removeprefix("heldout/").replace("_", " ")
         axes.plot(steps, [point["right"] for point in points], marker, color="black", label=f"{name}, right image")
-        axes.plot(steps, [point["wrong"] for point in points], marker, color="tab:red", fillstyle="none",
-                  label=f"{name}, wrong image")
+        axes.plot(
+            steps,
+            [point["wrong"] for point in points],
+            marker,
+            color="tab:red",
+            fillstyle="none",
+            label=f"{name}, wrong image",
+        )
     axes.set(xlabel="step", ylabel="loss (nats a token)", title="Caption loss")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", ncols=2)
@@ -127,14 +139,11 @@ def plot_losses(folder: Path) -> Path:
     return folder / "loss_curve.png"
 
 
-def _smoothed(values: list[float], decay: float = 0.95) -> list[float]:
-    """Exponential moving average, started at the mean of the first values rather than at the first."""
-    head = values[:10]
-    average, smoothed = sum(head) / len(head), []
-    for value in values:
-        average = decay * average + (1 - decay) * value
-        smoothed.append(average)
-    return smoothed
+def _smoothed(values: list[float]) -> list[float]:
+    """Centred mean over a fortieth of the values, which lags behind neither way."""
+    half = max(1, len(values) // 80)
+    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
+    return [sum(window) / len(window) for window in windows]
 
 
 def _truncate(metrics: Path, last_step: int) -> None:

@@ -11,9 +11,15 @@ import torch
 from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-_TURN = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-         8: Image.Transpose.ROTATE_90}  # EXIF orientation -> what undoes it
+_TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # EXIF orientation -> what undoes it
 _ORIENTATION = 0x0112
 _DRAFT_SPARE = 4  # a JPEG is decoded at reduced size only while it stays this many times larger than the target
 _LONGEST = 16  # times the target: images longer than this are cropped before resampling, not after
@@ -65,8 +71,9 @@ def _open(data: bytes, max_megapixels: float) -> Image.Image:
         raise BadImage(f"more than {limit:g} megapixels") from None
     except Exception as error:
         kind = _kind(data)
-        raise BadImage(f"is {kind}, not a JPEG, PNG or WebP image" if kind else f"damaged header ({error!s:.120})"
-                       ) from None
+        raise BadImage(
+            f"is {kind}, not a JPEG, PNG or WebP image" if kind else f"damaged header ({error!s:.120})"
+        ) from None
     width, height = image.size
     if width * height > max_megapixels * 1e6:
         raise BadImage(f"{width}x{height} pixels, more than {max_megapixels:g} megapixels")
@@ -77,8 +84,16 @@ def _kind(data: bytes) -> str | None:
     """What the first bytes say that a refused file is; None for a damaged image of an allowed format."""
     if data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
         return None
-    known = ((b"GIF8", "a GIF"), (b"BM", "a BMP"), (b"II*\0", "a TIFF"), (b"MM\0*", "a TIFF"), (b"%PDF", "a PDF"),
-             (b"<svg", "an SVG"), (b"<", "an HTML or XML text"), (b"\0\0\0", "an AVIF, HEIC or video file"))
+    known = (
+        (b"GIF8", "a GIF"),
+        (b"BM", "a BMP"),
+        (b"II*\0", "a TIFF"),
+        (b"MM\0*", "a TIFF"),
+        (b"%PDF", "a PDF"),
+        (b"<svg", "an SVG"),
+        (b"<", "an HTML or XML text"),
+        (b"\0\0\0", "an AVIF, HEIC or video file"),
+    )
     return next((name for magic, name in known if data.lstrip().startswith(magic)), "of an unknown kind")
 
 
@@ -97,8 +112,9 @@ def _resize(image: Image.Image, spec: ImageSpec) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _shortest_edge_and_crop(image: Image.Image, box: tuple[float, float, float, float], width: int, height: int,
-                            size: int) -> Image.Image:
+def _shortest_edge_and_crop(
+    image: Image.Image, box: tuple[float, float, float, float], width: int, height: int, size: int
+) -> Image.Image:
     short = min(width, height)
     wide, high = (size if side == short else int(size * side / short) for side in (width, height))
     left, top = (wide - size) // 2, (high - size) // 2
@@ -147,8 +163,13 @@ def augment(image: torch.Tensor, seed: int, epoch: int, index: int) -> torch.Ten
     c = (0.5 + room * s[3]) * width - a * width / 2 - b * height / 2
     f = (0.5 + room * s[4]) * height - d * width / 2 - e * height / 2
     picture = Image.fromarray(np.ascontiguousarray(image.numpy().transpose(1, 2, 0)))
-    moved = picture.transform((width, height), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BILINEAR,
-                              fillcolor=(255, 255, 255))
+    moved = picture.transform(
+        (width, height),
+        Image.Transform.AFFINE,
+        (a, b, c, d, e, f),
+        Image.Resampling.BILINEAR,
+        fillcolor=(255, 255, 255),
+    )
 
     # Colours are columns [3, H*W], so a 3 x 3 matrix and an offset are all of the jitter.
     mix = np.eye(3) + 0.12 * (2 * u[8:] - 1).reshape(3, 3)

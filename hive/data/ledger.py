@@ -18,7 +18,9 @@ class Ledger:
         self.max_share = max_share
         self.seen = seen
         self.bad = bad
-        self._names = {json.loads(line)["file"] for line in self.path.read_text().splitlines()} if self.path.exists() else set()
+        self._names = (
+            {json.loads(line)["file"] for line in self.path.read_text().splitlines()} if self.path.exists() else set()
+        )
 
     def count(self, samples: int, bad: tuple[tuple[int, str, str], ...]) -> None:
         """Adds readable `samples` and the (index, name, reason) of bad ones; `UserError` above the allowed share."""
@@ -32,5 +34,5 @@ class Ledger:
         if bad and self.bad > self.max_share * max(self.seen, GRACE):
             raise UserError(
                 f"{self.bad} of the {self.seen} samples read so far are bad, more than --dataset.max-bad-share "
-                f"{self.max_share} allows; the files and reasons are in {self.path}: mend or remove them, or raise the share."
+                f"{self.max_share} allows; see {self.path}: mend or remove them, or raise the share."
             )

@@ -29,8 +29,9 @@ def open_llava(path: Path, image_root: Path | None) -> tuple[list[str], list[str
     records = _load(path)
     root = (image_root or path.parent).expanduser().resolve()
     if not root.is_dir():
-        raise UserError(f"--image-root {image_root} is not a folder: give the folder that the image paths of {path} "
-                        "start from.")
+        raise UserError(
+            f"--image-root {image_root} is not a folder: give the folder that the image paths of {path} start from."
+        )
     captions: list[str] = []
     names: list[str] = []
     folders = _Folders(root)
@@ -62,8 +63,10 @@ def _load(path: Path) -> list[Any]:
     except OSError as error:
         raise UserError(f"{path} can't be read ({error.strerror}): give a readable LLaVA JSON.") from None
     if not isinstance(records, list):
-        raise UserError(f"{path} holds {type(records).__name__} at its top, but a LLaVA JSON is a list of records: "
-                        "wrap the records in [ ].")
+        raise UserError(
+            f"{path} holds {type(records).__name__} at its top, but a LLaVA JSON is a list of records: "
+            "wrap the records in [ ]."
+        )
     return records
 
 
@@ -74,8 +77,14 @@ def _caption(record: dict[str, Any], label: str) -> str:
         turns = record.get("conversations")
         if not isinstance(turns, list):
             raise UserError(f'{label} has neither "caption" nor "conversations": add one, or remove the record.')
-        caption = next((turn.get("value") for turn in turns
-                        if isinstance(turn, dict) and turn.get("from") in ("gpt", "assistant")), None)
+        caption = next(
+            (
+                turn.get("value")
+                for turn in turns
+                if isinstance(turn, dict) and turn.get("from") in ("gpt", "assistant")
+            ),
+            None,
+        )
         if caption is None:
             raise UserError(f'{label} has no turn from "gpt" or "assistant": add one, or remove the record.')
     if not isinstance(caption, str) or not caption.strip():
@@ -98,8 +107,10 @@ class _Folders:
     def check(self, image: str, label: str) -> None:
         """`UserError` unless the image is a file that lies, links followed, under the root."""
         if _URL.match(image):
-            raise UserError(f"{label} has the image {image!s:.200}, a URL, but nothing is fetched while training: "
-                            "download it and give its path below --image-root.")
+            raise UserError(
+                f"{label} has the image {image!s:.200}, a URL, but nothing is fetched while training: "
+                "download it and give its path below --image-root."
+            )
         path = _below(self.root, image)
         if "\0" in image or not self._inside(path):
             raise UserError(self._outside(image, label))
@@ -110,21 +121,26 @@ class _Folders:
         if files is None:
             raise UserError(self._outside(image, label))
         if name not in files:
-            raise UserError(f"{label} has the image {image}, which is not a file below {self.root}: add it, remove the "
-                            "record, or set --image-root.")
+            raise UserError(
+                f"{label} has the image {image}, which is not a file below {self.root}: add it, remove the "
+                "record, or set --image-root."
+            )
         if files[name]:  # a link
             if not self._inside(target := os.path.realpath(path)):
                 raise UserError(self._outside(image, label))
             if not os.path.isfile(target):
-                raise UserError(f"{label} has the image {image}, a link to nothing: restore the file, or remove the "
-                                "record.")
+                raise UserError(
+                    f"{label} has the image {image}, a link to nothing: restore the file, or remove the record."
+                )
 
     def _inside(self, path: str) -> bool:
         return path.startswith(self.root.rstrip(os.sep) + os.sep)
 
     def _outside(self, image: str, label: str) -> str:
-        return (f"{label} has the image {image!r:.200}, which leaves the image root {self.root}: only files below it "
-                "are read; move the image there, or set --image-root.")
+        return (
+            f"{label} has the image {image!r:.200}, which leaves the image root {self.root}: only files below it "
+            "are read; move the image there, or set --image-root."
+        )
 
     def _list(self, folder: str) -> dict[str, bool] | None:
         """name -> is a link, for the files of a folder; None where the folder really lies outside the root."""
@@ -133,7 +149,10 @@ class _Folders:
             return None
         try:
             with os.scandir(folder) as entries:
-                return {entry.name: entry.is_symlink() for entry in entries
-                        if entry.is_symlink() or entry.is_file(follow_symlinks=False)}
+                return {
+                    entry.name: entry.is_symlink()
+                    for entry in entries
+                    if entry.is_symlink() or entry.is_file(follow_symlinks=False)
+                }
         except OSError:
             return {}

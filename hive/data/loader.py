@@ -117,9 +117,22 @@ class _HeldOut(Dataset):
         return right, replace(right, pixels=torch.stack(wrong) if wrong else right.pixels)
 
 
-def batches(pairs: Pairs, tokenizer: Tokenizer, spec: ImageSpec, config: DataConfig, *, seed: int, batch_size: int,
-            micro_batch_size: int, first_step: int, steps: int, rank: int = 0, world: int = 1,
-            augment: bool | None = None, pin: bool = False) -> Iterator[list[Batch]]:
+def batches(
+    pairs: Pairs,
+    tokenizer: Tokenizer,
+    spec: ImageSpec,
+    config: DataConfig,
+    *,
+    seed: int,
+    batch_size: int,
+    micro_batch_size: int,
+    first_step: int,
+    steps: int,
+    rank: int = 0,
+    world: int = 1,
+    augment: bool | None = None,
+    pin: bool = False,
+) -> Iterator[list[Batch]]:
     """This rank's micro-batches of `steps` optimiser steps from `first_step` on, one list a step.
 
     Step s covers positions [s * batch_size, (s + 1) * batch_size) of the endless stream of passes over the pairs, and
@@ -129,11 +142,14 @@ def batches(pairs: Pairs, tokenizer: Tokenizer, spec: ImageSpec, config: DataCon
     """
     micro = min(micro_batch_size, max(1, batch_size // world))
     if batch_size % (micro * world):
-        raise UserError(f"--batch-size is {batch_size}, but it must be a multiple of --micro-batch-size ({micro}) "
-                        f"times the number of processes ({world}): change one of them.")
+        raise UserError(
+            f"--batch-size is {batch_size}, but it must be a multiple of --micro-batch-size ({micro}) "
+            f"times the number of processes ({world}): change one of them."
+        )
     source = _Source(pairs, tokenizer, spec, config.max_text_tokens, config.max_megapixels)
-    dataset = _Training(source, seed, batch_size, micro, first_step, steps, rank, world,
-                        config.augment if augment is None else augment)
+    dataset = _Training(
+        source, seed, batch_size, micro, first_step, steps, rank, world, config.augment if augment is None else augment
+    )
     return _steps(dataset, config.workers, pin)
 
 
@@ -146,8 +162,9 @@ def _steps(dataset: _Training, workers: int, pin: bool) -> Iterator[list[Batch]]
         stream.close()
 
 
-def heldout_batches(pairs: Pairs, tokenizer: Tokenizer, spec: ImageSpec, config: DataConfig, micro_batch_size: int,
-                    limit: int) -> Iterator[tuple[Batch, Batch]]:
+def heldout_batches(
+    pairs: Pairs, tokenizer: Tokenizer, spec: ImageSpec, config: DataConfig, micro_batch_size: int, limit: int
+) -> Iterator[tuple[Batch, Batch]]:
     """(right, wrong) batches: the same texts with their own images, and with those of pairs with other captions.
 
     The first `limit` pairs in a fixed hash order, never augmented. Where either image of a pair is bad, the pair is
@@ -169,8 +186,10 @@ def wrong_images(pairs: Pairs, limit: int) -> list[tuple[int, int]]:
     couples = []
     for place, index in enumerate(chosen):
         turn = (chosen[(place + len(chosen) // 2 + step) % len(chosen)] for step in range(len(chosen)))
-        other = next((j for j in turn if pairs.captions[j] != pairs.captions[index]
-                      and pairs.names[j] != pairs.names[index]), None)
+        other = next(
+            (j for j in turn if pairs.captions[j] != pairs.captions[index] and pairs.names[j] != pairs.names[index]),
+            None,
+        )
         if other is not None:
             couples.append((index, other))
     return couples
@@ -180,9 +199,16 @@ def _stream(dataset: Any, workers: int, pin: bool) -> Any:
     """The items of a dataset in order, from `workers` processes."""
     workers = min(workers, len(dataset))
     context = start_workers() if workers else None
-    loader = DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_as_is, pin_memory=pin,
-                        multiprocessing_context=context, worker_init_fn=_start_worker if workers else None,
-                        generator=torch.Generator())  # its own: the global generator's state stays the model's
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_is,
+        pin_memory=pin,
+        multiprocessing_context=context,
+        worker_init_fn=_start_worker if workers else None,
+        generator=torch.Generator(),
+    )  # its own: the global generator's state stays the model's
     items = iter(loader)
     try:
         yield from items

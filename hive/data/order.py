@@ -18,8 +18,10 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
 
 def indices(n: int, seed: int, start: int, count: int) -> list[tuple[int, int]]:
     """(epoch, index) at positions start..start+count-1 of the endless stream of passes over n pairs."""
-    return [(position // n, int(epoch_order(n, seed, position // n)[position % n]))
-            for position in range(start, start + count)]
+    return [
+        (position // n, int(epoch_order(n, seed, position // n)[position % n]))
+        for position in range(start, start + count)
+    ]
 
 
 def steps(epochs: float, n: int, batch: int) -> int:

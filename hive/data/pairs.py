@@ -14,7 +14,7 @@ from hive.errors import UserError
 
 EMBEDDED = Path(__file__).parent / "embedded"
 EMBEDDED_HELDOUT = ("seen_style", "unseen_style", "unseen_concept")
-SOURCES = ('"embedded", a LLaVA JSON file, a folder or glob of webdataset .tar shards, or a .parquet file')
+SOURCES = '"embedded", a LLaVA JSON file, a folder or glob of webdataset .tar shards, or a .parquet file'
 
 
 class Reader(Protocol):
@@ -60,8 +60,12 @@ class Pairs:
 
     def take(self, indices: Sequence[int]) -> "Pairs":
         """The pairs at `indices`, in that order."""
-        return replace(self, captions=[self.captions[i] for i in indices], names=[self.names[i] for i in indices],
-                       rows=self.rows[np.asarray(indices, dtype=np.int64)])
+        return replace(
+            self,
+            captions=[self.captions[i] for i in indices],
+            names=[self.names[i] for i in indices],
+            rows=self.rows[np.asarray(indices, dtype=np.int64)],
+        )
 
 
 def open_pairs(data: str, image_root: Path | None = None, split: str = "train") -> Pairs:
@@ -76,14 +80,18 @@ def open_pairs(data: str, image_root: Path | None = None, split: str = "train") 
     names: Sequence[str]
     reader: Reader
     if data != "embedded" and split != "train":
-        raise UserError(f"{data} has no split named {split}: only the embedded data has splits of its own; hold pairs "
-                        "out with --dataset.heldout-pairs.")
+        raise UserError(
+            f"{data} has no split named {split}: only the embedded data has splits of its own; hold pairs "
+            "out with --dataset.heldout-pairs."
+        )
     if image_root is not None and source.suffix.lower() != ".json":
         raise UserError(f"--image-root goes with a LLaVA JSON file, but --data is {data}: leave --image-root out.")
     if data == "embedded":
         if split not in ("train", *EMBEDDED_HELDOUT):
-            raise UserError(f"The embedded data has no split named {split}, only train, {', '.join(EMBEDDED_HELDOUT)}: "
-                            "choose one of those.")
+            raise UserError(
+                f"The embedded data has no split named {split}, only train, {', '.join(EMBEDDED_HELDOUT)}: "
+                "choose one of those."
+            )
         captions, names, reader = parquet.open_parquet(EMBEDDED / f"{split}.parquet")
     elif source.is_dir() or source.suffix.lower() == ".tar" or _is_glob(source):
         captions, names, reader = tar.open_tar(data)
@@ -136,7 +144,9 @@ def split_heldout(pairs: Pairs, count: int, seed: int) -> tuple[Pairs, Pairs]:
             break
     heldout = pairs.take(sorted(chosen))
     if len(set(heldout.names)) < 2 or len(set(heldout.captions)) < 2:
-        raise UserError(f"The {len(chosen)} pairs held out of {len(pairs)} are not two images with two captions, so "
-                        "right and wrong images can't be compared: add pairs, or raise --dataset.heldout-pairs.")
+        raise UserError(
+            f"The {len(chosen)} pairs held out of {len(pairs)} are not two images with two captions, so "
+            "right and wrong images can't be compared: add pairs, or raise --dataset.heldout-pairs."
+        )
     out = set(chosen)
     return pairs.take([i for i in range(len(pairs)) if i not in out]), heldout

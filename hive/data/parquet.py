@@ -104,5 +104,7 @@ def _check_nulls(path: Path, file: pq.ParquetFile, reader: ParquetReader) -> Non
             continue
         nulls = np.flatnonzero(reader.group(group).is_null().to_numpy(zero_copy_only=False))
         if len(nulls):
-            raise UserError(f"Row {int(reader.starts[group]) + int(nulls[0])} of {path} has no image bytes: store the "
-                            "encoded image in the file, or remove the row.")
+            raise UserError(
+                f"Row {int(reader.starts[group]) + int(nulls[0])} of {path} has no image bytes: store the "
+                "encoded image in the file, or remove the row."
+            )

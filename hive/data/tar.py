@@ -56,8 +56,10 @@ def _find(data: str) -> list[str]:
     if source.is_dir():
         shards = sorted(str(path) for path in source.iterdir() if path.suffix.lower() == ".tar")
         if not shards:
-            raise UserError(f"--data {data} is a folder without .tar files: give a folder of webdataset shards "
-                            "(unpacked: .tar, not .tar.gz), or a LLaVA JSON, or a .parquet file.")
+            raise UserError(
+                f"--data {data} is a folder without .tar files: give a folder of webdataset shards "
+                "(unpacked: .tar, not .tar.gz), or a LLaVA JSON, or a .parquet file."
+            )
     elif source.exists():
         shards = [str(source)]
     else:
@@ -93,12 +95,15 @@ def _scan(shard: str) -> list[tuple[tarfile.TarInfo, str]]:
                         group[key] = member
             file.seek(end)
             if file.read(_BLOCK) != bytes(_BLOCK):
-                raise UserError(f"{shard} is cut off or damaged at byte {end}, where the next member or the end mark "
-                                "should be: fetch the shard again.")
+                raise UserError(
+                    f"{shard} is cut off or damaged at byte {end}, where the next member or the end mark "
+                    "should be: fetch the shard again."
+                )
             captions = {key: _caption(shard, file, member) for key, member in texts.items() if key in images}
     except tarfile.TarError as error:
-        raise UserError(f"{shard} can't be read as a .tar file ({error}): it is cut off or of another kind; fetch the "
-                        "shard again.") from None
+        raise UserError(
+            f"{shard} can't be read as a .tar file ({error}): it is cut off or of another kind; fetch the shard again."
+        ) from None
     except OSError as error:
         raise UserError(f"{shard} can't be read ({error.strerror or error}): give readable shards.") from None
     if lone := next((key for key in images if key not in texts), None):

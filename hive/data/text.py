@@ -3,7 +3,7 @@
 import hashlib
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -83,23 +83,31 @@ def load_tokenizer(path: str | None = None) -> Tokenizer:
             raise UserError(f"The tokenizer {path} comes with its package: {smollm2.HOW_TO_GET}.")
         loaded = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
         return _from_loaded(loaded, path)
-    name = str(EMBEDDED_TOKENIZER if path is None else Path(path).expanduser() if Path(path).expanduser().exists()
-               else path)
+    name = str(
+        EMBEDDED_TOKENIZER if path is None else Path(path).expanduser() if Path(path).expanduser().exists() else path
+    )
     folder = Path(name)
     if not folder.is_dir() and (folder.is_absolute() or folder.exists() or name.startswith(".") or name.count("/") > 1):
-        raise UserError(f"The tokenizer {name} is not a folder: give a folder with tokenizer.json or tokenizer.model, "
-                        "or a hub name that was downloaded.")
+        raise UserError(
+            f"The tokenizer {name} is not a folder: give a folder with tokenizer.json or tokenizer.model, "
+            "or a hub name that was downloaded."
+        )
     is_sentencepiece = (folder / "tokenizer.model").exists() and not (folder / "tokenizer.json").exists()
     if is_sentencepiece and not all(importlib.util.find_spec(need) for need in ("sentencepiece", "google.protobuf")):
-        raise UserError(f"{name} holds a SentencePiece tokenizer (tokenizer.model), which needs two more packages: "
-                        "pip install sentencepiece protobuf.")
+        raise UserError(
+            f"{name} holds a SentencePiece tokenizer (tokenizer.model), which needs two more packages: "
+            "pip install sentencepiece protobuf."
+        )
     kind = LlamaTokenizer if is_sentencepiece or _model_type(folder) == "mobilellm" else AutoTokenizer
     try:
         loaded = kind.from_pretrained(name, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds, from many depths
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        cure = ("it needs tokenizer.json or tokenizer.model with tokenizer_config.json" if folder.is_dir() else
-                f"get it with: hf download {name}; or give a local folder")
+        cure = (
+            "it needs tokenizer.json or tokenizer.model with tokenizer_config.json"
+            if folder.is_dir()
+            else f"get it with: hf download {name}; or give a local folder"
+        )
         raise UserError(f"The tokenizer {name} can't be loaded ({reason:.200}): {cure}.") from None
     return _from_loaded(loaded, name)
 
@@ -108,11 +116,13 @@ def _from_loaded(loaded: Any, name: str) -> Tokenizer:
     backend = getattr(loaded, "backend_tokenizer", None)
     bos = loaded.bos_token_id if loaded.bos_token_id is not None else loaded.eos_token_id
     if not isinstance(backend, tokenizers.Tokenizer):
-        raise UserError(f"The tokenizer {name} is a {type(loaded).__name__}, which has no fast form: convert it to "
-                        "tokenizer.json.")
+        raise UserError(
+            f"The tokenizer {name} is a {type(loaded).__name__}, which has no fast form: convert it to tokenizer.json."
+        )
     if bos is None:
-        raise UserError(f"The tokenizer {name} has neither a BOS nor an EOS token: set bos_token in its "
-                        "tokenizer_config.json.")
+        raise UserError(
+            f"The tokenizer {name} has neither a BOS nor an EOS token: set bos_token in its tokenizer_config.json."
+        )
     return _from_json(backend.to_str(), bos)
 
 
@@ -155,16 +165,20 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on a device; the copy doesn't wait when the batch is pinned."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         """The batch in page-locked memory."""
-        return self._map(torch.Tensor.pin_memory)
+        return self.map(torch.Tensor.pin_memory)
 
-    def _map(self, function: Any) -> "Batch":
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return replace(self, **{name: function(value) for name, value in values.items()
-                                if isinstance(value, torch.Tensor)})
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        """The batch with `function` of each of its tensors."""
+        tensors: dict[str, Any] = {
+            item.name: function(value)
+            for item in fields(self)
+            if isinstance(value := getattr(self, item.name), torch.Tensor)
+        }
+        return replace(self, **tensors)
 
 
 def pack(samples: Sequence[tuple[torch.Tensor, Sequence[int]]], bad: Sequence[BadSample] = ()) -> Batch:

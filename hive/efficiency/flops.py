@@ -1,14 +1,15 @@
 """Exact matrix-multiplication FLOPs of a step, in closed form, by part, forward and backward.
 
-A multiply-add is two FLOPs; norms, activations and softmax are left out, as is custom. A GEMM costs as much again in the
-backward pass for each of its two gradients that is needed: a frozen part has no weight gradient, and nothing below the
-first trained parameter has an input gradient. Causal attention is counted over the keys that a query may see. Attention's
-backward pass is 2.5 times its forward one, which recomputes the scores.
+A multiply-add is two FLOPs; norms, activations and softmax are left out, as is custom. A GEMM costs as much again in
+the backward pass for each of its two gradients that is needed: a frozen part has no weight gradient, and nothing below
+the first trained parameter has an input gradient. Causal attention is counted over the keys that a query may see.
+Attention's backward pass is 2.5 times its forward one, because it computes the scores again.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 from hive.model.build import Model
 from hive.model.hive import HiveModel
@@ -57,12 +58,14 @@ def step_flops(model: Model, trained: frozenset[str], samples: int, text_lengths
 def _tower(model: Model, trained: bool, samples: int) -> Cost:
     tower, config = model.tower, model.tower.model.config
     width, tokens = config.hidden_size, tower.patches + tower.class_tokens
-    patch = gemm(samples * tower.patches, 3 * config.patch_size**2, width, input_grad=False, weight_grad=trained)
+    patch = gemm(samples * tower.patches, 3 * tower.patch_size**2, width, input_grad=False, weight_grad=trained)
     rows = samples * tokens
     grads = {"input_grad": trained, "weight_grad": trained}
     layer = gemm(rows, width, 4 * width, **grads)
     layer += gemm(rows, width, 2 * config.intermediate_size, **grads)
-    layer += attention(samples * tokens**2, config.num_attention_heads, width // config.num_attention_heads, grad=trained)
+    layer += attention(
+        samples * tokens**2, config.num_attention_heads, width // config.num_attention_heads, grad=trained
+    )
     return sum([layer] * len(tower.read_layers), patch)
 
 
@@ -77,18 +80,19 @@ def _hive_parts(model: HiveModel, trained: frozenset[str], samples: int, lengths
     if projector.skip_weight is not None:
         project += first
 
-    config = model.language.model.config
-    text, heads, depths = sum(lengths), config.num_attention_heads, len(fusion.depths)
+    heads, _, head_dim = _heads(model)
+    text, depths = sum(lengths), len(fusion.depths)
     weights = "fusion" in trained
     fuse = gemm(rows, width, fusion.key_value.shape[-1], input_grad=trains, weight_grad=weights)
     for index in range(depths):
         # With frozen blocks the first query reads text that no trained parameter has touched.
         query_input = index > 0 or bool(trained & {"fusion", "language"})
-        fuse += gemm(text, width, heads * config.head_dim, input_grad=query_input, weight_grad=weights)
-        fuse += gemm(text, heads * config.head_dim, width, input_grad=True, weight_grad=weights)
-    fuse += attention(text * model.tower.patches * depths, heads, config.head_dim, grad=True)
+        fuse += gemm(text, width, heads * head_dim, input_grad=query_input, weight_grad=weights)
+        fuse += gemm(text, heads * head_dim, width, input_grad=True, weight_grad=weights)
+    fuse += attention(text * model.tower.patches * depths, heads, head_dim, grad=True)
     return {
-        "projector": project, "fusion": fuse,
+        "projector": project,
+        "fusion": fuse,
         **_language(model, lengths, text, "language" in trained, model.fusion.depths[0]),
     }
 
@@ -111,16 +115,22 @@ def _language(
     """The decoder over sequences of these lengths, and the head over `predicted` rows."""
     config = model.language.model.config
     rows, width = sum(sequences), config.hidden_size
-    query, key_value = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    heads, kv_heads, head_dim = _heads(model)
     scores = sum(length * (length + 1) / 2 for length in sequences)
     layers = Cost()
     for depth in range(config.num_hidden_layers):
         grad = trained or depth >= first_injected
-        layers += gemm(rows, width, 2 * query + 2 * key_value, input_grad=grad, weight_grad=trained)
+        layers += gemm(rows, width, 2 * (heads + kv_heads) * head_dim, input_grad=grad, weight_grad=trained)
         layers += gemm(rows, width, 3 * config.intermediate_size, input_grad=grad, weight_grad=trained)
-        layers += attention(scores, config.num_attention_heads, config.head_dim, grad=grad)
+        layers += attention(scores, heads, head_dim, grad=grad)
     head = gemm(predicted, width, config.vocab_size, input_grad=True, weight_grad=trained)
     return {"language": layers, "head": head}
+
+
+def _heads(model: Model) -> tuple[int, int, int]:
+    """Query heads, key/value heads and channels a head of the language model."""
+    config = model.language.model.config
+    return config.num_attention_heads, cast(int, config.num_key_value_heads), cast(int, config.head_dim)
 
 
 def text_lengths(cu_seqlens: Sequence[int]) -> list[int]:

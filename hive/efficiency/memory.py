@@ -2,7 +2,6 @@
 
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -50,13 +49,13 @@ class PeakBytes(TorchDispatchMode):
 def step_bytes(model: Model, parts: frozenset[str], schedule: Schedule, batch: Batch, precision: torch.dtype) -> int:
     """Most bytes in use over two optimiser steps: weights, gradients, optimiser state, activations and what passes by.
 
-    `model` and `batch` lie on the meta device; the model is not usable afterwards. The second step is the full one: only then does the optimiser have its state. `precision` is autocast's dtype.
-    Allocator rounding, cuBLAS workspaces and the CUDA context come on top.
+    `model` and `batch` lie on the meta device; the model is not usable afterwards. The second step is the full one:
+    only then does the optimiser have its state. `precision` is autocast's dtype. Allocator rounding, cuBLAS workspaces
+    and the CUDA context come on top.
     """
     with FakeTensorMode(allow_non_fake_inputs=True), PeakBytes() as memory:
         model.to_empty(device="cpu")
-        batch = replace(batch, **{name: torch.empty_like(value, device="cpu") for name, value in vars(batch).items()
-                                  if isinstance(value, Tensor)})
+        batch = batch.map(lambda tensor: torch.empty_like(tensor, device="cpu"))
         parameters = enter_stage(model, parts)
         optimizer = build_optimizer(parameters, schedule)
         for _ in range(2):

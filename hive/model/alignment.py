@@ -11,7 +11,7 @@ def group_ends(layers: int, groups: int) -> tuple[int, ...]:
     """
     assert 0 < groups <= layers
     size, longer = divmod(layers, groups)
-    ends = []
+    ends: list[int] = []
     for group in range(groups):
         ends.append((ends[-1] if ends else -1) + size + (group < longer))
     return tuple(ends)
@@ -35,8 +35,10 @@ def align_depths(depths: str, groups: int, layers: int) -> tuple[int, ...]:
     """Decoder layers (0-based) in front of which the `groups` selected hidden states are read, in order."""
     if depths == "aligned":
         if groups > layers:
-            raise UserError(f"{groups} hidden states are selected, but the language model has only {layers} layers to "
-                            "read them: lower --vision.density or give fewer indices in --vision.selection.")
+            raise UserError(
+                f"{groups} hidden states are selected, but the language model has only {layers} layers to "
+                "read them: lower --vision.density or give fewer indices in --vision.selection."
+            )
         return group_ends(layers, groups)
     indices = _indices(depths, "--depths", '"aligned" or indices', layers - 1)
     if len(indices) != groups:
@@ -50,5 +52,7 @@ def _indices(text: str, flag: str, allowed: str, largest: int) -> tuple[int, ...
     except ValueError:
         indices = ()
     if not indices or list(indices) != sorted(set(indices)) or indices[0] < 0 or indices[-1] > largest:
-        raise UserError(f'{flag} is "{text}", but it must be {allowed} rising from 0 to {largest} at most, such as "1,3".')
+        raise UserError(
+            f'{flag} is "{text}", but it must be {allowed} rising from 0 to {largest} at most, such as "1,3".'
+        )
     return indices

@@ -1,6 +1,6 @@
 """From a configuration to a model: pretrained weights or fresh ones, on a real device or on "meta"."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -58,14 +58,18 @@ def build_model(config: Config, backend: str, *, pretrained: bool = True) -> Mod
 def image_spec(vision: CLIPVisionModel | SiglipVisionModel) -> ImageSpec:
     """How the tower's family wants its images: its input size and its processor's mean, deviation and resizing."""
     family = CLIP_SPEC if isinstance(vision, CLIPVisionModel) else SIGLIP_SPEC
-    return ImageSpec(vision.config.image_size, family.mean, family.std, family.resize)
+    return ImageSpec(cast(int, vision.config.image_size), family.mean, family.std, family.resize)
 
 
 def fresh_vision(config: VisionConfig) -> CLIPVisionModel | SiglipVisionModel:
     """A tower of the configured shape with the family's own initialisation."""
     shape: dict[str, Any] = {
-        "image_size": config.image_size, "patch_size": config.patch_size, "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.layers, "num_attention_heads": config.heads, "intermediate_size": config.mlp_size,
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.mlp_size,
     }
     if config.family == "clip":
         return CLIPVisionModel(CLIPVisionConfig(**shape))
@@ -76,12 +80,23 @@ def fresh_language(config: LanguageConfig) -> LlamaForCausalLM:
     """A Llama of the configured shape with the family's own initialisation."""
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
     if config.llama3_rope:
-        rope |= {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                 "original_max_position_embeddings": 8192}
+        rope |= {
+            "rope_type": "llama3",
+            "factor": 32.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        }
     settings = LlamaConfig(
-        vocab_size=config.vocab_size, hidden_size=config.hidden_size, intermediate_size=config.mlp_size,
-        num_hidden_layers=config.layers, num_attention_heads=config.heads, num_key_value_heads=config.kv_heads,
-        rms_norm_eps=config.norm_eps, tie_word_embeddings=config.tied_embeddings, rope_parameters=rope,
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.mlp_size,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.kv_heads,
+        rms_norm_eps=config.norm_eps,
+        tie_word_embeddings=config.tied_embeddings,
+        rope_parameters=rope,
         max_position_embeddings=131_072 if config.llama3_rope else 2048,
     )
     return LlamaForCausalLM(settings)

@@ -1,11 +1,12 @@
 """Hierarchical cross-attention: text at an aligned depth reads that depth's projected visual features (section 3.3)."""
 
 import copy
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from hive_kernels import cross_attention, gated_residual
 
@@ -32,7 +33,7 @@ class CrossAttentionBlock(nn.Module):
     Norm, query and output weights start as copies of the host decoder layer's self-attention.
     """
 
-    def __init__(self, host: nn.Module, gate: bool, backend: str) -> None:
+    def __init__(self, host: LlamaDecoderLayer, gate: bool, backend: str) -> None:
         super().__init__()
         self.backend = backend
         self.head_dim = host.self_attn.head_dim
@@ -45,7 +46,11 @@ class CrossAttentionBlock(nn.Module):
         """`hidden` [T, D]; `key`, `value` [B, N, Hkv, d]; returns [T, D]."""
         query = self.query(self.norm(hidden)).unflatten(-1, (-1, self.head_dim))  # [T, Hq, d]
         attended = cross_attention(
-            query, key.to(query.dtype), value.to(query.dtype), text.cu_seqlens, max_seqlen_q=text.max_seqlen,
+            query,
+            key.to(query.dtype),
+            value.to(query.dtype),
+            text.cu_seqlens,
+            max_seqlen_q=text.max_seqlen,
             backend=self.backend,
         )
         update = self.output(attended.flatten(-2))
@@ -62,7 +67,7 @@ class HierarchicalFusion(nn.Module):
 
     def __init__(self, language: LlamaForCausalLM, depths: tuple[int, ...], gate: bool, backend: str) -> None:
         super().__init__()
-        hosts = [language.model.layers[depth] for depth in depths]
+        hosts = [cast(LlamaDecoderLayer, language.model.layers[depth]) for depth in depths]
         self.depths = depths
         self.head_dim = hosts[0].self_attn.head_dim
         self.blocks = nn.ModuleList(CrossAttentionBlock(host, gate, backend) for host in hosts)

@@ -42,4 +42,3 @@ class HiveModel(nn.Module):
         }
         hidden = self.language(self.language.embed(batch.tokens), batch, before_layer)
         return self.language.loss(hidden, batch.targets)
-

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from hive.model.fusion import PackedText
 from hive_kernels import causal_attention, linear_cross_entropy
@@ -43,7 +44,9 @@ class LanguageModel(nn.Module):
         for depth, layer in enumerate(self.model.model.layers):
             if before_layer and depth in before_layer:
                 hidden = self._run(before_layer[depth], hidden)
-            hidden = self._run(self.decoder_layer, hidden, layer, rotary, text.cu_seqlens, text.max_seqlen, self.backend)
+            hidden = self._run(
+                self.decoder_layer, hidden, layer, rotary, text.cu_seqlens, text.max_seqlen, self.backend
+            )
         return self.model.model.norm(hidden)
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -58,7 +61,12 @@ class LanguageModel(nn.Module):
 
 
 def decoder_layer(
-    hidden: Tensor, layer: nn.Module, rotary: tuple[Tensor, Tensor], cu_seqlens: Tensor, max_seqlen: int, backend: str,
+    hidden: Tensor,
+    layer: LlamaDecoderLayer,
+    rotary: tuple[Tensor, Tensor],
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    backend: str,
 ) -> Tensor:
     """One Llama decoder layer over packed text, [T, D] to [T, D]: causal attention within each text, then SwiGLU."""
     attention = layer.self_attn

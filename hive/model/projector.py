@@ -31,8 +31,16 @@ class ResidualProjector(nn.Module):
         """[S, B, N, Dv] to [S, B, N, D]."""
         selected, samples, patches, _ = features.shape
         out = residual_projector(
-            features.flatten(1, 2), self.norm_weight, self.norm_bias, self.fc1_weight, self.fc1_bias,
-            self.fc2_weight, self.fc2_bias, self.skip_weight, self.skip_bias, backend=self.backend,
+            features.flatten(1, 2),
+            self.norm_weight,
+            self.norm_bias,
+            self.fc1_weight,
+            self.fc1_bias,
+            self.fc2_weight,
+            self.fc2_bias,
+            self.skip_weight,
+            self.skip_bias,
+            backend=self.backend,
         )
         return out.view(selected, samples, patches, -1)
 

@@ -1,4 +1,4 @@
-"""The baseline: LLaVA-style, the image's tokens stand in the text's sequence and pass every layer of the language model."""
+"""The baseline, LLaVA-style: image tokens stand in the text's sequence and pass every layer of the language model."""
 
 from dataclasses import dataclass
 

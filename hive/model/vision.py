@@ -1,6 +1,7 @@
 """The vision tower: transformers' CLIP or SigLIP vision model, run layer by layer up to the last selected one."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +14,17 @@ from hive.data.images import ImageSpec
 class VisionTower(nn.Module):
     """Pixels to the selected hidden states of the patch tokens.
 
-    B images, N patch tokens an image, S selected hidden states, Dv the tower's width.
+    B images, N = `patches` patch tokens an image, S selected hidden states, Dv = `width`.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
-        self, model: CLIPVisionModel | SiglipVisionModel, selected: tuple[int, ...], spec: ImageSpec,
+        self,
+        model: CLIPVisionModel | SiglipVisionModel,
+        selected: tuple[int, ...],
+        spec: ImageSpec,
         checkpoint_activations: bool = False,
     ) -> None:
         """`selected`: rising hidden-state indices, 0 = embeddings, k = output of layer k."""
@@ -25,19 +32,14 @@ class VisionTower(nn.Module):
         self.model = model
         self.selected = selected
         self.checkpoint_activations = checkpoint_activations
+        # The shape as plain integers, which transformers types as anything that a config file may hold.
+        self.width: int = model.config.hidden_size
+        image, patch = cast(int, model.config.image_size), cast(int, model.config.patch_size)
+        self.image_size, self.patch_size = image, patch
+        self.patches = (image // patch) ** 2
         self.class_tokens = 1 if isinstance(model, CLIPVisionModel) else 0
         self.register_buffer("mean", 255 * torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
-
-    @property
-    def width(self) -> int:
-        """Dv."""
-        return self.model.config.hidden_size
-
-    @property
-    def patches(self) -> int:
-        """N, patch tokens an image."""
-        return (self.model.config.image_size // self.model.config.patch_size) ** 2
 
     @property
     def read_layers(self) -> nn.ModuleList:
@@ -47,11 +49,11 @@ class VisionTower(nn.Module):
     def reached_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that the selected hidden states depend on.
 
-        Layers above the last selected one, the final norm and SigLIP's pooling head get no gradient and stay as they are.
+        Layers above the last selected one, the final norm and SigLIP's pooling head get no gradient and never change.
         """
         yield from self.model.embeddings.parameters()
         if hasattr(self.model, "pre_layrnorm"):
-            yield from self.model.pre_layrnorm.parameters()
+            yield from cast(nn.Module, self.model.pre_layrnorm).parameters()
         for layer in self.read_layers:
             yield from layer.parameters()
 
@@ -71,7 +73,7 @@ class VisionTower(nn.Module):
     def _hidden_states(self, pixels: Tensor) -> Tensor:
         hidden = self.model.embeddings(self.normalise(pixels))
         if hasattr(self.model, "pre_layrnorm"):  # CLIP's own spelling
-            hidden = self.model.pre_layrnorm(hidden)
+            hidden = cast(nn.Module, self.model.pre_layrnorm)(hidden)
         kept = [hidden] if self.selected[0] == 0 else []
         for index, layer in enumerate(self.read_layers, start=1):
             if self.checkpoint_activations and torch.is_grad_enabled():

@@ -30,7 +30,10 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        print(f"error: The disk is full ({error.filename or error}): make room, then continue with --resume.", file=sys.stderr)
+        print(
+            f"error: The disk is full ({error.filename or error}): make room, then continue with --resume.",
+            file=sys.stderr,
+        )
     return 2
 
 

@@ -17,8 +17,19 @@ CONFIG_FILE = "config.json"
 # Where a run is resumed, these may differ: they change where and how fast it runs, not what it computes. A moved data
 # set is recognised by its fingerprint.
 FREE_ON_RESUME = {
-    "out", "stages", "device", "kernel", "data", "image_root", "micro_batch_size", "checkpoint_activations", "compile",
-    "save_every", "keep_checkpoints", "dataset.workers", "dataset.max_bad_share",
+    "out",
+    "stages",
+    "device",
+    "kernel",
+    "data",
+    "image_root",
+    "micro_batch_size",
+    "checkpoint_activations",
+    "compile",
+    "save_every",
+    "keep_checkpoints",
+    "dataset.workers",
+    "dataset.max_bad_share",
 }
 
 
@@ -65,8 +76,10 @@ def load_config(run: Path) -> Config:
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"--resume {run} is no run folder (its {CONFIG_FILE} can't be read: {error}): give the folder "
-                        "that the run printed when it started.") from error
+        raise UserError(
+            f"--resume {run} is no run folder (its {CONFIG_FILE} can't be read: {error}): give the folder "
+            "that the run printed when it started."
+        ) from error
 
 
 def flatten(config: Config) -> dict[str, object]:
@@ -86,5 +99,7 @@ def _check_same(saved: Config, given: Config) -> None:
     if changed:
         name = changed[0]
         flag = "--" + name.replace("_", "-")
-        raise UserError(f"{flag} is {now[name]}, but the run that --resume continues has {before[name]}: leave the flag "
-                        "out, or start a new run.")
+        raise UserError(
+            f"{flag} is {now[name]}, but the run that --resume continues has {before[name]}: leave the flag "
+            "out, or start a new run."
+        )

@@ -17,7 +17,14 @@ class Meter:
     """Counts a stage's steps between two reports; losses stay on the device until then."""
 
     def __init__(
-        self, telemetry: Telemetry, world: World, flops_of: Callable[[Batch], float], *, stage: int, done: int, steps: int
+        self,
+        telemetry: Telemetry,
+        world: World,
+        flops_of: Callable[[Batch], float],
+        *,
+        stage: int,
+        done: int,
+        steps: int,
     ) -> None:
         """`flops_of` a micro-batch, forward and backward; `done` of the stage's `steps` were taken before."""
         self.telemetry, self.world, self.flops_of = telemetry, world, flops_of
@@ -43,7 +50,9 @@ class Meter:
                 return
             yield item
 
-    def add(self, micro_batches: Sequence[Batch], loss: torch.Tensor, norm: torch.Tensor, step: int, rate: float) -> None:
+    def add(
+        self, micro_batches: Sequence[Batch], loss: torch.Tensor, norm: torch.Tensor, step: int, rate: float
+    ) -> None:
         """Counts a step: this process's share of the mean loss, the gradient's norm before clipping."""
         self.done += 1
         for batch in micro_batches:
@@ -68,8 +77,10 @@ class Meter:
         records = []
         for (record, _, _), loss, norm in zip(self._pending, losses, norms, strict=True):
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise UserError(f"The loss at step {record['step']} is {loss} and its gradient's norm {norm}: start again "
-                                f"with a lower --schedule{self.stage}.peak-lr; the last checkpoint is from before it.")
+                raise UserError(
+                    f"The loss at step {record['step']} is {loss} and its gradient's norm {norm}: start again "
+                    f"with a lower --schedule{self.stage}.peak-lr; the last checkpoint is from before it."
+                )
             records.append({**record, "loss": loss, "gradient_norm": norm, **speed})
         left = (now - self._started) / (self.done - self._first) * (self.steps - self.done)
         self.telemetry.steps(records, self.done, self.steps, left)
@@ -81,5 +92,7 @@ class Meter:
     def summary(self) -> str:
         """One line on the stage so far."""
         seconds = self._reported - self._started
-        return (f"stage {self.stage} took {seconds:.0f} s: {self.world.size * self._all_images / seconds:,.0f} images/s, "
-                f"{100 * self._all_waited / seconds:.1f} % of the time spent waiting for data")
+        return (
+            f"stage {self.stage} took {seconds:.0f} s: {self.world.size * self._all_images / seconds:,.0f} images/s, "
+            f"{100 * self._all_waited / seconds:.1f} % of the time spent waiting for data"
+        )

@@ -12,20 +12,19 @@ import torch
 from rich.console import Console
 
 from hive import checkpoint
-from hive.config import Config, to_json
+from hive.config import Config, Schedule, to_json
 from hive.data.images import ImageSpec
 from hive.data.ledger import Ledger
-from hive.data.loader import batches, heldout_batches
-from hive.data.order import steps as steps_in
+from hive.data.loader import batches, heldout_batches, start_workers
 from hive.data.pairs import EMBEDDED_HELDOUT, Pairs, open_pairs, split_heldout
 from hive.data.text import Batch, Tokenizer, load_tokenizer
-from hive.distributed import World, join_world
+from hive.distributed import World
 from hive.efficiency.flops import step_flops, text_lengths
 from hive.errors import UserError
 from hive.export import export_tower
 from hive.heldout import HeldOut, evaluate, table
 from hive.model.build import Model, build_model, image_spec
-from hive.stages import build_optimizer, enter_stage, learning_rate, trained_parts
+from hive.stages import build_optimizer, enter_stage, learning_rate, stage_steps, trained_parts
 from hive.telemetry import Telemetry, plot_losses
 from hive.train.cli import CONFIG_FILE
 from hive.train.meter import Meter
@@ -41,6 +40,8 @@ class Trainer:
         """Finds every mistake that can be found before anything is written."""
         # ---- kernel and data
         self.config, self.world, self.console = config, world, console
+        if config.dataset.workers:
+            start_workers()  # they import while the model is built
         try:
             self.backend = backends.resolve(config.kernel, world.device)
         except ValueError as error:
@@ -62,7 +63,7 @@ class Trainer:
         self.fingerprints = {"tokenizer": self.tokenizer.fingerprint, "data": self.pairs.fingerprint}
         self.stage, self.stage_step, self.step = config.stages[0], 0, 0
         self.optimizer_state: dict[str, torch.Tensor] = {}
-        self.folder = run_folder(config, resume)
+        self.folder = world.from_main(run_folder(config, resume))
         scalars = self.restore() if resume else {}
         self.ledger = Ledger(self.folder, config.dataset.max_bad_share, **scalars.get("ledger", {}))
         self.stopped_by: int | None = None
@@ -97,7 +98,9 @@ class Trainer:
     def introduce(self) -> None:
         """Says what runs, where, and on what."""
         device = self.world.device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        name = (
+            torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        )
         precision = "bf16 autocast, fp32 weights" if device.type == "cuda" else "fp32"
         self.telemetry.say(
             f"{self.config.recipe}: {self.config.method} on {name}, {precision}, kernel {self.backend}, "
@@ -113,18 +116,26 @@ class Trainer:
         parameters = enter_stage(self.model, parts)
         optimizer = build_optimizer(parameters, schedule)
         load_optimizer(optimizer, parameters, self.optimizer_state)
-        steps = steps_in(schedule.epochs, len(self.pairs), schedule.batch_size)
-        steps = min(steps, config.max_steps) if config.max_steps else steps
+        steps = stage_steps(config, self.stage, len(self.pairs))
         if self.stage_step >= steps:
             return  # resumed at the end of a stage, which is saved after its evaluation
         self.telemetry.say(stage_summary(self.model, parameters, self.stage, schedule, steps))
         self.telemetry.start_stage(self.stage, self.stage_step, steps)
 
         data = batches(
-            self.pairs, self.tokenizer, self.spec, config.dataset, seed=4 * config.seed + self.stage,
-            batch_size=schedule.batch_size, micro_batch_size=min(config.micro_batch_size, schedule.batch_size),
-            first_step=self.stage_step, steps=steps - self.stage_step, rank=self.world.rank, world=self.world.size,
-            augment=config.dataset.augment, pin=self.world.device.type == "cuda",
+            self.pairs,
+            self.tokenizer,
+            self.spec,
+            config.dataset,
+            seed=4 * config.seed + self.stage,
+            batch_size=schedule.batch_size,
+            micro_batch_size=min(config.micro_batch_size, schedule.batch_size),
+            first_step=self.stage_step,
+            steps=steps - self.stage_step,
+            rank=self.world.rank,
+            world=self.world.size,
+            augment=config.dataset.augment,
+            pin=self.world.device.type == "cuda",
         )
 
         def flops_of(batch: Batch) -> float:
@@ -157,15 +168,21 @@ class Trainer:
         self.save_checkpoint(optimizer, parameters, or_warn=False)
 
     def train_step(
-        self, optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter], micro_batches: Sequence[Batch],
-        rate: float, clip: float,
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: dict[str, torch.nn.Parameter],
+        micro_batches: Sequence[Batch],
+        rate: float,
+        clip: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Count tokens, micro-batches, clip, step. Returns mean loss and gradient norm, still on the device."""
         # ---- every supervised token of the whole batch weighs the same, however it is split
         tokens = self.world.sum(sum(batch.token_count for batch in micro_batches))
         if tokens == 0:
-            raise UserError(f"Step {self.step + 1} has no supervised token, since none of its images could be read: see "
-                            f"{self.ledger.path}.")
+            raise UserError(
+                f"Step {self.step + 1} has no supervised token, since none of its images could be read: see "
+                f"{self.ledger.path}."
+            )
         # ---- micro-batches
         total = torch.zeros((), device=self.world.device)
         for batch in micro_batches:
@@ -190,8 +207,14 @@ class Trainer:
         """Held-out loss of every split, to the person and to the metrics."""
         results: dict[str, HeldOut] = {}
         for split, pairs in self.heldout.items():
-            data = heldout_batches(pairs, self.tokenizer, self.spec, self.config.dataset, self.config.micro_batch_size,
-                                   self.config.dataset.heldout_pairs)
+            data = heldout_batches(
+                pairs,
+                self.tokenizer,
+                self.spec,
+                self.config.dataset,
+                self.config.micro_batch_size,
+                self.config.dataset.heldout_pairs,
+            )
             with torch.autocast("cuda", torch.bfloat16, enabled=self.world.device.type == "cuda"):
                 results[split] = evaluate(self.model, data, self.world.device)
             record = {"step": self.step, "stage": self.stage, **dataclasses.asdict(results[split])}
@@ -215,12 +238,20 @@ class Trainer:
             tensors = {f"model.{name}": parameter.detach() for name, parameter in self.model.named_parameters()}
             for name, parameter in parameters.items():
                 tensors |= {f"optimizer.{name}.{key}": value for key, value in optimizer.state[parameter].items()}
-            scalars = {"stage": self.stage, "stage_step": self.stage_step, "step": self.step,
-                       "ledger": {"seen": self.ledger.seen, "bad": self.ledger.bad}}
+            scalars = {
+                "stage": self.stage,
+                "stage_step": self.stage_step,
+                "step": self.step,
+                "ledger": {"seen": self.ledger.seen, "bad": self.ledger.bad},
+            }
             try:
                 checkpoint.save(
-                    self.folder / "checkpoints", step=self.step, tensors=tensors, scalars=scalars,
-                    fingerprints=self.fingerprints, keep=self.config.keep_checkpoints,
+                    self.folder / "checkpoints",
+                    step=self.step,
+                    tensors=tensors,
+                    scalars=scalars,
+                    fingerprints=self.fingerprints,
+                    keep=self.config.keep_checkpoints,
                 )
             except checkpoint.CheckpointError as error:
                 if not or_warn:
@@ -264,16 +295,20 @@ def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
     """Refuses a tokenizer whose ids the model has no embedding for."""
     rows = model.language.model.config.vocab_size
     if tokenizer.vocab_size > rows:
-        raise UserError(f"The tokenizer has {tokenizer.vocab_size} tokens, but the language model only {rows} embeddings: give "
-                        "the model's own tokenizer in --language.tokenizer, or raise --language.vocab-size.")
+        raise UserError(
+            f"The tokenizer has {tokenizer.vocab_size} tokens, but the language model only {rows} embeddings: give "
+            "the model's own tokenizer in --language.tokenizer, or raise --language.vocab-size."
+        )
 
 
 def run_folder(config: Config, resume: bool) -> Path:
     """The folder of this run; a new run never writes into an older one's."""
     if config.out is not None:
         if not resume and (config.out / CONFIG_FILE).exists():
-            raise UserError(f"--out {config.out} already holds a run: continue it with --resume {config.out}, or give "
-                            "another folder.")
+            raise UserError(
+                f"--out {config.out} already holds a run: continue it with --resume {config.out}, or give "
+                "another folder."
+            )
         return config.out
     number = 1
     while (folder := Path("runs") / f"{config.recipe}-{config.method}-{number}").exists():
@@ -287,18 +322,24 @@ def load_optimizer(
     """Gives the optimiser the saved moments and step counts."""
     for name, parameter in parameters.items():
         prefix = f"optimizer.{name}."
-        state = {key.removeprefix(prefix): value.to(parameter.device) for key, value in saved.items() if key.startswith(prefix)}
+        state = {
+            key.removeprefix(prefix): value.to(parameter.device)
+            for key, value in saved.items()
+            if key.startswith(prefix)
+        }
         if state:
             optimizer.state[parameter] = state
 
 
 def stage_summary(
-    model: Model, parameters: dict[str, torch.nn.Parameter], stage: int, schedule: Any, steps: int
+    model: Model, parameters: dict[str, torch.nn.Parameter], stage: int, schedule: Schedule, steps: int
 ) -> str:
     """What trains in the stage, and how."""
     trained = {name: sum(p.numel() for p in part if p.requires_grad) for name, part in model.parts().items()}
     parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in trained.items() if count)
     total = sum(parameter.numel() for parameter in parameters.values())
-    return (f"\nstage {stage} trains {total / 1e6:.2f} M parameters ({parts}): {steps} steps of {schedule.batch_size} pairs, "
-            f"lr {schedule.peak_lr:g} to {schedule.min_lr:g}, warm-up {math.ceil(schedule.warmup * steps)}, "
-            f"clip {schedule.clip:g}")
+    return (
+        f"\nstage {stage} trains {total / 1e6:.2f} M parameters ({parts})\n"
+        f"{steps} steps of {schedule.batch_size} pairs, lr {schedule.peak_lr:g} to {schedule.min_lr:g}, "
+        f"warm-up {math.ceil(schedule.warmup * steps)}, clip {schedule.clip:g}"
+    )

@@ -19,8 +19,14 @@ FINGERPRINTS = {"config": "c", "tokenizer": "t", "data": "d"}
 
 
 def save_step(folder: Path, step: int, keep: int = 2) -> Path:
-    return save(folder, step=step, tensors={"weight": torch.full((3,), float(step))}, scalars={"step": step},
-                fingerprints=FINGERPRINTS, keep=keep)
+    return save(
+        folder,
+        step=step,
+        tensors={"weight": torch.full((3,), float(step))},
+        scalars={"step": step},
+        fingerprints=FINGERPRINTS,
+        keep=keep,
+    )
 
 
 def names(folder: Path) -> list[str]:
@@ -36,9 +42,16 @@ def assert_newest(folder: Path, step: int) -> None:
 
 def test_round_trip_is_bit_equal(tmp_path: Path) -> None:
     flat = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
-    tensors = {"left": flat[:, :2], "right": flat[:, 2:].T, "row": flat[1], "scalar": torch.tensor(float("nan")),
-               "empty": torch.empty(0, 3), "half": torch.tensor([1.5, -0.0], dtype=torch.bfloat16),
-               "rng": torch.arange(5, dtype=torch.uint8), "leaf": torch.nn.Parameter(torch.ones(2))}
+    tensors = {
+        "left": flat[:, :2],
+        "right": flat[:, 2:].T,
+        "row": flat[1],
+        "scalar": torch.tensor(float("nan")),
+        "empty": torch.empty(0, 3),
+        "half": torch.tensor([1.5, -0.0], dtype=torch.bfloat16),
+        "rng": torch.arange(5, dtype=torch.uint8),
+        "leaf": torch.nn.Parameter(torch.ones(2)),
+    }
     scalars = {"loss": 0.1 + 0.2, "stage": 2, "history": [float("inf")], "name": "müsli"}
     path = save(tmp_path, step=1234, tensors=tensors, scalars=scalars, fingerprints=FINGERPRINTS, keep=2)
     assert path == newest(tmp_path) == tmp_path / "step-00001234"
@@ -110,10 +123,16 @@ DAMAGE = {
     "no manifest": (lambda p: (p / "manifest.json").unlink(), "manifest.json is missing"),
     "half a manifest": (lambda p: os.truncate(p / "manifest.json", 40), "can't be read"),
     "not a manifest": (lambda p: (p / "manifest.json").write_text("[]"), "can't be read"),
-    "edited manifest": (lambda p: (p / "manifest.json").write_text(
-        (p / "manifest.json").read_text().replace('"step": 2', '"step": 3')), "manifest.json is damaged"),
-    "later version": (lambda p: (p / "manifest.json").write_text(
-        (p / "manifest.json").read_text().replace('"format": 1', '"format": 2')), "format is 2"),
+    "edited manifest": (
+        lambda p: (p / "manifest.json").write_text((p / "manifest.json").read_text().replace('"step": 2', '"step": 3')),
+        "manifest.json is damaged",
+    ),
+    "later version": (
+        lambda p: (p / "manifest.json").write_text(
+            (p / "manifest.json").read_text().replace('"format": 1', '"format": 2')
+        ),
+        "format is 2",
+    ),
 }
 
 
@@ -171,8 +190,14 @@ for moment in range(int(sys.argv[2])):
 
 def test_kill_9_at_every_moment_of_a_save(tmp_path: Path) -> None:
     # The moments: syncing tensors, scalars, manifest and folder, the rename, syncing the parent, hiding the oldest.
-    done = subprocess.run([sys.executable, "-c", KILL, str(tmp_path), "8"], capture_output=True, text=True, check=True,
-                          cwd=Path(checkpoint.__file__).parents[1], timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", KILL, str(tmp_path), "8"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(checkpoint.__file__).parents[1],
+        timeout=120,
+    )
     assert [int(line) for line in done.stdout.split()] == [9] * 7 + [0], done.stderr
     for moment in range(8):
         folder = tmp_path / str(moment)
@@ -192,8 +217,11 @@ def test_a_full_disk_by_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert names(tmp_path) == ["step-00000001"]
 
 
-@pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error"),
-                                   KeyboardInterrupt()], ids=["system", "safetensors", "interrupt"])
+@pytest.mark.parametrize(
+    "fault",
+    [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error"), KeyboardInterrupt()],
+    ids=["system", "safetensors", "interrupt"],
+)
 @pytest.mark.parametrize("target", ["checkpoint.save_file", "os.fsync"])
 def test_a_write_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, fault: BaseException) -> None:
     save_step(tmp_path, 1)

@@ -37,8 +37,14 @@ CROP = replace(SPEC, resize="crop")
 
 
 def tower(family: str, **changes: object) -> PreTrainedModel:
-    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
-             "image_size": 16, "patch_size": 8} | changes
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 16,
+        "patch_size": 8,
+    } | changes
     torch.manual_seed(1)
     if family == "clip":
         return CLIPVisionModel(CLIPVisionConfig(**shape))
@@ -94,12 +100,19 @@ def test_no_local_path_is_written(tmp_path: Path) -> None:
     assert str(tmp_path) not in (tmp_path / "second/config.json").read_text()
 
 
-@pytest.mark.parametrize(("family", "spec", "processor"), [
-    ("clip", SPEC, "CLIPImageProcessor"), ("clip", CROP, "CLIPImageProcessor"),
-    ("siglip", SPEC, "SiglipImageProcessor"), ("siglip", CROP, "CLIPImageProcessor")])
+@pytest.mark.parametrize(
+    ("family", "spec", "processor"),
+    [
+        ("clip", SPEC, "CLIPImageProcessor"),
+        ("clip", CROP, "CLIPImageProcessor"),
+        ("siglip", SPEC, "SiglipImageProcessor"),
+        ("siglip", CROP, "CLIPImageProcessor"),
+    ],
+)
 @pytest.mark.parametrize("size", [(64, 32), (23, 37), (7, 5)])
-def test_image_processor_gives_the_pixels_of_training(tmp_path: Path, family: str, spec: ImageSpec, processor: str,
-                                                      size: tuple[int, int]) -> None:
+def test_image_processor_gives_the_pixels_of_training(
+    tmp_path: Path, family: str, spec: ImageSpec, processor: str, size: tuple[int, int]
+) -> None:
     export_tower(tower(family), tmp_path / "tower", spec)
     loaded = AutoImageProcessor.from_pretrained(tmp_path / "tower")
     assert type(loaded).__name__.startswith(processor)
@@ -133,10 +146,13 @@ def change_config(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 0.1}))
 
 
-@pytest.mark.parametrize(("damage", "message"), [
-    (change_weight, "weights are not"), (drop_weight, "missing_keys"), (change_config, "last hidden state differs")])
-def test_a_faulty_export_leaves_the_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                damage: Callable[[Path], None], message: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(change_weight, "weights are not"), (drop_weight, "missing_keys"), (change_config, "last hidden state differs")],
+)
+def test_a_faulty_export_leaves_the_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None], message: str
+) -> None:
     export_tower(tower("clip"), tmp_path / "tower", SPEC)
     before = {path.name: path.read_bytes() for path in (tmp_path / "tower").iterdir()}
     write = export._write
@@ -205,13 +221,21 @@ for folder in Path(sys.argv[1]).iterdir():
 def test_transformers_4_loads_it_bit_equal(tmp_path: Path) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 23, 3), dtype=np.uint8))
     image.save(tmp_path / "image.png")
-    towers = {f"{kind}, {spec.resize}": (make().eval(), tmp_path / "towers" / f"{kind}, {spec.resize}", spec)
-              for kind, make in TOWERS.items() for spec in (SPEC, CROP)}
+    towers = {
+        f"{kind}, {spec.resize}": (make().eval(), tmp_path / "towers" / f"{kind}, {spec.resize}", spec)
+        for kind, make in TOWERS.items()
+        for spec in (SPEC, CROP)
+    }
     for arguments in towers.values():
         export_tower(*arguments)
-    done = subprocess.run([sys.executable, "-c", LOAD_IN_4, str(tmp_path / "towers"), str(tmp_path / "image.png")],
-                          env=os.environ | {"PYTHONPATH": str(TRANSFORMERS_4), "HF_HUB_OFFLINE": "1"}, cwd=tmp_path,
-                          capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD_IN_4, str(tmp_path / "towers"), str(tmp_path / "image.png")],
+        env=os.environ | {"PYTHONPATH": str(TRANSFORMERS_4), "HF_HUB_OFFLINE": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     for trained, folder, _ in towers.values():
         there = load_file(folder / "got")

@@ -7,8 +7,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-CAPTIONS = [f"a {colour} {shape} on the {side}" for colour in ("red", "green", "blue")
-            for shape in ("disc", "box", "star") for side in ("left", "right")]
+CAPTIONS = [
+    f"a {colour} {shape} on the {side}"
+    for colour in ("red", "green", "blue")
+    for shape in ("disc", "box", "star")
+    for side in ("left", "right")
+]
 
 
 def encoded(number: int, kind: str = "PNG", size: tuple[int, int] = (20, 16)) -> bytes:
@@ -29,5 +33,7 @@ def add(archive: tarfile.TarFile, name: str, data: bytes | str) -> None:
 
 def same(a: object, b: object) -> bool:
     """Whether two batches are equal to the bit."""
-    return all(torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
-               for x, y in zip(vars(a).values(), vars(b).values(), strict=True))
+    return all(
+        torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+        for x, y in zip(vars(a).values(), vars(b).values(), strict=True)
+    )

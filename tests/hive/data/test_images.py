@@ -52,9 +52,14 @@ def test_odd_kinds_of_pixels() -> None:
     palette.putpalette([*red, 0, 0, 0])
     deep = Image.fromarray(np.full((40, 40), 100 * 257, dtype=np.uint16))
     for image, kind, options, expected in (
-        (grey, "PNG", {}, (100,) * 3), (grey, "JPEG", {}, (100,) * 3), (grey.convert("1"), "PNG", {}, None),
-        (clear, "PNG", {}, (255,) * 3), (clear, "WEBP", {"lossless": True}, (255,) * 3), (palette, "PNG", {}, red),
-        (palette, "PNG", {"transparency": 0}, (255,) * 3), (deep, "PNG", {}, (100,) * 3),
+        (grey, "PNG", {}, (100,) * 3),
+        (grey, "JPEG", {}, (100,) * 3),
+        (grey.convert("1"), "PNG", {}, None),
+        (clear, "PNG", {}, (255,) * 3),
+        (clear, "WEBP", {"lossless": True}, (255,) * 3),
+        (palette, "PNG", {}, red),
+        (palette, "PNG", {"transparency": 0}, (255,) * 3),
+        (deep, "PNG", {}, (100,) * 3),
         (Image.new("LA", (40, 40), (0, 0)), "PNG", {}, (255,) * 3),
         (Image.new("RGB", (40, 40), red).convert("CMYK"), "JPEG", {"quality": 100}, red),
     ):
@@ -79,6 +84,7 @@ def test_orientation_is_applied_and_damaged_exif_is_not_fatal() -> None:
 
 def png_header(width: int, height: int) -> bytes:
     """A PNG that announces a size and holds nothing of it."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -86,22 +92,25 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize(("data", "reason"), [
-    (b"", "empty"),
-    (b"GIF89a" + bytes(50), "a GIF"),
-    (saved(photo(40, 40), "BMP"), "a BMP"),
-    (saved(photo(40, 40), "TIFF"), "a TIFF"),
-    (b"<html>404", "HTML"),
-    (b"nonsense", "unknown kind"),
-    (encoded(0, "JPEG")[:30], "damaged"),
-    (saved(photo(400, 300), "JPEG")[:-4000], "cut off"),
-    (saved(photo(400, 300), "PNG")[:-4000], "cut off"),
-    (saved(photo(400, 300), "WEBP")[:-4000], "damaged"),
-    (png_header(100, 100), "damaged"),
-    (png_header(30_000, 30_000), "megapixels"),
-    (png_header(9_000, 9_000), "9000x9000 pixels, more than 64"),
-    (saved(photo(1100, 1000)), "more than 1 megapixels"),
-])
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"GIF89a" + bytes(50), "a GIF"),
+        (saved(photo(40, 40), "BMP"), "a BMP"),
+        (saved(photo(40, 40), "TIFF"), "a TIFF"),
+        (b"<html>404", "HTML"),
+        (b"nonsense", "unknown kind"),
+        (encoded(0, "JPEG")[:30], "damaged"),
+        (saved(photo(400, 300), "JPEG")[:-4000], "cut off"),
+        (saved(photo(400, 300), "PNG")[:-4000], "cut off"),
+        (saved(photo(400, 300), "WEBP")[:-4000], "damaged"),
+        (png_header(100, 100), "damaged"),
+        (png_header(30_000, 30_000), "megapixels"),
+        (png_header(9_000, 9_000), "9000x9000 pixels, more than 64"),
+        (saved(photo(1100, 1000)), "more than 1 megapixels"),
+    ],
+)
 def test_bad_images_give_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(BadImage, match=reason):
         load(data, CROP, 1 if len(data) > 100_000 else 64)

@@ -31,8 +31,9 @@ def run(pairs: Pairs, tokenizer: Tokenizer, spec: ImageSpec, data: DataConfig = 
 
 
 def equal(a: list, b: list) -> bool:
-    return len(a) == len(b) and all(same(x, y) for one, two in zip(a, b, strict=True)
-                                    for x, y in zip(one, two, strict=True))
+    return len(a) == len(b) and all(
+        same(x, y) for one, two in zip(a, b, strict=True) for x, y in zip(one, two, strict=True)
+    )
 
 
 def test_a_sample_is_its_pair(eighteen: Pairs, tokenizer: Tokenizer, spec: ImageSpec) -> None:
@@ -62,8 +63,9 @@ def test_workers_resume_and_ranks_change_nothing(eighteen: Pairs, tokenizer: Tok
     assert equal([[step[i // 2] for i in range(4) for step in [ranks[i % 2][s]]] for s in range(5)], whole)
 
 
-def test_bad_samples_are_left_out_and_named(eighteen: Pairs, tokenizer: Tokenizer, spec: ImageSpec,
-                                            tmp_path: Path) -> None:
+def test_bad_samples_are_left_out_and_named(
+    eighteen: Pairs, tokenizer: Tokenizer, spec: ImageSpec, tmp_path: Path
+) -> None:
     clean = run(eighteen, tokenizer, spec, steps=9, batch_size=2)  # one pass
     (tmp_path / "images" / "4.png").write_bytes(b"GIF89a")
     (tmp_path / "images" / "5.png").unlink()
@@ -133,14 +135,19 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
-def test_workers_outlive_sigterm_and_end_with_the_main_process(eighteen: Pairs, tokenizer: Tokenizer, spec: ImageSpec,
-                                                               tmp_path: Path) -> None:
+def test_workers_outlive_sigterm_and_end_with_the_main_process(
+    eighteen: Pairs, tokenizer: Tokenizer, spec: ImageSpec, tmp_path: Path
+) -> None:
     (tmp_path / "run.py").write_text(SCRIPT)
     (tmp_path / "state").write_bytes(pickle.dumps((eighteen, tokenizer, spec)))
     root = str(Path(__file__).parents[3])
-    process = subprocess.Popen([sys.executable, str(tmp_path / "run.py"), str(tmp_path / "state")],
-                               stdout=subprocess.PIPE, text=True, start_new_session=True,
-                               env={**os.environ, "PYTHONPATH": root})
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "state")],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": root},
+    )
     try:
         assert process.stdout is not None
         workers = [int(pid) for pid in process.stdout.readline().split()]

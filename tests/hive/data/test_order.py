@@ -18,10 +18,17 @@ def test_the_stream_is_the_passes_end_to_end() -> None:
     assert all(isinstance(index, int) for _, index in stream)
 
 
-@pytest.mark.parametrize(("epochs", "n", "batch", "expected"), [
-    (1, 595_375, 256, 2326), (2, 595_375, 256, 4652), (1, 595_375, 1024, 581),  # paper, Table 3
-    (0.5, 595_375, 256, 1163), (10, 100, 256, 4), (1, 3, 256, 1),
-])
+@pytest.mark.parametrize(
+    ("epochs", "n", "batch", "expected"),
+    [
+        (1, 595_375, 256, 2326),
+        (2, 595_375, 256, 4652),
+        (1, 595_375, 1024, 581),  # paper, Table 3
+        (0.5, 595_375, 256, 1163),
+        (10, 100, 256, 4),
+        (1, 3, 256, 1),
+    ],
+)
 def test_steps(epochs: float, n: int, batch: int, expected: int) -> None:
     assert steps(epochs, n, batch) == expected
 

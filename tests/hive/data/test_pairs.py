@@ -28,8 +28,12 @@ def contents(pairs: Pairs) -> list[tuple[str, str, bytes]]:
 
 
 def test_llava_conversations_and_captions(llava: Callable[..., Path], tmp_path: Path) -> None:
-    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "zero"},
-             {"from": "human", "value": "More?"}, {"from": "gpt", "value": "no"}]
+    turns = [
+        {"from": "human", "value": "<image>\nWhat?"},
+        {"from": "gpt", "value": "zero"},
+        {"from": "human", "value": "More?"},
+        {"from": "gpt", "value": "no"},
+    ]
     path = llava([{"id": 7, "image": "images/0.png", "conversations": turns}, GOOD])
     expected = [("images/0.png", "zero", encoded(0)), ("images/1.png", "one", encoded(1))]
     assert contents(open_pairs(str(path))) == expected
@@ -38,24 +42,27 @@ def test_llava_conversations_and_captions(llava: Callable[..., Path], tmp_path: 
     assert contents(open_pairs(str(path), tmp_path / "images")) == [("a b%20ü.png", "nine", encoded(9))]
 
 
-@pytest.mark.parametrize(("records", "message"), [
-    ('[{"image": "images/0.png",\n "caption": }]', "line 2"),
-    ('{"image": "a"}\n{"image": "b"}', "line 2"),
-    ({"image": "images/0.png"}, "list of records"),
-    ("[" * 100_000, "nested|JSON"),
-    ([], "no pairs"),
-    ([GOOD, 3], "Record 1 .* not an object"),
-    ([GOOD, {"id": "x9", "caption": "no image"}], r'Record 1 .*x9.* no "image"'),
-    ([{"image": "images/0.png"}], 'neither "caption" nor'),
-    ([{"image": "images/0.png", "conversations": [{"from": "human", "value": "?"}]}], "no turn"),
-    ([GOOD, {"id": "x9", "image": "images/0.png", "caption": " \n"}], "Record 1 .*x9.*empty caption"),
-    ([{"image": "images/../../0.png", "caption": "c"}], "leaves the image root"),
-    ([{"image": "/etc/passwd", "caption": "c"}], "leaves the image root"),
-    ([{"image": "a\0b", "caption": "c"}], "leaves the image root"),
-    ([{"image": "https://example.org/a.png", "caption": "c"}], "URL"),
-    ([{"image": "images/7.png", "caption": "c"}], "images/7.png, which is not a file"),
-    ([{"image": "images", "caption": "c"}], "not a file"),
-])
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ('[{"image": "images/0.png",\n "caption": }]', "line 2"),
+        ('{"image": "a"}\n{"image": "b"}', "line 2"),
+        ({"image": "images/0.png"}, "list of records"),
+        ("[" * 100_000, "nested|JSON"),
+        ([], "no pairs"),
+        ([GOOD, 3], "Record 1 .* not an object"),
+        ([GOOD, {"id": "x9", "caption": "no image"}], r'Record 1 .*x9.* no "image"'),
+        ([{"image": "images/0.png"}], 'neither "caption" nor'),
+        ([{"image": "images/0.png", "conversations": [{"from": "human", "value": "?"}]}], "no turn"),
+        ([GOOD, {"id": "x9", "image": "images/0.png", "caption": " \n"}], "Record 1 .*x9.*empty caption"),
+        ([{"image": "images/../../0.png", "caption": "c"}], "leaves the image root"),
+        ([{"image": "/etc/passwd", "caption": "c"}], "leaves the image root"),
+        ([{"image": "a\0b", "caption": "c"}], "leaves the image root"),
+        ([{"image": "https://example.org/a.png", "caption": "c"}], "URL"),
+        ([{"image": "images/7.png", "caption": "c"}], "images/7.png, which is not a file"),
+        ([{"image": "images", "caption": "c"}], "not a file"),
+    ],
+)
 def test_llava_mistakes(llava: Callable[..., Path], records: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         open_pairs(str(llava(records)))
@@ -88,8 +95,15 @@ def shard(path: Path, members: dict[str, bytes | str]) -> Path:
 
 
 def test_tar_folder_glob_and_file(tmp_path: Path) -> None:
-    shard(tmp_path / "00.tar", {"./": "", "./v1.5/000.jpg": encoded(0, "JPEG"), "./v1.5/000.txt": "zero",
-                                "./v1.5/000.json": '{"caption": "not this"}'})
+    shard(
+        tmp_path / "00.tar",
+        {
+            "./": "",
+            "./v1.5/000.jpg": encoded(0, "JPEG"),
+            "./v1.5/000.txt": "zero",
+            "./v1.5/000.json": '{"caption": "not this"}',
+        },
+    )
     shard(tmp_path / "01.tar", {"000.json": '{"caption": "one", "url": "x"}', "000.webp": encoded(1, "WEBP")})
     expected = [("00.tar:./v1.5/000.jpg", "zero", encoded(0, "JPEG")), ("01.tar:000.webp", "one", encoded(1, "WEBP"))]
     assert contents(open_pairs(str(tmp_path))) == expected
@@ -97,19 +111,22 @@ def test_tar_folder_glob_and_file(tmp_path: Path) -> None:
     assert contents(open_pairs(str(tmp_path / "01.tar"))) == expected[1:]
 
 
-@pytest.mark.parametrize(("members", "message"), [
-    ({"a.png": b"x", "a.txt": "t", "a.pkl": b"x"}, "a.pkl .* none of the expected kinds"),
-    ({"/a.png": b"x", "/a.txt": "t"}, "/a.png .* leaves the archive"),
-    ({"../a.png": b"x", "../a.txt": "t"}, "leaves the archive"),
-    ({"a.png": b"x"}, "a.png .* has no caption"),
-    ({"a.txt": "t"}, "a.txt .* has no image"),
-    ({"a.png": b"x", "a.jpg": b"x", "a.txt": "t"}, "a.jpg .* repeats the key"),
-    ({"a.png": b"x", "a.txt": " \n"}, "a.txt .* empty"),
-    ({"a.png": b"x", "a.txt": b"\xff"}, "a.txt .* not valid UTF-8"),
-    ({"a.png": b"x", "a.json": '{"caption": null}'}, "a.json .* no caption"),
-    ({"a.png": b"x", "a.json": "{"}, "a.json .* not valid"),
-    ({}, "no pairs"),
-])
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"a.png": b"x", "a.txt": "t", "a.pkl": b"x"}, "a.pkl .* none of the expected kinds"),
+        ({"/a.png": b"x", "/a.txt": "t"}, "/a.png .* leaves the archive"),
+        ({"../a.png": b"x", "../a.txt": "t"}, "leaves the archive"),
+        ({"a.png": b"x"}, "a.png .* has no caption"),
+        ({"a.txt": "t"}, "a.txt .* has no image"),
+        ({"a.png": b"x", "a.jpg": b"x", "a.txt": "t"}, "a.jpg .* repeats the key"),
+        ({"a.png": b"x", "a.txt": " \n"}, "a.txt .* empty"),
+        ({"a.png": b"x", "a.txt": b"\xff"}, "a.txt .* not valid UTF-8"),
+        ({"a.png": b"x", "a.json": '{"caption": null}'}, "a.json .* no caption"),
+        ({"a.png": b"x", "a.json": "{"}, "a.json .* not valid"),
+        ({}, "no pairs"),
+    ],
+)
 def test_tar_mistakes(tmp_path: Path, members: dict[str, bytes | str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         open_pairs(str(shard(tmp_path / "0.tar", members)))
@@ -143,8 +160,9 @@ def test_damaged_tars(tmp_path: Path) -> None:
 def test_parquet_layouts(tmp_path: Path) -> None:
     images = [encoded(number) for number in range(5)]
     plain = pa.table({"image": pa.array(images, pa.binary()), "caption": CAPTIONS[:5], "extra": range(5)})
-    struct = pa.array([{"bytes": data, "path": None} for data in images],
-                      pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    struct = pa.array(
+        [{"bytes": data, "path": None} for data in images], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    )
     nested = pa.table({"image": struct, "text": CAPTIONS[:5]})
     for table, statistics in ((plain, True), (nested, True), (nested, False)):
         pq.write_table(table, tmp_path / "d.parquet", row_group_size=2, write_statistics=statistics)
@@ -152,17 +170,27 @@ def test_parquet_layouts(tmp_path: Path) -> None:
         assert contents(open_pairs(str(tmp_path / "d.parquet"))) == expected
 
 
-@pytest.mark.parametrize(("columns", "message"), [
-    ({"img": pa.array([b"x"]), "caption": ["c"]}, "columns img, caption"),
-    ({"image": pa.array([b"x"])}, "columns image,"),
-    ({"image": ["x"], "caption": ["c"]}, '"image" .* is string'),
-    ({"image": pa.array([b"x"]), "caption": [1]}, '"caption" .* is int64'),
-    ({"image": pa.array([b"x", None]), "caption": ["c", "d"]}, "Row 1 .* no image"),
-    ({"image": pa.array([{"bytes": None, "path": "p"}], pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-      "caption": ["c"]}, "Row 0 .* no image"),
-    ({"image": pa.array([b"x", b"y"]), "caption": ["c", None]}, "Row 1 .* empty caption"),
-    ({"image": pa.array([], pa.binary()), "caption": pa.array([], pa.string())}, "no pairs"),
-])
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"img": pa.array([b"x"]), "caption": ["c"]}, "columns img, caption"),
+        ({"image": pa.array([b"x"])}, "columns image,"),
+        ({"image": ["x"], "caption": ["c"]}, '"image" .* is string'),
+        ({"image": pa.array([b"x"]), "caption": [1]}, '"caption" .* is int64'),
+        ({"image": pa.array([b"x", None]), "caption": ["c", "d"]}, "Row 1 .* no image"),
+        (
+            {
+                "image": pa.array(
+                    [{"bytes": None, "path": "p"}], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+                ),
+                "caption": ["c"],
+            },
+            "Row 0 .* no image",
+        ),
+        ({"image": pa.array([b"x", b"y"]), "caption": ["c", None]}, "Row 1 .* empty caption"),
+        ({"image": pa.array([], pa.binary()), "caption": pa.array([], pa.string())}, "no pairs"),
+    ],
+)
 @pytest.mark.parametrize("statistics", [True, False])
 def test_parquet_mistakes(tmp_path: Path, columns: dict[str, object], message: str, statistics: bool) -> None:
     pq.write_table(pa.table(columns), tmp_path / "d.parquet", write_statistics=statistics)
@@ -174,8 +202,14 @@ def test_sources_that_are_none(tmp_path: Path, llava: Callable[..., Path]) -> No
     (tmp_path / "d.parquet").write_bytes(b"PAR1 no")
     (tmp_path / "d.csv").write_text("a,b")
     (tmp_path / "empty").mkdir()
-    for data, message in (("d.parquet", "can't be read as Parquet"), ("d.csv", "no known kind"), ("nope", "not exist"),
-                          ("nope.json", "not exist"), ("*.tar", "matches no file"), ("empty", "without .tar files")):
+    for data, message in (
+        ("d.parquet", "can't be read as Parquet"),
+        ("d.csv", "no known kind"),
+        ("nope", "not exist"),
+        ("nope.json", "not exist"),
+        ("*.tar", "matches no file"),
+        ("empty", "without .tar files"),
+    ):
         with pytest.raises(UserError, match=message):
             open_pairs(str(tmp_path / data))
     with pytest.raises(UserError, match="no split named unseen"):

@@ -67,8 +67,12 @@ def test_remote_code_is_never_run(tmp_path: Path, backend: tokenizers.Tokenizer)
 
 def test_tokenizers_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for name, message in ((str(tmp_path / "none"), "not a folder"), ("./none", "not a folder"),
-                          (str(tmp_path / "empty"), "tokenizer.json"), ("nobody/none", "hf download nobody/none")):
+    for name, message in (
+        (str(tmp_path / "none"), "not a folder"),
+        ("./none", "not a folder"),
+        (str(tmp_path / "empty"), "tokenizer.json"),
+        ("nobody/none", "hf download nobody/none"),
+    ):
         with pytest.raises(UserError, match=message):
             load_tokenizer(name)
 

@@ -9,7 +9,9 @@ from hive.model.alignment import align_depths, select_hidden_states
 @pytest.mark.parametrize(
     ("layers", "expected"),
     [
-        (32, (5, 11, 16, 21, 26, 31)), (40, (6, 13, 20, 27, 33, 39)), (30, (4, 9, 14, 19, 24, 29)),
+        (32, (5, 11, 16, 21, 26, 31)),
+        (40, (6, 13, 20, 27, 33, 39)),
+        (30, (4, 9, 14, 19, 24, 29)),
         (54, (8, 17, 26, 35, 44, 53)),
     ],
 )
@@ -26,7 +28,7 @@ def test_selections_are_those_of_the_paper() -> None:
 
 @pytest.mark.parametrize("selection", ["last", "3,2", "25", "-1", "", "1,1"])
 def test_bad_selections_are_refused(selection: str) -> None:
-    with pytest.raises(UserError, match="--vision.selection"):
+    with pytest.raises(UserError, match=r"--vision\.selection"):
         select_hidden_states(selection, 0.25, 24)
 
 

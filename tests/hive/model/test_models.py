@@ -58,7 +58,9 @@ def test_hive_equals_a_plain_definition() -> None:
     for depth, layer in enumerate(llama.model.layers):
         if depth in fusion.depths:
             s = fusion.depths.index(depth)
-            x = F.layer_norm(states[model.tower.selected[s]][0, 1:], (16,), projector.norm_weight[s], projector.norm_bias[s])
+            x = F.layer_norm(
+                states[model.tower.selected[s]][0, 1:], (16,), projector.norm_weight[s], projector.norm_bias[s]
+            )
             inner = F.gelu(x @ projector.fc1_weight[s] + projector.fc1_bias[s])
             out = inner @ projector.fc2_weight[s] + projector.fc2_bias[s]
             y = out + x @ projector.skip_weight[s] + projector.skip_bias[s]
@@ -73,17 +75,23 @@ def test_hive_equals_a_plain_definition() -> None:
             hidden = hidden + torch.tanh(block.gate) * block.output(attended.flatten(1))
         hidden = layer(hidden[None], attention_mask=causal, position_embeddings=rotary)[0]
     logits = llama.lm_head(llama.model.norm(hidden))
-    torch.testing.assert_close(model(batch), F.cross_entropy(logits, batch.targets, reduction="sum"), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        model(batch), F.cross_entropy(logits, batch.targets, reduction="sum"), atol=1e-4, rtol=1e-5
+    )
 
 
 def test_self_attention_equals_transformers_on_the_joined_sequence() -> None:
     model, batch = tiny_model(method="self-attention"), tiny_batch((4,))
-    states = model.tower.model(pixel_values=model.tower.normalise(batch.pixels), output_hidden_states=True).hidden_states
+    states = model.tower.model(
+        pixel_values=model.tower.normalise(batch.pixels), output_hidden_states=True
+    ).hidden_states
     image = model.projector(states[-2][0, 1:])
     text = model.language.embed(batch.tokens)
     joined = torch.cat([text[:1], image, text[1:]])[None]
     logits = model.language.model(inputs_embeds=joined).logits[0, 4:]
-    torch.testing.assert_close(model(batch), F.cross_entropy(logits, batch.targets, reduction="sum"), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        model(batch), F.cross_entropy(logits, batch.targets, reduction="sum"), atol=1e-4, rtol=1e-5
+    )
 
 
 def test_interleaved_rows_by_hand() -> None:

@@ -58,7 +58,9 @@ def test_killed_in_the_middle_of_a_save(save: int, never_stopped: Path, tmp_path
 
     def nth_save_began() -> bool:
         folder = out / "checkpoints"
-        seen.update(path.name for path in (folder.iterdir() if folder.exists() else ()) if path.name.startswith(".tmp-"))
+        seen.update(
+            path.name for path in (folder.iterdir() if folder.exists() else ()) if path.name.startswith(".tmp-")
+        )
         return len(seen) >= save
 
     wait_until(nth_save_began, process)

@@ -23,8 +23,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_three_stages_leave_everything_behind(finished: Path) -> None:
     train = records(finished)
-    assert [(record["stage"], record["step"]) for record in train] == [(s, 4 * (s - 1) + i) for s in (1, 2, 3)
-                                                                       for i in (1, 2, 3, 4)]
+    assert [(record["stage"], record["step"]) for record in train] == [
+        (s, 4 * (s - 1) + i) for s in (1, 2, 3) for i in (1, 2, 3, 4)
+    ]
     splits = [record["kind"] for record in records(finished, "heldout") if record["stage"] == 3]
     assert splits == ["heldout/seen_style", "heldout/unseen_style", "heldout/unseen_concept"]
     assert json.loads((finished / "config.json").read_text())["batch_size"] == 8
@@ -48,16 +49,32 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
     assert sum(curve[-5:]) < sum(curve[:5]) - 5
 
 
-@pytest.mark.parametrize("flags", [("--kernel", "reference"), ("--micro-batch-size", "8"), ("--checkpoint-activations",)])
+@pytest.mark.parametrize(
+    "flags", [("--kernel", "reference"), ("--micro-batch-size", "8"), ("--checkpoint-activations",)]
+)
 def test_losses_do_not_depend_on(flags: tuple[str, ...], finished: Path, tmp_path: Path) -> None:
     assert main([*TINY, "--out", str(tmp_path / "b"), *flags]) == 0
     assert losses(tmp_path / "b") == pytest.approx(losses(finished), abs=1e-4)
 
 
 def test_two_processes_give_the_losses_of_one(finished: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hive.train"]
-    done = subprocess.run([*command, *TINY, "--out", str(tmp_path / "c")], env={**os.environ, "OMP_NUM_THREADS": "1"},
-                          capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "hive.train",
+    ]
+    done = subprocess.run(
+        [*command, *TINY, "--out", str(tmp_path / "c")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "c") == pytest.approx(losses(finished), abs=1e-4)
 

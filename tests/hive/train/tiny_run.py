@@ -7,17 +7,24 @@ import sys
 import time
 from pathlib import Path
 
-TINY = (
-    "--vision.image-size 16 --vision.hidden-size 16 --vision.layers 4 --vision.heads 2 --vision.mlp-size 32 "
-    "--vision.density 0.5 --language.hidden-size 24 --language.layers 4 --language.heads 2 --language.mlp-size 40 "
-    "--batch-size 8 --micro-batch-size 4 --dataset.workers 0 --dataset.heldout-pairs 8 --max-steps 4 --device cpu"
-).split()
+FLAGS = """
+--vision.image-size 16 --vision.hidden-size 16 --vision.layers 4 --vision.heads 2 --vision.mlp-size 32
+--vision.patch-size 8 --vision.density 0.5
+--language.hidden-size 24 --language.layers 4 --language.heads 2 --language.mlp-size 40
+--batch-size 8 --micro-batch-size 4 --max-steps 4 --device cpu --dataset.workers 0 --dataset.heldout-pairs 8
+"""
+TINY = FLAGS.split()
 
 
 def start(*flags: str) -> subprocess.Popen:
     """The command line in a process of its own."""
-    return subprocess.Popen([sys.executable, "-m", "hive.train", *flags], env={**os.environ, "OMP_NUM_THREADS": "1"},
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "hive.train", *flags],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def wait_until(happened, process: subprocess.Popen, seconds: float = 60) -> None:
@@ -32,8 +39,11 @@ def records(run: Path, kind: str = "train") -> list[dict]:
     """The run's metrics without what the clock decides."""
     timed = {"images_per_second", "tokens_per_second", "tflops", "data_wait", "peak_memory_gb"}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in timed} for line in lines
-            if line["kind"].startswith(kind)]
+    return [
+        {key: value for key, value in line.items() if key not in timed}
+        for line in lines
+        if line["kind"].startswith(kind)
+    ]
 
 
 def losses(run: Path) -> list[float]:
