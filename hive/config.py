@@ -49,7 +49,7 @@ class VisionConfig:
     """Architecture of a fresh tower. Like the six shape fields it describes the expected weights in a dry run."""
     image_size: int = 64
     """Side of the square input, pixels."""
-    patch_size: int = 8
+    patch_size: int = 16
     """Side of a patch, pixels."""
     hidden_size: int = 192
     """Width of the tower."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from hive.data.ledger import Ledger
 from hive.data.text import Batch
 from hive.model.build import Model
 
@@ -25,12 +26,13 @@ class HeldOut:
 
 
 @torch.no_grad()
-def evaluate(model: Model, batches: Iterable[tuple[Batch, Batch]], device: torch.device) -> HeldOut:
+def evaluate(model: Model, batches: Iterable[tuple[Batch, Batch]], device: torch.device, ledger: Ledger) -> HeldOut:
     """Loss over pairs of batches that share their texts: the first with right images, the second with wrong ones."""
     right = torch.zeros((), dtype=torch.float64, device=device)
     wrong = torch.zeros_like(right)
     pairs = tokens = 0
     for with_right, with_wrong in batches:
+        ledger.count(with_right.samples, with_right.bad)
         if with_right.samples == 0:
             continue
         right += model(with_right.to(device)).double()

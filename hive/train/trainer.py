@@ -216,7 +216,7 @@ class Trainer:
                 self.config.dataset.heldout_pairs,
             )
             with torch.autocast("cuda", torch.bfloat16, enabled=self.world.device.type == "cuda"):
-                results[split] = evaluate(self.model, data, self.world.device)
+                results[split] = evaluate(self.model, data, self.world.device, self.ledger)
             record = {"step": self.step, "stage": self.stage, **dataclasses.asdict(results[split])}
             self.telemetry.record(record, f"heldout/{split}")
         self.telemetry.say(table(results))
