@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoImageProcessor,
     AutoModel,
+    BaseImageProcessor,
     CLIPVisionConfig,
     CLIPVisionModel,
     PreTrainedModel,
@@ -66,7 +67,7 @@ def keys_below(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("kind", TOWERS)
 def test_round_trip(tmp_path: Path, kind: str) -> None:
     trained = TOWERS[kind]().train()
-    trained.config.output_hidden_states = [1]
+    trained.config.output_hidden_states = True
     random_state = torch.get_rng_state()
     export_tower(trained, tmp_path / "run" / "tower", SPEC)
     assert torch.equal(torch.get_rng_state(), random_state)
@@ -100,6 +101,14 @@ def test_no_local_path_is_written(tmp_path: Path) -> None:
     assert str(tmp_path) not in (tmp_path / "second/config.json").read_text()
 
 
+def load_processor(folder: Path) -> BaseImageProcessor:
+    """The exported image processor; transformers before 5.18 or so has none that works without torchvision."""
+    try:
+        return AutoImageProcessor.from_pretrained(folder)
+    except ImportError as error:
+        pytest.skip(str(error).strip().splitlines()[0])
+
+
 @pytest.mark.parametrize(
     ("family", "spec", "processor"),
     [
@@ -114,7 +123,7 @@ def test_image_processor_gives_the_pixels_of_training(
     tmp_path: Path, family: str, spec: ImageSpec, processor: str, size: tuple[int, int]
 ) -> None:
     export_tower(tower(family), tmp_path / "tower", spec)
-    loaded = AutoImageProcessor.from_pretrained(tmp_path / "tower")
+    loaded = load_processor(tmp_path / "tower")
     assert type(loaded).__name__.startswith(processor)
     x, y = np.meshgrid(np.linspace(0, 3, size[0]), np.linspace(0, 3, size[1]))
     waves = np.stack([np.sin(x + y), np.cos(x - y), np.sin(x * y)], axis=-1)
@@ -239,7 +248,7 @@ def test_transformers_4_loads_it_bit_equal(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for trained, folder, _ in towers.values():
         there = load_file(folder / "got")
-        pixels = AutoImageProcessor.from_pretrained(folder)(image, return_tensors="pt")["pixel_values"]
+        pixels = load_processor(folder)(image, return_tensors="pt")["pixel_values"]
         torch.testing.assert_close(there["pixels"], pixels, rtol=0, atol=1e-5)
         with torch.no_grad():
             hidden = trained(pixel_values=there["pixels"]).last_hidden_state
