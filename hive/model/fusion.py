@@ -79,4 +79,5 @@ class HierarchicalFusion(nn.Module):
         selected, samples, patches, _ = features.shape
         stacked = torch.bmm(features.flatten(1, 2), self.key_value)
         split = stacked.view(selected, samples, patches, 2, -1, self.head_dim)
-        return [(layer[:, :, 0], layer[:, :, 1]) for layer in split]
+        # Unbound rather than indexed: the backward pass stacks the gradients once instead of adding up zero-filled ones.
+        return [layer.unbind(2) for layer in split.unbind(0)]
