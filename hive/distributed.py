@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,8 @@ class World:
     rank: int
     size: int
     device: torch.device
+    hosts: Any = None
+    """The group in which host memory is exchanged; None alone."""
 
     @property
     def is_main(self) -> bool:
@@ -28,12 +30,24 @@ class World:
         return self.rank == 0
 
     def sum(self, number: float) -> float:
-        """The sum of every process's number."""
+        """The sum of every process's number; added up on the hosts, so that no GPU is waited for."""
         if self.size == 1:
             return number
-        total = torch.tensor(number, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
+        total = torch.tensor(number, dtype=torch.float64)
+        dist.all_reduce(total, group=self.hosts)
         return total.item()
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up in any process, so that all act on it at the same step."""
+        return self.sum(float(flag)) > 0
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, on every process."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.hosts)
+        return values
 
     def sum_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         """The elementwise sum of every process's tensor, in place."""
@@ -61,13 +75,12 @@ class World:
         if self.size == 1:
             return value
         values = [value]
-        dist.broadcast_object_list(values, src=0, device=self.device)
+        dist.broadcast_object_list(values, src=0, group=self.hosts)
         return values[0]
 
     def barrier(self) -> None:
         """Waits for every process."""
-        if self.size > 1:
-            dist.barrier()
+        self.sum(0)
 
 
 def join_world(device: str) -> World:
@@ -76,9 +89,10 @@ def join_world(device: str) -> World:
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)) if size > 1 else None)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    return World(rank, size, chosen)
+    if size == 1:
+        return World(rank, size, chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return World(rank, size, chosen, dist.new_group(backend="gloo"))
 
 
 def _device(name: str, local_rank: int | None) -> torch.device:

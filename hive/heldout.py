@@ -7,6 +7,7 @@ import torch
 
 from hive.data.ledger import Ledger
 from hive.data.text import Batch
+from hive.distributed import World
 from hive.model.build import Model
 
 
@@ -14,40 +15,46 @@ from hive.model.build import Model
 class HeldOut:
     """Mean loss in nats a token on one split."""
 
-    right: float
-    wrong: float
+    right: float | None
+    """None where no image could be read."""
+    wrong: float | None
     pairs: int
     tokens: int
 
     @property
-    def gain(self) -> float:
+    def gain(self) -> float | None:
         """What seeing the right image in place of a wrong one is worth, nats a token."""
-        return self.wrong - self.right
+        return None if self.right is None or self.wrong is None else self.wrong - self.right
 
 
 @torch.no_grad()
-def evaluate(model: Model, batches: Iterable[tuple[Batch, Batch]], device: torch.device, ledger: Ledger) -> HeldOut:
-    """Loss over pairs of batches that share their texts: the first with right images, the second with wrong ones."""
-    right = torch.zeros((), dtype=torch.float64, device=device)
+def evaluate(model: Model, batches: Iterable[tuple[Batch, Batch]], world: World, ledger: Ledger) -> HeldOut:
+    """Loss over pairs of batches that share their texts: the first with right images, the second with wrong ones.
+
+    Every process reads all batches and runs its share of them; all get the same result.
+    """
+    right = torch.zeros((), dtype=torch.float64, device=world.device)
     wrong = torch.zeros_like(right)
     pairs = tokens = 0
-    for with_right, with_wrong in batches:
+    for number, (with_right, with_wrong) in enumerate(batches):
         ledger.count(with_right.samples, with_right.bad)
-        if with_right.samples == 0:
-            continue
-        right += model(with_right.to(device)).double()
-        wrong += model(with_wrong.to(device)).double()
         pairs += with_right.samples
         tokens += with_right.token_count
-    return HeldOut(right.item() / max(1, tokens), wrong.item() / max(1, tokens), pairs, tokens)
+        if with_right.samples and number % world.size == world.rank:
+            right += model(with_right.to(world.device)).double()
+            wrong += model(with_wrong.to(world.device)).double()
+    sums = world.sum(right.item()), world.sum(wrong.item())
+    return HeldOut(sums[0] / tokens, sums[1] / tokens, pairs, tokens) if tokens else HeldOut(None, None, 0, 0)
 
 
 def table(results: Mapping[str, HeldOut]) -> str:
     """The splits as an aligned text table."""
     rows = [f"{'held out':<16}{'pairs':>7}{'right image':>14}{'wrong image':>14}{'difference':>13}  nats a token"]
     for split, result in results.items():
-        rows.append(
-            f"{split.replace('_', ' '):<16}{result.pairs:>7}{result.right:>14.3f}{result.wrong:>14.3f}"
-            f"{result.gain:>13.3f}"
+        numbers = (
+            "  no readable image"
+            if result.gain is None
+            else f"{result.right:>14.3f}{result.wrong:>14.3f}{result.gain:>13.3f}"
         )
+        rows.append(f"{split.replace('_', ' '):<16}{result.pairs:>7}{numbers}")
     return "\n".join(rows)

@@ -1,17 +1,24 @@
 """What a person sees of a run, and what stays of it: progress, metrics.jsonl, TensorBoard, the loss curve."""
 
+import contextlib
+import dataclasses
+import errno
 import json
 import resource
 import sys
-import time
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
+
+from hive.files import keep_records, read_records
+from hive.heldout import HeldOut
 
 METRICS = "metrics.jsonl"
 
@@ -24,6 +31,30 @@ def peak_memory_gb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
+def duration(seconds: float) -> str:
+    """26:10:05 hours are "1 d 02:10:05"."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return (f"{days} d " if days else "") + f"{hour:02}:{minute:02}:{second:02}"
+
+
+class _Progress(Progress):
+    """Two lines: stage, bar, steps and time left; below them the numbers, as many as the terminal is wide."""
+
+    numbers: tuple[str, ...] = ()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        line = ""
+        for number in self.numbers:
+            longer = f"{line}  {number}" if line else number
+            if len(longer) > self.console.width:
+                break
+            line = longer
+        yield Text(line, no_wrap=True)
+
+
 class Telemetry:
     """Writes a run's metrics to its folder and shows them on the console; silent on every process but the first."""
 
@@ -32,9 +63,10 @@ class Telemetry:
         self.console = console
         self.is_main = is_main
         self.folder = folder
-        self._progress: Progress | None = None
+        self._progress: _Progress | None = None
         if is_main:
-            _truncate(folder / METRICS, last_step)
+            threading.excepthook = _report_thread
+            keep_records(folder / METRICS, lambda record: record["step"] <= last_step)
             self._jsonl = (folder / METRICS).open("a")
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
 
@@ -46,16 +78,16 @@ class Telemetry:
     def start_stage(self, stage: int, first_step: int, steps: int) -> None:
         """Opens the live progress bar, where there is a terminal."""
         if self.is_main and self.console.is_terminal:
-            self._progress = Progress(
-                TextColumn("stage {task.fields[stage]}"),
-                BarColumn(bar_width=20),
+            self._progress = _Progress(
+                TextColumn(f"stage {stage}"),
+                BarColumn(bar_width=None),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[metrics]}"),
-                TimeRemainingColumn(),
+                TextColumn("{task.fields[left]}"),
                 console=self.console,
+                expand=True,
             )
+            self._task = self._progress.add_task("", total=steps, completed=first_step, left="")
             self._progress.start()
-            self._task = self._progress.add_task("", total=steps, completed=first_step, stage=stage, metrics="")
         self._plain_every = max(1, steps // 20)
 
     def end_stage(self) -> None:
@@ -71,16 +103,22 @@ class Telemetry:
         for record in records:
             self.record(record, "train")
         last = records[-1]
+        left = f"{duration(seconds_left)} left"
         shown = (
-            f"loss {last['loss']:.4f}  lr {last['lr']:.2e}  {last['images_per_second']:,.0f} images/s  "
-            f"{last['tokens_per_second']:,.0f} tokens/s  {last['tflops']:.3g} TFLOP/s  "
-            f"{last['peak_memory_gb']:.2f} GB"
+            f"loss {last['loss']:.3f}",
+            f"lr {last['lr']:.1e}",
+            f"{last['images_per_second']:,.0f} images/s",
+            f"{last['tokens_per_second']:,.0f} tokens/s",
+            f"{last['tflops']:.3g} TFLOP/s",
+            f"{last['peak_memory_gb']:.2f} GB",
+            f"gradient norm {last['gradient_norm']:.3g}",
+            f"{100 * last['data_wait']:.0f} % waiting for data",
         )
         if self._progress is not None:
-            self._progress.update(self._task, completed=stage_step, metrics=shown)
+            self._progress.numbers = shown
+            self._progress.update(self._task, completed=stage_step, left=left)
         elif stage_step == steps or stage_step // self._plain_every > (stage_step - len(records)) // self._plain_every:
-            left = time.strftime("%H:%M:%S", time.gmtime(seconds_left))
-            self.say(f"stage {last['stage']}  step {stage_step:>6}/{steps}  {shown}  {left} left")
+            self.say(f"stage {last['stage']}  step {stage_step:>6}/{steps}  {'  '.join(shown[:6])}  {left}")
 
     def record(self, record: Mapping[str, Any], group: str) -> None:
         """One line of metrics.jsonl, and its numbers to TensorBoard under `group`."""
@@ -92,24 +130,39 @@ class Telemetry:
             if name not in ("step", "stage") and isinstance(value, (int, float)):
                 self._board.add_scalar(f"{group}/{name}", value, record["step"])
 
+    def record_held_out(self, split: str, result: HeldOut, *, step: int, stage: int) -> None:
+        """One record of a held-out split."""
+        self.record({"step": step, "stage": stage, **dataclasses.asdict(result)}, f"heldout/{split}")
+
+    def held_out_at(self, step: int) -> dict[str, HeldOut]:
+        """The held-out splits that were recorded at this step, by name."""
+        fields = [field.name for field in dataclasses.fields(HeldOut)]
+        return {
+            record["kind"].removeprefix("heldout/"): HeldOut(**{name: record[name] for name in fields})
+            for record in read_records(self.folder / METRICS)
+            if record["kind"].startswith("heldout/") and record["step"] == step
+        }
+
     def close(self) -> None:
-        """Ends progress and flushes all files."""
+        """Ends progress and closes all files; whatever a full disk refused was reported when it was written."""
         self.end_stage()
         if self.is_main:
-            self._jsonl.close()
-            self._board.close()
+            for file in (self._jsonl, self._board):
+                with contextlib.suppress(OSError):
+                    file.close()
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+def _report_thread(arguments: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread hands a full disk on to the next write, so it needs no traceback of its own."""
+    if not (isinstance(arguments.exc_value, OSError) and arguments.exc_value.errno in (errno.ENOSPC, errno.EDQUOT)):
+        threading.__excepthook__(arguments)
 
 
 def plot_losses(folder: Path) -> Path:
     """Draws loss_curve.png: training loss by stage, and the held-out loss with right and wrong images."""
     from matplotlib.figure import Figure
 
-    records = read_metrics(folder)
+    records = read_records(folder / METRICS)
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for stage, colour in ((1, "tab:grey"), (2, "tab:blue"), (3, "tab:green")):
@@ -119,7 +172,7 @@ def plot_losses(folder: Path) -> Path:
         steps, losses = [record["step"] for record in train], [record["loss"] for record in train]
         axes.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.8)
         axes.plot(steps, _smoothed(losses), color=colour, label=f"training, stage {stage}")
-    held_out = [record for record in records if record["kind"].startswith("heldout")]
+    held_out = [record for record in records if record["kind"].startswith("heldout") and record["right"] is not None]
     for split, marker in zip(dict.fromkeys(record["kind"] for record in held_out), "os^Dv", strict=False):
         points = [record for record in held_out if record["kind"] == split]
         steps, name = [point["step"] for point in points], split.removeprefix("heldout/").replace("_", " ")
@@ -144,17 +197,3 @@ def _smoothed(values: list[float]) -> list[float]:
     half = max(1, len(values) // 80)
     windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
     return [sum(window) / len(window) for window in windows]
-
-
-def _truncate(metrics: Path, last_step: int) -> None:
-    """Keeps whole records of steps up to `last_step`; the kill that made a resume necessary may have cut a line."""
-    if not metrics.exists():
-        return
-    kept = []
-    for line in metrics.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= last_step:
-                kept.append(line + "\n")
-        except ValueError:
-            break
-    metrics.write_text("".join(kept))

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from hive.errors import UserError
+from hive.files import keep_records, read_records
 
 LEDGER = "bad_samples.jsonl"
 GRACE = 1000  # samples: below this many read, the share is taken of this number, so that one early failure ends nothing
@@ -12,22 +13,23 @@ GRACE = 1000  # samples: below this many read, the share is taken of this number
 class Ledger:
     """bad_samples.jsonl in the run folder: one line a file, with the reason."""
 
-    def __init__(self, folder: Path, max_share: float, *, seen: int = 0, bad: int = 0) -> None:
-        """`seen` and `bad` are the counts of the run that is being resumed."""
+    def __init__(self, folder: Path, max_share: float, *, seen: int = 0, bad: int = 0, writes: bool = True) -> None:
+        """`seen` and `bad` are the counts of the run that is being resumed; only one process `writes`."""
         self.path = folder / LEDGER
         self.max_share = max_share
         self.seen = seen
         self.bad = bad
-        self._names = (
-            {json.loads(line)["file"] for line in self.path.read_text().splitlines()} if self.path.exists() else set()
-        )
+        self.writes = writes
+        if writes:
+            keep_records(self.path, lambda record: True)  # the kill that made a resume necessary may have cut a line
+        self._names = {record["file"] for record in read_records(self.path)}
 
     def count(self, samples: int, bad: tuple[tuple[int, str, str], ...]) -> None:
         """Adds readable `samples` and the (index, name, reason) of bad ones; `UserError` above the allowed share."""
         self.seen += samples + len(bad)
         self.bad += len(bad)
         for _, name, reason in bad:
-            if name not in self._names:
+            if self.writes and name not in self._names:
                 self._names.add(name)
                 with self.path.open("a") as file:
                     file.write(json.dumps({"file": name, "reason": reason}) + "\n")

@@ -39,13 +39,14 @@ class TarReader:
 def open_tar(data: str) -> tuple[list[str], list[str], TarReader]:
     """(captions, shard:member names, reader) of a shard, a folder or a glob; `UserError` names the member at fault."""
     shards = _find(data)
+    root = os.path.commonpath([os.path.dirname(shard) for shard in shards])
     captions: list[str] = []
     names: list[str] = []
     places: list[tuple[int, int, int]] = []
     for number, shard in enumerate(shards):
         for member, caption in _scan(shard):
             captions.append(caption)
-            names.append(f"{os.path.basename(shard)}:{member.name}")
+            names.append(f"{os.path.relpath(shard, root)}:{member.name}")
             places.append((number, member.offset_data, member.size))
     table = np.array(places, dtype=np.int64).reshape(-1, 3)
     return captions, names, TarReader(shards, table[:, 0].astype(np.int32), table[:, 1].copy(), table[:, 2].copy())

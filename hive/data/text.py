@@ -21,7 +21,7 @@ BadSample = tuple[int, str, str]
 
 
 class Tokenizer:
-    """Text to ids and back, small enough to be sent to worker processes."""
+    """Text to ids, small enough to be sent to worker processes."""
 
     def __init__(self, backend: tokenizers.Tokenizer, bos_id: int) -> None:
         backend.no_truncation()
@@ -36,11 +36,6 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Rows that an embedding needs: the largest id + 1."""
         return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
-
-    @cached_property
-    def newline_id(self) -> int:
-        """The id that ends a caption: the last one of a text that ends in a newline."""
-        return self.backend.encode("a\n", add_special_tokens=False).ids[-1]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -59,10 +54,6 @@ class Tokenizer:
         """
         text = " ".join(caption.split()) + "\n"
         return [self.bos_id, *self.backend.encode(text, add_special_tokens=False).ids][:max_tokens]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special tokens left out."""
-        return self.backend.decode(list(ids), skip_special_tokens=True)
 
 
 def _from_json(state: str, bos_id: int) -> Tokenizer:

@@ -1,5 +1,6 @@
 """From a configuration to a model: pretrained weights or fresh ones, on a real device or on "meta"."""
 
+import dataclasses
 from typing import Any, cast
 
 import torch
@@ -12,16 +13,18 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from hive.config import Config, LanguageConfig, VisionConfig
+from hive.config import Config, Kernel, LanguageConfig, VisionConfig
 from hive.data.images import ImageSpec
+from hive.errors import UserError
 from hive.model.alignment import align_depths, select_hidden_states
 from hive.model.fusion import HierarchicalFusion
 from hive.model.hive import HiveModel
 from hive.model.language import LanguageModel
-from hive.model.pretrained import load_language, load_vision
+from hive.model.pretrained import is_present, language_config, load_language, load_vision, vision_config
 from hive.model.projector import MLPProjector, ResidualProjector
 from hive.model.self_attention import SelfAttentionModel
 from hive.model.vision import VisionTower
+from hive_kernels import backends
 
 Model = HiveModel | SelfAttentionModel
 
@@ -32,14 +35,13 @@ SIGLIP_SPEC = ImageSpec(384, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "square")
 def build_model(config: Config, backend: str, *, pretrained: bool = True) -> Model:
     """The model in fp32 on the current default device, weights fixed by `config.seed`.
 
-    `backend` is a resolved kernel name. With `pretrained=False` the shapes in the configuration are built with fresh
-    weights whatever `weights` says, as a dry run needs on the meta device. Missing weights raise `UserError`.
+    `backend` is a resolved kernel name. With `pretrained=False` nothing is loaded, as a dry run needs on the meta
+    device: weights that are here give only their shape, and the configuration gives that of missing ones. Otherwise
+    missing weights raise `UserError`.
     """
     torch.manual_seed(config.seed)
-    vision_weights = config.vision.weights if pretrained else None
-    language_weights = config.language.weights if pretrained else None
-    vision = load_vision(vision_weights) if vision_weights else fresh_vision(config.vision)
-    llama = load_language(language_weights) if language_weights else fresh_language(config.language)
+    vision = _vision(config.vision, pretrained)
+    llama = _language(config.language, pretrained)
     language = LanguageModel(llama, backend, config.checkpoint_activations)
     spec = image_spec(vision)
     layers = vision.config.num_hidden_layers
@@ -55,10 +57,64 @@ def build_model(config: Config, backend: str, *, pretrained: bool = True) -> Mod
     return HiveModel(tower, projector, HierarchicalFusion(llama, depths, config.gate, backend), language)
 
 
+def kernel_for(name: Kernel, device: torch.device) -> Kernel:
+    """The backend that `--kernel` means on the device; `UserError` says why it can't run there, and which can."""
+    try:
+        return cast(Kernel, backends.resolve(name, device))
+    except ValueError as error:
+        reason = str(error).removeprefix(f"backend is {name!r}, which ")
+        raise UserError(f"--kernel is {name}, but that {reason}.") from error
+
+
+def resolved(config: Config, model: Model) -> Config:
+    """The configuration with the shapes that the model has: pretrained weights bring their own, whatever the flags."""
+    tower: Any = model.tower.model.config
+    llama: Any = model.language.model.config
+    vision = dataclasses.replace(
+        config.vision,
+        family="clip" if isinstance(tower, CLIPVisionConfig) else "siglip",
+        image_size=tower.image_size,
+        patch_size=tower.patch_size,
+        hidden_size=tower.hidden_size,
+        layers=tower.num_hidden_layers,
+        heads=tower.num_attention_heads,
+        mlp_size=tower.intermediate_size,
+    )
+    language = dataclasses.replace(
+        config.language,
+        hidden_size=llama.hidden_size,
+        layers=llama.num_hidden_layers,
+        heads=llama.num_attention_heads,
+        kv_heads=llama.num_key_value_heads,
+        mlp_size=llama.intermediate_size,
+        vocab_size=llama.vocab_size,
+        rope_theta=float(llama.rope_parameters["rope_theta"]),
+        llama3_rope=llama.rope_parameters["rope_type"] == "llama3",
+        norm_eps=llama.rms_norm_eps,
+        tied_embeddings=llama.tie_word_embeddings,
+    )
+    return dataclasses.replace(config, vision=vision, language=language)
+
+
 def image_spec(vision: CLIPVisionModel | SiglipVisionModel) -> ImageSpec:
     """How the tower's family wants its images: its input size and its processor's mean, deviation and resizing."""
     family = CLIP_SPEC if isinstance(vision, CLIPVisionModel) else SIGLIP_SPEC
     return ImageSpec(cast(int, vision.config.image_size), family.mean, family.std, family.resize)
+
+
+def _vision(config: VisionConfig, pretrained: bool) -> CLIPVisionModel | SiglipVisionModel:
+    if config.weights is None or not (pretrained or is_present(config.weights)):
+        return fresh_vision(config)
+    if pretrained:
+        return load_vision(config.weights)
+    shape = vision_config(config.weights)
+    return CLIPVisionModel(shape) if isinstance(shape, CLIPVisionConfig) else SiglipVisionModel(shape)
+
+
+def _language(config: LanguageConfig, pretrained: bool) -> LlamaForCausalLM:
+    if config.weights is None or not (pretrained or is_present(config.weights)):
+        return fresh_language(config)
+    return load_language(config.weights) if pretrained else LlamaForCausalLM(language_config(config.weights))
 
 
 def fresh_vision(config: VisionConfig) -> CLIPVisionModel | SiglipVisionModel:

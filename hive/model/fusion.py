@@ -79,5 +79,5 @@ class HierarchicalFusion(nn.Module):
         selected, samples, patches, _ = features.shape
         stacked = torch.bmm(features.flatten(1, 2), self.key_value)
         split = stacked.view(selected, samples, patches, 2, -1, self.head_dim)
-        # Unbound rather than indexed: the backward pass stacks the gradients once instead of adding up zero-filled ones.
-        return [layer.unbind(2) for layer in split.unbind(0)]
+        # Unbound, not indexed: the backward pass then writes each gradient once instead of adding up zero-filled ones.
+        return [(key, value) for key, value in (layer.unbind(2) for layer in split.unbind(0))]

@@ -2,13 +2,15 @@
 
 import argparse
 import dataclasses
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from hive.config import Config, from_json
+from hive.config import Config, check, flag_of, flatten, from_json
 from hive.errors import UserError
 from hive.recipes import load_recipe
 
@@ -48,7 +50,8 @@ def parse(argv: list[str]) -> Command:
     first.add_argument("--recipe", default="demo")
     first.add_argument("--resume", type=Path)
     known, _ = first.parse_known_args(argv)
-    saved = load_config(known.resume) if known.resume is not None else None
+    # A moved run folder is continued where it lies now.
+    saved = dataclasses.replace(load_config(known.resume), out=known.resume) if known.resume is not None else None
     base = saved if saved is not None else load_recipe(known.recipe)
 
     @dataclass(frozen=True)
@@ -63,9 +66,9 @@ def parse(argv: list[str]) -> Command:
 
     flags = tyro.cli(Flags, default=Flags(base), args=argv, prog="python -m hive.train")
     config = flags.config
+    check(config)
     if saved is not None:
         _check_same(saved, config)
-        config = dataclasses.replace(config, out=known.resume)
     return Command(config, known.resume, flags.dry_run)
 
 
@@ -73,33 +76,32 @@ def load_config(run: Path) -> Config:
     """The configuration that a run folder was started with."""
     try:
         return from_json((run / CONFIG_FILE).read_text())
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"--resume {run} is no run folder (its {CONFIG_FILE} can't be read: {error}): give the folder "
             "that the run printed when it started."
         ) from error
 
 
-def flatten(config: Config) -> dict[str, object]:
-    """Every field by the name of its flag, such as "vision.density"."""
-    flat: dict[str, object] = {}
-    for name, value in dataclasses.asdict(config).items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{inner}": item for inner, item in value.items()}
-        else:
-            flat[name] = value
-    return flat
+def fingerprint(config: Config) -> str:
+    """SHA-256 of every field that must stay what it was when a run is resumed."""
+    fixed = {name: value for name, value in flatten(config).items() if name not in FREE_ON_RESUME}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _check_same(saved: Config, given: Config) -> None:
+    if given.out != saved.out:
+        raise UserError(
+            f"--out is {given.out}, but --resume {saved.out} continues a run in its own folder: leave --out out, "
+            "or start a new run."
+        )
     before, now = flatten(saved), flatten(given)
     changed = [name for name in before if name not in FREE_ON_RESUME and before[name] != now[name]]
     if changed:
         name = changed[0]
-        flag = "--" + name.replace("_", "-")
         raise UserError(
-            f"{flag} is {now[name]}, but the run that --resume continues has {before[name]}: leave the flag "
+            f"{flag_of(name)} is {now[name]}, but the run that --resume continues has {before[name]}: leave the flag "
             "out, or start a new run."
         )

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from hive.config import Config
-from hive.data.pairs import open_pairs
-from hive.data.text import Batch, load_tokenizer
+from hive.data.pairs import Pairs, open_pairs
+from hive.data.text import Batch, Tokenizer, load_tokenizer
 from hive.efficiency.flops import step_flops
-from hive.efficiency.memory import step_bytes
+from hive.efficiency.memory import StageShape, step_bytes
 from hive.errors import UserError
 from hive.model.build import Model, build_model
 from hive.model.pretrained import how_to_get, is_present
@@ -19,61 +19,81 @@ CC3M_PAIRS = 595_375  # LLaVA's CC3M-595K, the paper's data, where no other can 
 CAPTION_TOKENS = 16  # a usual length of its captions with BOS
 
 
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What of the run's needs is here already."""
+
+    pairs: Pairs | None
+    """The whole set: the held-out pairs are in it."""
+    tokenizer: Tokenizer | None
+    missing: list[str]
+    """A sentence for everything that the run needs and this machine lacks."""
+
+
 def report(config: Config) -> str:
     """The dry run's tables; shapes come from the configuration wherever weights are missing."""
-    pairs, text_tokens, data_line = _measure_data(config)
-    lines = [f"recipe {config.recipe}, method {config.method}", data_line, ""]
+    found = find(config)
+    pairs, text_tokens, data_line = _measure_data(config, found)
     model = _on_meta(config)
-    lines += [_part_row(model), ""]
-    lines.append(
-        f"{'stage':<7}{'trained':>12}{'steps':>8}{'batch':>7}{'GFLOP an image':>17}{'TFLOP a step':>15}"
-        f"{'peak memory':>14}  trains"
+    return "\n".join(
+        [
+            f"recipe {config.recipe}, method {config.method}",
+            data_line,
+            "",
+            _part_row(model),
+            "",
+            f"{'stage':<7}{'trained':>12}{'steps':>8}{'batch':>7}{'GFLOP an image':>17}{'TFLOP a step':>15}"
+            f"{'peak memory':>14}  trains",
+            *_stage_rows(config, model, pairs, text_tokens),
+            "",
+            f"Peak memory is that of one process with bf16 autocast and micro-batches of {config.micro_batch_size}: "
+            "what torch allocates, without the CUDA context.",
+            "",
+            *(found.missing or ["Nothing is missing."]),
+        ]
     )
-    for stage in config.stages:
-        lines.append(_stage_row(config, stage, pairs, text_tokens))
-    lines += [
-        "",
-        "Peak memory is that of one process with bf16 autocast: what torch allocates, without the CUDA context.",
-        "",
-    ]
-    return "\n".join(lines + missing(config))
 
 
-def missing(config: Config) -> list[str]:
-    """A sentence for everything that the run needs and this machine lacks."""
-    sentences = []
+def find(config: Config) -> Found:
+    """Looks for weights, data and tokenizer, and downloads nothing."""
+    pairs = tokenizer = None
+    missing: list[str] = []
+    absent: set[str] = set()
     for weights, flag in ((config.vision.weights, "--vision.weights"), (config.language.weights, "--language.weights")):
         if weights is not None and not is_present(weights):
-            sentences.append(f"missing: {how_to_get(weights, flag)}")
+            absent.add(weights)
+            missing.append(f"missing: {how_to_get(weights, flag)}")
+    tokenizer_source = config.language.tokenizer or config.language.weights
+    if tokenizer_source not in absent:  # it comes with the weights
+        try:
+            tokenizer = load_tokenizer(tokenizer_source)
+        except UserError as error:
+            missing.append(f"missing: {error}")
     try:
-        open_pairs(config.data, config.image_root)
+        pairs = open_pairs(config.data, config.image_root)
     except UserError as error:
-        sentences.append(f"missing: {error}")
+        missing.append(f"missing: {error}")
         if Path(config.data).name == "chat.json":
-            sentences.append(
+            missing.append(
                 "         LLaVA's CC3M-595K: `hf download liuhaotian/LLaVA-CC3M-Pretrain-595K --repo-type dataset "
                 f"--local-dir {Path(config.data).parent}`, then unzip its images.zip into {config.image_root}."
             )
-    return sentences or ["Nothing is missing."]
+    return Found(pairs, tokenizer, missing)
 
 
-def _measure_data(config: Config) -> tuple[int, int, str]:
-    try:
-        pairs = open_pairs(config.data, config.image_root)
-        tokenizer = load_tokenizer(config.language.tokenizer or config.language.weights)
-    except UserError:
-        return (
-            CC3M_PAIRS,
-            CAPTION_TOKENS,
-            (
-                f"data {config.data} can't be read yet: {CC3M_PAIRS:,} pairs with "
-                f"{CAPTION_TOKENS} text tokens each are assumed"
-            ),
-        )
-    sample = pairs.captions[:: max(1, len(pairs) // 1000)]
-    lengths = [len(tokenizer.encode(caption, config.dataset.max_text_tokens)) - 1 for caption in sample]
+def _measure_data(config: Config, found: Found) -> tuple[int, int, str]:
+    """Pairs of the whole set, mean text tokens, and the line that says so."""
+    if found.pairs is None:
+        text = f"data {config.data} can't be read yet: {CC3M_PAIRS:,} pairs with {CAPTION_TOKENS} text tokens each"
+        return CC3M_PAIRS, CAPTION_TOKENS, f"{text} are assumed"
+    number = len(found.pairs)
+    if found.tokenizer is None:
+        text = f"data {config.data}: {number:,} pairs; without their tokenizer {CAPTION_TOKENS} text tokens each"
+        return number, CAPTION_TOKENS, f"{text} are assumed"
+    sample = found.pairs.captions[:: max(1, number // 1000)]
+    lengths = [len(found.tokenizer.encode(caption, config.dataset.max_text_tokens)) - 1 for caption in sample]
     mean = max(1, round(sum(lengths) / len(lengths)))
-    return len(pairs), mean, f"data {config.data}: {len(pairs):,} training pairs with {mean} text tokens on average"
+    return number, mean, f"data {config.data}: {number:,} pairs with {mean} text tokens on average"
 
 
 def _on_meta(config: Config) -> Model:
@@ -90,18 +110,22 @@ def _part_row(model: Model) -> str:
     return f"parameters {total / 1e6:,.2f} M: {parts}" + (f", unread tower layers {idle / 1e6:,.2f} M" if idle else "")
 
 
-def _stage_row(config: Config, stage: int, pairs: int, text_tokens: int) -> str:
-    schedule, parts = config.schedule(stage), trained_parts(config, stage)
-    model = _on_meta(config)
-    trained = sum(parameter.numel() for parameter in enter_stage(model, parts).values())
-    flops = sum(cost.total for cost in step_flops(model, parts, 1, [text_tokens]).values())
-    batch = empty_batch(min(config.micro_batch_size, schedule.batch_size), text_tokens, model)
-    peak = step_bytes(model, parts, schedule, batch, torch.bfloat16)
-    names = ", ".join(name for name in model.parts() if name in parts)
-    return (
-        f"{stage:<7}{trained / 1e6:>10,.2f} M{stage_steps(config, stage, pairs):>8,}{schedule.batch_size:>7,}"
-        f"{flops / 1e9:>17,.1f}{flops * schedule.batch_size / 1e12:>15,.2f}{peak / 1e9:>11,.1f} GB  {names}"
-    )
+def _stage_rows(config: Config, model: Model, pairs: int, text_tokens: int) -> list[str]:
+    left = []
+    shapes = []
+    for stage in config.stages:
+        schedule, parts = config.schedule(stage), trained_parts(config, stage)
+        trained = sum(parameter.numel() for parameter in enter_stage(model, parts).values())
+        flops = sum(cost.total for cost in step_flops(model, parts, 1, [text_tokens]).values())
+        left.append(
+            f"{stage:<7}{trained / 1e6:>10,.2f} M{stage_steps(config, stage, pairs):>8,}{schedule.batch_size:>7,}"
+            f"{flops / 1e9:>17,.1f}{flops * schedule.batch_size / 1e12:>15,.2f}"
+        )
+        batch = empty_batch(min(config.micro_batch_size, schedule.batch_size), text_tokens, model)
+        shapes.append(StageShape(parts, schedule, batch))
+    names = [", ".join(name for name in model.parts() if name in shape.parts) for shape in shapes]
+    peaks = step_bytes(model, shapes, torch.bfloat16)
+    return [f"{text}{peak / 1e9:>11,.1f} GB  {trains}" for text, peak, trains in zip(left, peaks, names, strict=True)]
 
 
 def empty_batch(samples: int, text_tokens: int, model: Model) -> Batch:

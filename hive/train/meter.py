@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from hive.data.text import Batch
+from hive.data.ledger import Ledger
+from hive.data.text import BadSample, Batch
 from hive.distributed import World
 from hive.errors import UserError
 from hive.telemetry import Telemetry, peak_memory_gb
@@ -36,6 +37,7 @@ class Meter:
 
     def _clear(self) -> None:
         self._pending: list[tuple[dict[str, Any], torch.Tensor, torch.Tensor]] = []
+        self._bad: list[BadSample] = []
         self._images = self._tokens = 0
         self._flops = self._waited = 0.0
 
@@ -59,10 +61,13 @@ class Meter:
             self._images += batch.samples
             self._tokens += batch.token_count
             self._flops += self.flops_of(batch)
+            self._bad += batch.bad
         self._pending.append(({"step": step, "stage": self.stage, "lr": rate}, loss, norm))
 
-    def report(self) -> None:
-        """Reads the losses and passes them on; `UserError` at a loss that is no number."""
+    def report(self, ledger: Ledger) -> None:
+        """Reads the losses and passes them on; `UserError` at a loss that is no number or too many bad samples."""
+        for samples, bad in self.world.gather((self._images, self._bad)):
+            ledger.count(samples, tuple(bad))
         losses = self.world.sum_tensor(torch.stack([loss for _, loss, _ in self._pending])).tolist()
         norms = torch.stack([norm for _, _, norm in self._pending]).tolist()
         now = time.perf_counter()
@@ -74,9 +79,11 @@ class Meter:
             "data_wait": self._waited / seconds,
             "peak_memory_gb": peak_memory_gb(self.world.device),
         }
-        records = []
+        records: list[dict[str, Any]] = []
         for (record, _, _), loss, norm in zip(self._pending, losses, norms, strict=True):
             if not (math.isfinite(loss) and math.isfinite(norm)):
+                if records:
+                    self.telemetry.steps(records, self.done, self.steps, 0.0)
                 raise UserError(
                     f"The loss at step {record['step']} is {loss} and its gradient's norm {norm}: start again "
                     f"with a lower --schedule{self.stage}.peak-lr; the last checkpoint is from before it."

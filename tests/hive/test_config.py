@@ -1,0 +1,99 @@
+"""Every field has a range that is kept, and a saved configuration is read back or refused, never half believed."""
+
+import dataclasses
+import json
+
+import pytest
+
+from hive.config import Config, Schedule, VisionConfig, check, from_json, to_json
+from hive.errors import UserError
+from hive.recipes import RECIPES
+from hive.train.cli import fingerprint, parse
+
+OUT_OF_RANGE = """
+--seed -1 | --epochs inf | --epochs nan | --epochs 0 | --epochs -1 | --batch-size 0 | --max-steps 0
+--micro-batch-size 0 | --save-every 0 | --keep-checkpoints 1
+--vision.image-size 0 | --vision.patch-size 0 | --vision.patch-size -16 | --vision.heads 0 | --vision.layers 0
+--vision.mlp-size 0 | --vision.hidden-size -192 | --vision.density 0 | --vision.density nan
+--language.heads 0 | --language.kv-heads 0 | --language.layers 0 | --language.hidden-size 0 | --language.mlp-size -1
+--language.vocab-size 0 | --language.norm-eps 0 | --language.rope-theta 0 | --language.rope-theta inf
+--dataset.max-megapixels 0 | --dataset.max-bad-share nan | --dataset.workers -1 | --dataset.heldout-pairs 1
+--dataset.max-text-tokens 2
+--schedule1.peak-lr nan | --schedule1.peak-lr 0 | --schedule2.min-lr -1 | --schedule2.min-lr 1 | --schedule3.clip 0
+--schedule3.clip nan | --schedule1.weight-decay -1 | --schedule1.beta1 1 | --schedule1.beta2 -0.1
+--schedule3.warmup 1 | --schedule3.warmup nan | --schedule3.epochs inf | --schedule1.batch-size 0
+--stages two | --stages 1,2, | --stages 2,1 | --stages 1,1 | --stages 4 | --stages ,
+--vision.image-size 65 | --vision.hidden-size 100 | --language.hidden-size 195
+"""
+
+
+@pytest.mark.parametrize("flags", [case.strip() for case in OUT_OF_RANGE.strip().replace("\n", "|").split("|")])
+def test_values_that_cant_work(flags: str) -> None:
+    flag, value = flags.split()
+    with pytest.raises(UserError, match="but it must be") as caught:
+        parse([flag, value])
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{flag} is ")
+
+
+def test_heads_that_dont_fit() -> None:
+    with pytest.raises(UserError, match=r"--language\.heads is 3, but it must be a multiple of --language\.kv-heads"):
+        parse(["--language.kv-heads", "2"])
+    with pytest.raises(UserError, match=r"must be an even multiple of --language\.heads"):
+        parse(["--language.heads", "64"])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_allowed_and_read_back(name: str) -> None:
+    config = RECIPES[name]()
+    check(config)
+    assert from_json(to_json(config)) == config
+
+
+def test_a_whole_number_is_a_number() -> None:
+    config = Config(schedule1=Schedule(clip=1), epochs=2)
+    assert from_json(to_json(config)) == config
+
+
+def test_a_batch_that_micro_batches_dont_divide() -> None:
+    with pytest.raises(UserError, match=r"--schedule2\.batch-size is 100, but it must be a multiple of --micro-batch-"):
+        check(Config(schedule2=Schedule(batch_size=100)))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"seed": "x"}, 'has "x" as its seed'),
+        ({"seed": True}, "has true as its seed"),
+        ({"seed": -1}, "can't be used: --seed is -1"),
+        ({"stages": 5}, "has 5 as its stages"),
+        ({"stages": ["1"]}, "as its stages"),
+        ({"stages": [2, 1]}, "can't be used: --stages"),
+        ({"vision": 3}, "has 3 as its vision"),
+        ({"vision": {}}, r"lacks the field vision\.density"),
+        ({"schedule3": dataclasses.asdict(Schedule()) | {"clip": None}}, r"has null as its schedule3\.clip"),
+        ({"schedule3": dataclasses.asdict(Schedule()) | {"clip": float("nan")}}, r"--schedule3\.clip is nan"),
+        ({"vision": dataclasses.asdict(VisionConfig()) | {"family": "vgg"}}, r'"vgg" as its vision\.family'),
+        ({"gate": 1}, "has 1 as its gate"),
+        ({"image_root": 1}, "has 1 as its image_root"),
+        ({"novel": 1}, "has the unknown field novel"),
+    ],
+)
+def test_a_saved_configuration_that_was_changed(change: dict, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        from_json(json.dumps(json.loads(to_json(Config())) | change))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("[]", "as its whole"), ("null", "as its whole"), ("{}", "lacks the field"), ('{"seed": 1}', "lacks the field")],
+)
+def test_a_saved_configuration_of_another_kind(text: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        from_json(text)
+
+
+def test_the_fingerprint_is_of_what_decides_the_result() -> None:
+    config = Config()
+    assert fingerprint(config) == fingerprint(dataclasses.replace(config, device="cpu", save_every=1))
+    assert fingerprint(config) != fingerprint(dataclasses.replace(config, seed=1))
