@@ -1,0 +1,230 @@
+"""Launches the attention kernels, and lists them for compilation without a GPU.
+
+Imported only when a kernel is launched: this is where Triton comes in.
+"""
+
+from collections.abc import Iterator
+from math import e, log2
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hive_kernels.compile_case import CompileCase
+from hive_kernels.cross_attention import tiles
+from hive_kernels.cross_attention.tiles import Tile
+from hive_kernels.cross_attention.triton_backward import key_gradient_kernel, one_pass_kernel, query_gradient_kernel
+from hive_kernels.cross_attention.triton_forward import forward_kernel
+from hive_kernels.launch import capability, ready
+
+LOG2_E = log2(e)
+
+
+class Problem(NamedTuple):
+    """The inputs of one attention, last dimensions contiguous; :func:`forward` says which shapes."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    k_text: Tensor | None
+    v_text: Tensor | None
+    cu_seqlens_q: Tensor
+    cu_seqlens_k: Tensor | None
+    scale: float
+    longest: int
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a key head."""
+        return self.q.shape[1] // self.k.shape[-2]
+
+    @property
+    def batch(self) -> int:
+        return self.cu_seqlens_q.shape[0] - 1
+
+    @property
+    def keys(self) -> int:
+        """Keys of each image, or of all packed ones."""
+        return self.k.shape[-3]
+
+    @property
+    def rows(self) -> int:
+        """No sample has more packed rows."""
+        return min(self.longest, self.q.shape[0]) * self.group
+
+    def tiles(self) -> tiles.Tiles:
+        return tiles.lookup(capability(self.q.device), self.q.dtype, self.q.shape[2], self.rows)
+
+    def row_grid(self, rows: int) -> tuple[int, int]:
+        """Slots that triton_forward.locate finds samples for."""
+        return self.q.shape[0] * self.group // rows + self.batch, self.k.shape[-2]
+
+    def key_strides(self) -> tuple[int, ...]:
+        """(sample, token, head) of k, then of v."""
+        packed = self.k.dim() == 3
+        return tuple(s for x in (self.k, self.v) for s in ((0,) if packed else ()) + x.stride()[:-1])
+
+    def text_strides(self) -> tuple[int, ...]:
+        """(token, head) of k_text, then of v_text."""
+        if self.k_text is None or self.v_text is None:
+            return 0, 0, 0, 0
+        return self.k_text.stride()[:2] + self.v_text.stride()[:2]
+
+    def sizes(self, tile: Tile) -> dict[str, int]:
+        """The constants that all kernels take."""
+        dim = self.q.shape[2]
+        block = tiles.block_d(dim)
+        return {"GROUP": self.group, "HEAD_DIM": dim, "BLOCK_D": block, "BLOCK_M": tile.rows, "BLOCK_N": tile.keys}
+
+    def even(self, tile: Tile) -> bool:
+        """Whether no key tile has a masked tail."""
+        return self.cu_seqlens_k is None and self.keys % tile.keys == 0
+
+
+def forward(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Attention of q [T, Hq, D] over k, v [B, N, Hkv, D] or packed [Tk, Hkv, D] and, where given, causal text keys.
+
+    Args:
+        problem: k_text, v_text are [T, Hkv, D]; ``longest`` bounds the tokens of a sample.
+
+    Returns:
+        out [T, Hq, D] in q's dtype, lse [T, Hq], fp32, in base 2.
+    """
+    q, k, v, k_text, v_text, cu_q, cu_k, scale, _ = problem
+    out, lse = q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32)
+    tile = problem.tiles().forward
+    if q.numel():
+        with ready("attention.forward", q.device, q.dtype):
+            forward_kernel[problem.row_grid(tile.rows)](
+                q, k, v, k_text, v_text, out, lse, cu_q, cu_k,
+                *q.stride()[:2], *problem.key_strides(), *problem.text_strides(),
+                q.shape[0], problem.keys, problem.batch, scale * LOG2_E,
+                **problem.sizes(tile), EVEN=problem.even(tile), num_warps=tile.warps, num_stages=tile.stages,
+            )  # fmt: skip
+    return out, lse
+
+
+def backward(problem: Problem, out: Tensor, lse: Tensor, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """dq, dk, dv, contiguous. Keys that no row sees get 0."""
+    q, k, v, _, _, cu_q, cu_k, scale, _ = problem
+    dq, dk, dv = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+    tile = problem.tiles().one_pass
+    if tile is None or problem.rows > tile.rows:
+        delta = query_gradient(problem, out, lse, dout, dq)
+        key_gradient(problem, lse, dout, delta, dk, dv)
+    elif k.numel():
+        with ready("attention.backward", q.device, q.dtype):
+            one_pass_kernel[(problem.batch, k.shape[-2])](
+                q, k, v, out, dout, lse, dq, dk, dv, cu_q, cu_k,
+                *q.stride()[:2], *problem.key_strides(), *dout.stride()[:2], q.shape[0], problem.keys, scale * LOG2_E,
+                **problem.sizes(tile), num_warps=tile.warps, num_stages=tile.stages,
+            )  # fmt: skip
+    else:
+        dq.zero_()
+    return dq, dk, dv
+
+
+def joint_backward(problem: Problem, out: Tensor, lse: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+    """dq, dk_text, dv_text, dk, dv, contiguous."""
+    q, k, v, k_text, v_text, cu_q, *_ = problem
+    assert k_text is not None and v_text is not None  # noqa: PT018
+    gradients = [x.new_empty(x.shape) for x in (q, k_text, v_text, k, v)]
+    delta = query_gradient(problem, out, lse, dout, gradients[0])
+    key_gradient(problem, lse, dout, delta, gradients[3], gradients[4])
+    text = problem._replace(k=k_text, v=v_text, cu_seqlens_k=cu_q)
+    key_gradient(text, lse, dout, delta, gradients[1], gradients[2], causal=True)
+    return tuple(gradients)
+
+
+def query_gradient(problem: Problem, out: Tensor, lse: Tensor, dout: Tensor, dq: Tensor) -> Tensor:
+    """Fills dq; returns delta [T, Hq] = sum(out * dout), fp32."""
+    q, k, v, k_text, v_text, cu_q, cu_k, scale, _ = problem
+    delta = torch.empty_like(lse)
+    tile = problem.tiles().query_gradient
+    if q.numel():
+        with ready("attention.query_gradient", q.device, q.dtype):
+            query_gradient_kernel[problem.row_grid(tile.rows)](
+                q, k, v, k_text, v_text, out, dout, lse, delta, dq, cu_q, cu_k,
+                *q.stride()[:2], *problem.key_strides(), *problem.text_strides(), *dout.stride()[:2],
+                q.shape[0], problem.keys, problem.batch, scale * LOG2_E,
+                **problem.sizes(tile), EVEN=problem.even(tile), num_warps=tile.warps, num_stages=tile.stages,
+            )  # fmt: skip
+    return delta
+
+
+def key_gradient(
+    problem: Problem, lse: Tensor, dout: Tensor, delta: Tensor, dk: Tensor, dv: Tensor, causal: bool = False
+) -> None:
+    """Fills dk and dv of the problem's k and v; ``causal`` when they are the text's own."""
+    q, k, v, _, _, cu_q, cu_k, scale, _ = problem
+    tile = problem.tiles().key_gradient
+    slots = -(-problem.keys // tile.keys)
+    grid = (problem.batch * slots if cu_k is None else problem.keys // tile.keys + problem.batch, k.shape[-2])
+    if k.numel():
+        with ready("attention.key_gradient", q.device, q.dtype):
+            key_gradient_kernel[grid](
+                q, k, v, dout, lse, delta, dk, dv, cu_q, cu_k,
+                *q.stride()[:2], *problem.key_strides(), *dout.stride()[:2],
+                q.shape[0], problem.keys, problem.batch, slots, scale * LOG2_E,
+                **problem.sizes(tile), CAUSAL=causal, num_warps=tile.warps, num_stages=tile.stages,
+            )  # fmt: skip
+
+
+def compile_cases(capability: int) -> Iterator[CompileCase]:
+    """Every kernel with every tile that GPUs of ``capability`` (as 86) run, at group size 3 and with all masks.
+
+    Images of one size need no masks and less of everything, so packed ones stand for both.
+    """
+    seen = set()
+    for (cc, bits, dim, _), dtype in (
+        (key, dtype) for key in tiles.TABLE for dtype in (("fp16", "bf16") if key[1] == 16 else ("fp32",))
+    ):
+        if cc != capability:
+            continue
+        entry = tiles.entry((cc, bits, dim, _))
+        for joint in (False, True):
+            for role, kernel in _KERNELS.items():
+                tile = getattr(entry, role)
+                if tile is None or (joint and role == "one_pass"):
+                    continue
+                case = _compile_case(role, kernel, tile, dtype, dim, joint)
+                if case.name not in seen:
+                    seen.add(case.name)
+                    yield case
+
+
+_KERNELS: dict[str, Any] = {
+    "forward": forward_kernel,
+    "query_gradient": query_gradient_kernel,
+    "key_gradient": key_gradient_kernel,
+    "one_pass": one_pass_kernel,
+}
+
+
+def _compile_case(role: str, kernel: Any, tile: Tile, dtype: str, dim: int, joint: bool) -> CompileCase:
+    constexprs: dict[str, Any] = {
+        "GROUP": 3, "HEAD_DIM": dim, "BLOCK_D": dim, "BLOCK_M": tile.rows, "BLOCK_N": tile.keys,
+        "EVEN": False, "CAUSAL": joint,
+    }  # fmt: skip
+    if not joint:
+        constexprs |= {"k_text": None, "v_text": None}
+    constexprs = {name: constexprs[name] for name in kernel.arg_names if name in constexprs}
+    signature, attrs = {}, {}
+    for i, name in enumerate(kernel.arg_names):
+        if name in constexprs:
+            signature[name] = "constexpr"
+        elif name in ("tokens", "keys", "batch", "tiles"):
+            signature[name] = "i32"
+        elif name == "scale":
+            signature[name] = "fp32"
+        else:
+            wide = {"lse": "*fp32", "delta": "*fp32", "cu_seqlens_q": "*i32", "cu_seqlens_k": "*i32"}
+            signature[name] = "i32" if name.startswith("stride") else wide.get(name, f"*{dtype}")
+            attrs[(i,)] = [["tt.divisibility", 16]]
+    operation = "joint_attention" if joint else "cross_attention"
+    launch = f"{tile.rows}x{tile.keys}w{tile.warps}s{tile.stages}"
+    return CompileCase(
+        name=f"{operation}.{role}.{dtype}.d{dim}.{launch}",
+        function=kernel, signature=signature, constexprs=constexprs,
+        num_warps=tile.warps, num_stages=tile.stages, attrs=attrs,
+    )  # fmt: skip
