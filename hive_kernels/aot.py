@@ -1,7 +1,7 @@
 """Compiles every Triton kernel and tile configuration for GPUs that needn't be here.
 
-``python -m hive_kernels.aot [--arch 80,86,89,90,100,120] [--json FILE] [--only TEXT]`` prints, and writes as JSON, what each
-needs: shared memory, registers, spilled bytes, tensor-core instructions. It exits with 1 when one doesn't compile,
+``python -m hive_kernels.aot [--arch 80,86,89,90,100,120] [--json FILE] [--only TEXT]`` prints, and writes as JSON, what
+each needs: shared memory, registers, spilled bytes, tensor-core instructions. It exits with 1 when one doesn't compile,
 doesn't fit in that GPU's shared memory or spills. Triton keeps what it has compiled, so a second run is quick.
 """
 
@@ -139,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
         capabilities = [0]
     if not set(capabilities) <= set(SHARED_MEMORY):
         parser.error(f"--arch is {options.arch}; allowed: some of {','.join(map(str, SHARED_MEMORY))}")
-    os.environ.pop("TRITON_INTERPRET", None)  # workers import triton afresh, and an interpreted kernel can't be compiled
+    os.environ.pop("TRITON_INTERPRET", None)  # workers import triton afresh, and it can't compile for its interpreter
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         shares = [
             pool.submit(_compile_share, capability, share, options.jobs, options.only)

@@ -24,3 +24,9 @@ class CompileCase:
     num_stages: int
     attrs: dict[tuple[int], list[list[Any]]] = field(default_factory=dict)
     """ASTSource's ``attrs``: by (argument's position,), such as ``[["tt.divisibility", 16]]`` for aligned pointers."""
+
+
+def aligned(signature: dict[str, str], *others: str) -> dict[tuple[int], list[list[Any]]]:
+    """``attrs`` in which addresses and integers, except ``others``, are multiples of 16, as they mostly are."""
+    plain = [i for i, (name, kind) in enumerate(signature.items()) if kind[0] in "*i" and name not in others]
+    return {(i,): [["tt.divisibility", 16]] for i in plain}

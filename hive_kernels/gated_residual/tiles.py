@@ -1,6 +1,8 @@
-"""Tile configurations of the gated residual, frozen; ``python -m hive_kernels.tune`` rewrites ELEMENTWISE."""
+"""Tile configurations of the gated residual, frozen; what tile_table.py doesn't hold gets the first candidate."""
 
 from typing import NamedTuple
+
+from hive_kernels.gated_residual.tile_table import ELEMENTWISE
 
 
 class Tile(NamedTuple):
@@ -12,10 +14,6 @@ class Tile(NamedTuple):
 
 CANDIDATES = (Tile(2048, 4), Tile(1024, 4), Tile(4096, 8), Tile(4096, 4))
 
-# (compute capability, dtype of the residual stream)
-ELEMENTWISE: dict[tuple[int, str], Tile] = {}
-
 
 def elementwise(capability: int, dtype: str) -> Tile:
-    """The first candidate where nothing was measured."""
-    return ELEMENTWISE.get((capability, dtype), CANDIDATES[0])
+    return Tile(*ELEMENTWISE.get((capability, dtype), CANDIDATES[0]))

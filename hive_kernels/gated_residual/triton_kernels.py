@@ -5,8 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hive_kernels.compile_case import CompileCase
-from hive_kernels.gated_residual.tiles import CANDIDATES, ELEMENTWISE, Tile, elementwise
+from hive_kernels.compile_case import CompileCase, aligned
+from hive_kernels.gated_residual.tiles import CANDIDATES, Tile, elementwise
 from hive_kernels.launch import capability
 
 SUM_BLOCK = 1024
@@ -14,41 +14,44 @@ SUM_BLOCK = 1024
 
 @triton.jit
 def _tanh(g):
-    """Accurate near 0 too, where a gate starts: there 1 - 2 / (exp(2g) + 1) would cancel, so its series is used."""
+    """Accurate near 0 too, where a gate starts: there 1 - exp(-2 |g|) would cancel, so the series is used."""
     s = g * g
     series = g * (1 + s * (-1 / 3 + s * (2 / 15 + s * (-17 / 315 + s * (62 / 2835)))))
-    return tl.where(tl.abs(g) < 0.2, series, 1 - 2 / (tl.exp(2 * g) + 1))
+    e = tl.exp(-2 * tl.abs(g))
+    return tl.where(s < 0.04, series, tl.where(g < 0, -1.0, 1.0) * (1 - e) / (1 + e))
 
 
 @triton.jit
 def gated_residual_kernel(x, y, gate, out, total, ELEMENTS: tl.constexpr):
-    place = tl.program_id(0).to(tl.int64) * ELEMENTS + tl.arange(0, ELEMENTS)
-    inside = place < total
+    start = tl.program_id(0).to(tl.int64) * ELEMENTS
+    place = tl.arange(0, ELEMENTS)
+    inside = place < total - start
     opening = _tanh(tl.load(gate).to(tl.float32))
-    added = opening * tl.load(y + place, inside, 0.0).to(tl.float32)
-    tl.store(out + place, tl.load(x + place, inside, 0.0).to(tl.float32) + added, inside)
+    added = opening * tl.load(y + start + place, inside, 0.0).to(tl.float32)
+    tl.store(out + start + place, tl.load(x + start + place, inside, 0.0).to(tl.float32) + added, inside)
 
 
 @triton.jit
 def gated_residual_backward_kernel(grad, y, gate, grad_y, partials, total, ELEMENTS: tl.constexpr):
     """grad_y = tanh(gate) grad, and this program's part of sum(grad y)."""
-    place = tl.program_id(0).to(tl.int64) * ELEMENTS + tl.arange(0, ELEMENTS)
-    inside = place < total
+    start = tl.program_id(0).to(tl.int64) * ELEMENTS
+    place = tl.arange(0, ELEMENTS)
+    inside = place < total - start
     opening = _tanh(tl.load(gate).to(tl.float32))
-    g = tl.load(grad + place, inside, 0.0).to(tl.float32)
-    tl.store(grad_y + place, opening * g, inside)
-    tl.store(partials + tl.program_id(0), tl.sum(g * tl.load(y + place, inside, 0.0).to(tl.float32), 0))
+    g = tl.load(grad + start + place, inside, 0.0).to(tl.float32)
+    tl.store(grad_y + start + place, opening * g, inside)
+    tl.store(partials + tl.program_id(0), tl.sum(g * tl.load(y + start + place, inside, 0.0).to(tl.float32), 0))
 
 
 @triton.jit
 def gate_gradient_kernel(partials, gate, grad_gate, count, BLOCK: tl.constexpr):
-    """One program: the partials' sum times the slope of tanh."""
+    """One program: the sum times the slope of tanh, 4 e / (1 + e)^2, which doesn't cancel for an open gate."""
     total = tl.zeros([BLOCK], tl.float32)
     for start in range(0, count, BLOCK):
         place = start + tl.arange(0, BLOCK)
         total += tl.load(partials + place, place < count, 0.0)
-    opening = _tanh(tl.load(gate).to(tl.float32))
-    tl.store(grad_gate, tl.sum(total, 0) * (1 - opening * opening))
+    e = tl.exp(-2 * tl.abs(tl.load(gate).to(tl.float32)))
+    tl.store(grad_gate, tl.sum(total, 0) * (4 * e / ((1 + e) * (1 + e))))
 
 
 def forward(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
@@ -78,33 +81,17 @@ def _tile(x: Tensor) -> Tile:
 
 
 def compile_cases(capability: int) -> list[CompileCase]:
-    """Each kernel in bf16 and fp32, at the default and at this GPU's entries."""
+    """In bf16 all that the tuner may choose; what this GPU runs in fp16 and fp32."""
     cases = []
     for dtype, name in (("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32")):
-        for tile in {*CANDIDATES, *ELEMENTWISE.values()} if dtype == "bf16" else {elementwise(capability, name)}:
-            text = f"{dtype}.{tile.elements}w{tile.num_warps}"
-            stream = f"*{dtype}"
-            cases.append(
-                CompileCase(
-                    f"gated_residual.forward.{text}",
-                    gated_residual_kernel,
-                    {"x": stream, "y": stream, "gate": "*fp32", "out": stream, "total": "i32", "ELEMENTS": "constexpr"},
-                    {"ELEMENTS": tile.elements},
-                    tile.num_warps,
-                    num_stages=3,
-                )
-            )
-            cases.append(
-                CompileCase(
-                    f"gated_residual.backward.{text}",
-                    gated_residual_backward_kernel,
-                    {"grad": stream, "y": stream, "gate": "*fp32", "grad_y": stream, "partials": "*fp32",
-                     "total": "i32", "ELEMENTS": "constexpr"},
-                    {"ELEMENTS": tile.elements},
-                    tile.num_warps,
-                    num_stages=3,
-                )
-            )  # fmt: skip
+        tiles = {elementwise(capability, name), *(CANDIDATES if dtype == "bf16" else ())}
+        for function, direction in ((gated_residual_kernel, "forward"), (gated_residual_backward_kernel, "backward")):
+            for tile in sorted(tiles):
+                kinds = {"gate": "*fp32", "partials": "*fp32", "total": "i32", "ELEMENTS": "constexpr"}
+                signature = {argument: kinds.get(argument, f"*{dtype}") for argument in function.arg_names}
+                text = f"gated_residual.{direction}.{dtype}.{tile.elements}w{tile.num_warps}"
+                constexprs, attrs = {"ELEMENTS": tile.elements}, aligned(signature)
+                cases.append(CompileCase(text, function, signature, constexprs, tile.num_warps, 3, attrs))
     signature = {"partials": "*fp32", "gate": "*fp32", "grad_gate": "*fp32", "count": "i32", "BLOCK": "constexpr"}
     gate = CompileCase("gated_residual.gate_gradient.fp32", gate_gradient_kernel, signature, {"BLOCK": SUM_BLOCK}, 4, 3)
     return [*cases, gate]

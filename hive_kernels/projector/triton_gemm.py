@@ -10,8 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hive_kernels.compile_case import CompileCase
-from hive_kernels.projector.tiles import GEMM, GEMM_CANDIDATES, Gemm
+from hive_kernels.compile_case import CompileCase, aligned
+from hive_kernels.projector.tile_table import GEMM
+from hive_kernels.projector.tiles import Gemm, gemm_candidates
 from hive_kernels.projector.triton_kernels import _gelu
 
 GROUP = 8  # row tiles that are walked together, so that their weights stay in the L2 cache
@@ -21,15 +22,18 @@ GROUP = 8  # row tiles that are walked together, so that their weights stay in t
 def _product(a, b, total, row, column, rows, columns, inner, TRANSPOSED: tl.constexpr, INNER: tl.constexpr):
     """total + a [rows, inner] b, with b [inner, columns] or, transposed, [columns, inner]."""
     step = tl.arange(0, INNER)
+    if TRANSPOSED:
+        b += column[None, :] * inner + step[:, None]
+    else:
+        b += step[:, None] * columns + column[None, :]
+    a += row[:, None] * inner + step[None, :]
     for start in range(0, inner, INNER):
-        k = start + step
-        left = tl.load(a + row[:, None] * inner + k[None, :], (row < rows)[:, None] & (k < inner)[None, :], 0.0)
-        if TRANSPOSED:
-            where = column[None, :] * inner + k[:, None]
-        else:
-            where = k[:, None] * columns + column[None, :]
-        right = tl.load(b + where, (k < inner)[:, None] & (column < columns)[None, :], 0.0)
+        exists = step < inner - start
+        left = tl.load(a, (row < rows)[:, None] & exists[None, :], 0.0)
+        right = tl.load(b, exists[:, None] & (column < columns)[None, :], 0.0)
         total = tl.dot(left, right, total, input_precision="ieee")
+        a += INNER
+        b += INNER if TRANSPOSED else INNER * columns
     return total
 
 
@@ -43,31 +47,32 @@ def gemm_kernel(
     layer = tl.program_id(1).to(tl.int64)
     tile = tl.program_id(0)
     row_tiles, column_tiles = tl.cdiv(rows, ROWS), tl.cdiv(columns, COLUMNS)
-    first = tile // (GROUP * column_tiles) * GROUP
-    size = min(row_tiles - first, GROUP)
+    group = tile // (GROUP * column_tiles) * GROUP
+    size = min(row_tiles - group, GROUP)
     within = tile % (GROUP * column_tiles)
-    row = ((first + within % size) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    first = (group + within % size).to(tl.int64) * ROWS
+    row = tl.arange(0, ROWS)  # from here on, first is row 0
     column = (within // size) * COLUMNS + tl.arange(0, COLUMNS)
+    start = layer * rows + first
+    rows = (rows - first).to(tl.int32)
 
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
-    a1 += layer * rows * inner1
     b1 += layer * inner1 * columns
-    total = _product(a1, b1, total, row, column, rows, columns, inner1, TRANSPOSED, INNER)
+    total = _product(a1 + start * inner1, b1, total, row, column, rows, columns, inner1, TRANSPOSED, INNER)
     if SECOND:
-        a2 += layer * rows * inner2
         b2 += layer * inner2 * columns
-        total = _product(a2, b2, total, row, column, rows, columns, inner2, TRANSPOSED, INNER)
+        total = _product(a2 + start * inner2, b2, total, row, column, rows, columns, inner2, TRANSPOSED, INNER)
 
     inside = (row < rows)[:, None] & (column < columns)[None, :]
-    place = (layer * rows + row)[:, None] * columns + column[None, :]
+    place = row[:, None] * columns + column[None, :]
     if BIAS or GELU:
         offset = tl.load(bias + layer * columns + column, column < columns, 0.0).to(tl.float32)[None, :]
     if BIAS:
         total += offset
     rounded = total.to(out.dtype.element_ty)
-    tl.store(out + place, rounded, inside)
+    tl.store(out + start * columns + place, rounded, inside)
     if GELU:  # of the rounded value, which is what the backward pass will see
-        tl.store(activation + place, _gelu(rounded.to(tl.float32) + offset), inside)
+        tl.store(activation + start * columns + place, _gelu(rounded.to(tl.float32) + offset), inside)
 
 
 def hidden(n: Tensor, w1: Tensor, b1: Tensor, tile: Gemm) -> tuple[Tensor, Tensor]:
@@ -111,16 +116,14 @@ def compile_cases(capability: int) -> list[CompileCase]:
         "output": {"SECOND": True, "BIAS": True, "GELU": False, "TRANSPOSED": False},
         "features": {"SECOND": True, "BIAS": False, "GELU": False, "TRANSPOSED": True},
     }
-    chosen = {tile for key, tile in GEMM.items() if key[1] == capability}
     cases = []
     for product, flags in products.items():
-        for tile in {*GEMM_CANDIDATES[capability], *chosen}:
+        chosen = {Gemm(*tile) for key, tile in GEMM.items() if key[:2] == (product, capability)}
+        for tile in sorted({*gemm_candidates(product, capability), *chosen}):
             constexprs = flags | {"ROWS": tile.rows, "COLUMNS": tile.columns, "INNER": tile.inner, "GROUP": GROUP}
             sizes = ("rows", "columns", "inner1", "inner2")
             kinds = dict.fromkeys(constexprs, "constexpr") | dict.fromkeys(sizes, "i32")
             signature = {name: kinds.get(name, "*bf16") for name in gemm_kernel.arg_names}
-            # Widths and addresses are multiples of 16, as they are at run time.
-            aligned = [i for i, name in enumerate(signature) if name != "rows" and signature[name] != "constexpr"]
             text = f"{tile.rows}x{tile.columns}x{tile.inner}w{tile.num_warps}s{tile.num_stages}"
             cases.append(
                 CompileCase(
@@ -130,7 +133,7 @@ def compile_cases(capability: int) -> list[CompileCase]:
                     constexprs,
                     tile.num_warps,
                     tile.num_stages,
-                    {(i,): [["tt.divisibility", 16]] for i in aligned},
+                    aligned(signature, "rows"),
                 )
             )
     return cases

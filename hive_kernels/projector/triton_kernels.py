@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hive_kernels.compile_case import CompileCase
+from hive_kernels.compile_case import CompileCase, aligned
 from hive_kernels.launch import capability
-from hive_kernels.projector.tiles import ELEMENTWISE, Tile, elementwise, elementwise_candidates
+from hive_kernels.projector.tiles import Tile, elementwise, elementwise_candidates
 from hive_kernels.validation import invalid
 
 WIDEST = 8192  # a row of a LayerNorm lies in the registers of one program
@@ -35,6 +35,7 @@ def _normalise(x, inside, width, eps):
     return centred * rstd, rstd
 
 
+# Addresses: a program's first element in int64, the rest relative to it in int32, which halves their registers.
 @triton.jit
 def layer_norm_kernel(
     x, weight, bias, offset, n, skip, rows, width, stride_layer, stride_row, eps,
@@ -42,40 +43,48 @@ def layer_norm_kernel(
 ):  # fmt: skip
     """n = LayerNorm(x) and, where the skip is the identity, skip = n + offset, which the second GEMM adds to."""
     layer = tl.program_id(1).to(tl.int64)
-    row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    first = tl.program_id(0).to(tl.int64) * ROWS
+    row = tl.arange(0, ROWS)[:, None]
     column = tl.arange(0, COLUMNS)[None, :]
-    inside = (row < rows) & (column < width)
-    values = tl.load(x + layer * stride_layer + row * stride_row + column, inside, 0.0).to(tl.float32)
-    z, _ = _normalise(values, inside, width, eps)
-    parameter = layer * width + column
-    w = tl.load(weight + parameter, column < width, 0.0).to(tl.float32)
-    b = tl.load(bias + parameter, column < width, 0.0).to(tl.float32)
-    out = (layer * rows + row) * width + column
+    inside = (row < rows - first) & (column < width)
+    x += layer * stride_layer + first * stride_row
+    z, _ = _normalise(tl.load(x + row * stride_row + column, inside, 0.0).to(tl.float32), inside, width, eps)
+    parameter = layer * width
+    w = tl.load(weight + parameter + column, column < width, 0.0).to(tl.float32)
+    b = tl.load(bias + parameter + column, column < width, 0.0).to(tl.float32)
     z = z * w + b
-    tl.store(n + out, z, inside)
+    start = (layer * rows + first) * width
+    tl.store(n + start + row * width + column, z, inside)
     if IDENTITY:
-        z += tl.load(offset + parameter, column < width, 0.0).to(tl.float32)
-        tl.store(skip + out, z, inside)
+        z += tl.load(offset + parameter + column, column < width, 0.0).to(tl.float32)
+        tl.store(skip + start + row * width + column, z, inside)
 
 
 @triton.jit
 def layer_norm_backward_kernel(
-    x, grad_n, grad_skip, weight, grad_x, partials, rows, width, stride_layer, stride_row, eps,
-    IDENTITY: tl.constexpr, NEED_X: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr,
+    x, grad_n, grad_skip, weight, grad_x, partials, rows, width, stride_layer, stride_row, eps, chunk,
+    IDENTITY: tl.constexpr, NEED_X: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """grad_x, and this chunk's sums for weight and bias. An identity skip's gradient joins here, in fp32."""
+    """grad_x, and the sums over ``chunk`` rows for weight and bias. An identity skip's gradient joins here, in fp32."""
     layer = tl.program_id(1).to(tl.int64)
-    chunk = tl.program_id(0).to(tl.int64)
+    first = tl.program_id(0).to(tl.int64) * chunk
     column = tl.arange(0, COLUMNS)[None, :]
     w = tl.load(weight + layer * width + column, column < width, 0.0).to(tl.float32)
+    x += layer * stride_layer + first * stride_row
+    start = (layer * rows + first) * width
+    grad_n += start
+    if IDENTITY:
+        grad_skip += start
+    if NEED_X:
+        grad_x += start
     sum_w = tl.zeros([COLUMNS], tl.float32)
     sum_b = tl.zeros([COLUMNS], tl.float32)
-    for start in range(0, CHUNK, ROWS):
-        row = (chunk * CHUNK + start + tl.arange(0, ROWS))[:, None]
-        inside = (row < rows) & (column < width)
-        values = tl.load(x + layer * stride_layer + row * stride_row + column, inside, 0.0).to(tl.float32)
+    for step in range(0, chunk, ROWS):
+        row = step + tl.arange(0, ROWS)[:, None]
+        inside = (row < rows - first) & (column < width)
+        values = tl.load(x + row * stride_row + column, inside, 0.0).to(tl.float32)
         z, rstd = _normalise(values, inside, width, eps)
-        place = (layer * rows + row) * width + column
+        place = row * width + column
         grad = tl.load(grad_n + place, inside, 0.0).to(tl.float32)
         if IDENTITY:
             grad += tl.load(grad_skip + place, inside, 0.0).to(tl.float32)
@@ -87,49 +96,56 @@ def layer_norm_backward_kernel(
             mean = (tl.sum(grad, 1) / width)[:, None]
             tl.store(grad_x + place, (grad - mean - z * along) * rstd, inside)
     flat = tl.arange(0, COLUMNS)
-    partial = partials + (layer * tl.num_programs(0) + chunk) * 2 * width + flat
-    tl.store(partial, sum_w, flat < width)
-    tl.store(partial + width, sum_b, flat < width)
+    partials += (layer * tl.num_programs(0) + tl.program_id(0)) * 2 * width
+    tl.store(partials + flat, sum_w, flat < width)
+    tl.store(partials + width + flat, sum_b, flat < width)
 
 
 @triton.jit
 def gelu_kernel(h, bias, out, rows, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """out = gelu(h + bias)."""
     layer = tl.program_id(2).to(tl.int64)
-    row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    first = tl.program_id(0).to(tl.int64) * ROWS
+    row = tl.arange(0, ROWS)[:, None]
     column = (tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS))[None, :]
-    inside = (row < rows) & (column < width)
-    place = (layer * rows + row) * width + column
+    inside = (row < rows - first) & (column < width)
     b = tl.load(bias + layer * width + column, column < width, 0.0).to(tl.float32)
-    tl.store(out + place, _gelu(tl.load(h + place, inside, 0.0).to(tl.float32) + b), inside)
+    start = (layer * rows + first) * width
+    place = row * width + column
+    tl.store(out + start + place, _gelu(tl.load(h + start + place, inside, 0.0).to(tl.float32) + b), inside)
 
 
 @triton.jit
 def gelu_backward_kernel(
-    h, bias, grad, grad_out, out, partials, rows, width,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr,
-):  # fmt: skip
-    """grad *= gelu'(h + bias) in place; out = gelu(h + bias) (out may be h); this chunk's sums of grad and grad_out."""
+    h, bias, grad, grad_out, out, partials, rows, width, chunk, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    """grad *= gelu'(h + bias) in place; out = gelu(h + bias), and out may be h; ``chunk`` rows of grad and grad_out
+    summed."""
     layer = tl.program_id(2).to(tl.int64)
-    chunk = tl.program_id(0).to(tl.int64)
-    column = (tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+    first = tl.program_id(0).to(tl.int64) * chunk
+    flat = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    column = flat[None, :]
     b = tl.load(bias + layer * width + column, column < width, 0.0).to(tl.float32)
+    start = (layer * rows + first) * width
+    h += start
+    grad += start
+    grad_out += start
+    out += start
     sum_hidden = tl.zeros([COLUMNS], tl.float32)
     sum_out = tl.zeros([COLUMNS], tl.float32)
-    for start in range(0, CHUNK, ROWS):
-        row = (chunk * CHUNK + start + tl.arange(0, ROWS))[:, None]
-        inside = (row < rows) & (column < width)
-        place = (layer * rows + row) * width + column
+    for step in range(0, chunk, ROWS):
+        row = step + tl.arange(0, ROWS)[:, None]
+        inside = (row < rows - first) & (column < width)
+        place = row * width + column
         pre = tl.load(h + place, inside, 0.0).to(tl.float32) + b
         g = tl.load(grad + place, inside, 0.0).to(tl.float32) * _gelu_slope(pre)
         tl.store(grad + place, g, inside)
         tl.store(out + place, _gelu(pre), inside)
         sum_hidden += tl.sum(g, 0)
         sum_out += tl.sum(tl.load(grad_out + place, inside, 0.0).to(tl.float32), 0)
-    flat = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    partial = partials + (layer * tl.num_programs(0) + chunk) * 2 * width + flat
-    tl.store(partial, sum_hidden, flat < width)
-    tl.store(partial + width, sum_out, flat < width)
+    partials += (layer * tl.num_programs(0) + tl.program_id(0)) * 2 * width
+    tl.store(partials + flat, sum_hidden, flat < width)
+    tl.store(partials + width + flat, sum_out, flat < width)
 
 
 def layer_norm(
@@ -157,9 +173,8 @@ def layer_norm_backward(
     chunks = triton.cdiv(rows, tile.chunk)
     partials = torch.empty(layers, chunks, 2, width, dtype=torch.float32, device=x.device)
     layer_norm_backward_kernel[chunks, layers](
-        x, grad_n, grad_skip, weight, grad_x, partials, rows, width, x.stride(0), x.stride(1), eps,
-        IDENTITY=grad_skip is not None, NEED_X=need_x, ROWS=tile.rows, COLUMNS=tile.columns, CHUNK=tile.chunk,
-        num_warps=tile.num_warps,
+        x, grad_n, grad_skip, weight, grad_x, partials, rows, width, x.stride(0), x.stride(1), eps, tile.chunk,
+        IDENTITY=grad_skip is not None, NEED_X=need_x, ROWS=tile.rows, COLUMNS=tile.columns, num_warps=tile.num_warps,
     )  # fmt: skip
     return grad_x, partials.sum(1)
 
@@ -181,8 +196,8 @@ def gelu_backward(h: Tensor, bias: Tensor, grad: Tensor, grad_out: Tensor, out: 
     chunks = triton.cdiv(rows, tile.chunk)
     partials = torch.empty(layers, chunks, 2, width, dtype=torch.float32, device=h.device)
     gelu_backward_kernel[chunks, triton.cdiv(width, tile.columns), layers](
-        h, bias, grad, grad_out, out, partials, rows, width,
-        ROWS=tile.rows, COLUMNS=tile.columns, CHUNK=tile.chunk, num_warps=tile.num_warps,
+        h, bias, grad, grad_out, out, partials, rows, width, tile.chunk,
+        ROWS=tile.rows, COLUMNS=tile.columns, num_warps=tile.num_warps,
     )  # fmt: skip
     return partials.sum(1)
 
@@ -193,47 +208,39 @@ def _tile(kernel: str, device: torch.device, dtype: torch.dtype, width: int) -> 
     return elementwise(kernel, capability(device), str(dtype).removeprefix("torch."), width)
 
 
-# The widths of SigLIP and SmolLM2 towers and hosts, as blocks; and what runs in them: (x, products).
-_BLOCKS = (256, 1024, 2048)
-_DTYPES = {"bfloat16": ("bf16", "bf16"), "float16": ("fp16", "fp16"), "float32": ("fp32", "fp32")}
+_BLOCKS = (256, 1024, 2048)  # the widths of towers and hosts, rounded up to powers of two
+_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
 def compile_cases(capability: int) -> list[CompileCase]:
-    """The default of every kernel and dtype, in bf16 all that the tuner may choose, and this GPU's table."""
+    """The default of every kernel and dtype; in bf16 all that the tuner may choose, and this GPU's table."""
     cases: dict[str, CompileCase] = {}
     for kernel in ("layer_norm", "layer_norm_backward", "gelu", "gelu_backward"):
         for block in _BLOCKS if kernel.startswith("layer_norm") else _BLOCKS[:1]:
             for dtype in _DTYPES:
                 tiles = {elementwise(kernel, capability, dtype, block)}
-                tiles |= {tile for key, tile in ELEMENTWISE.items() if key == (kernel, capability, dtype, block)}
                 if dtype == "bfloat16":
                     tiles |= {*elementwise_candidates(kernel, block)}
                 for tile in tiles:
                     for identity in (False, True) if kernel.startswith("layer_norm") else (False,):
-                        case = _compile_case(kernel, tile, *_DTYPES[dtype], identity)
+                        case = _compile_case(kernel, tile, _DTYPES[dtype], identity)
                         cases[case.name] = case
     return list(cases.values())
 
 
-def _compile_case(kernel: str, tile: Tile, x: str, product: str, identity: bool) -> CompileCase:
-    pointers = {"x": x, "h": product, "n": product, "skip": product, "grad_x": x, "partials": "fp32"}
-    function, flags = {
-        "layer_norm": (layer_norm_kernel, {"IDENTITY": identity}),
-        "layer_norm_backward": (layer_norm_backward_kernel, {"IDENTITY": identity, "NEED_X": True}),
-        "gelu": (gelu_kernel, {}),
-        "gelu_backward": (gelu_backward_kernel, {}),
+def _compile_case(kernel: str, tile: Tile, dtype: str, identity: bool) -> CompileCase:
+    """``tile.chunk`` plays no part: kernels get it at run time."""
+    function = {
+        "layer_norm": layer_norm_kernel,
+        "layer_norm_backward": layer_norm_backward_kernel,
+        "gelu": gelu_kernel,
+        "gelu_backward": gelu_backward_kernel,
     }[kernel]
-    constexprs = {**flags, "ROWS": tile.rows, "COLUMNS": tile.columns, "CHUNK": tile.chunk}
+    constexprs = {"IDENTITY": identity, "NEED_X": True, "ROWS": tile.rows, "COLUMNS": tile.columns}
     constexprs = {name: value for name, value in constexprs.items() if name in function.arg_names}
-    signature = {}
-    for name in function.arg_names:
-        if name in constexprs:
-            signature[name] = "constexpr"
-        elif name in ("rows", "width", "stride_layer", "stride_row"):
-            signature[name] = "i32"
-        elif name == "eps":
-            signature[name] = "fp32"
-        else:
-            signature[name] = f"*{pointers.get(name, product)}"
-    text = f"{product}.{tile.rows}x{tile.columns}c{tile.chunk}w{tile.num_warps}" + ".identity" * identity
-    return CompileCase(f"projector.{kernel}.{text}", function, signature, constexprs, tile.num_warps, num_stages=3)
+    kinds = dict.fromkeys(constexprs, "constexpr") | {"eps": "fp32", "partials": "*fp32"}
+    kinds |= dict.fromkeys(("rows", "width", "stride_layer", "stride_row", "chunk"), "i32")
+    signature = {name: kinds.get(name, f"*{dtype}") for name in function.arg_names}
+    text = f"{dtype}.{tile.rows}x{tile.columns}w{tile.num_warps}" + ".identity" * identity
+    name, attrs = f"projector.{kernel}.{text}", aligned(signature, "rows")
+    return CompileCase(name, function, signature, constexprs, tile.num_warps, num_stages=3, attrs=attrs)
