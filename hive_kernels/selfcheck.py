@@ -13,7 +13,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hive_kernels import cross_attention, gated_residual, residual_projector
+from hive_kernels import (
+    cross_attention,
+    cross_attention_weights,
+    gated_residual,
+    joint_attention,
+    residual_projector,
+)
 from hive_kernels.backends import reason_unavailable
 from hive_kernels.testing import Operation, Result, cu_seqlens, measure
 
@@ -101,6 +107,20 @@ def cases() -> Iterator[Case]:
         return cross_attention(q, k, v, offsets.to(q.device), max_seqlen_q=90, backend=backend)
 
     yield Case("cross_attention", attention, ((130, 6, 64), (4, 145, 2, 64), (4, 145, 2, 64)))
+
+    def weights(q: Tensor, k: Tensor, backend: str) -> Tensor:
+        offset = offsets.to(q.device)
+        _, lse = cross_attention(q, k, k, offset, max_seqlen_q=90, backend=backend, return_lse=True)
+        tokens = torch.tensor([129, 0, 50], device=q.device)
+        return cross_attention_weights(q, k, lse, offset, tokens=tokens, backend=backend)
+
+    yield Case("cross_attention_weights", weights, ((130, 6, 64), (4, 145, 2, 64)))
+
+    def joint(q: Tensor, *keys_values: Tensor, backend: str) -> Tensor:
+        return joint_attention(q, *keys_values, offsets.to(q.device), max_seqlen=90, backend=backend)
+
+    text, image = (130, 2, 64), (4, 145, 2, 64)
+    yield Case("joint_attention", joint, ((130, 6, 64), text, text, image, image))
 
     def projector(x: Tensor, *parameters: Tensor, backend: str) -> Tensor:
         return residual_projector(x, *parameters, backend=backend)

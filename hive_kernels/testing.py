@@ -34,9 +34,14 @@ def random_lengths(batch: int, longest: int, generator: torch.Generator) -> list
 
 
 def with_gradients(operation: Operation, tensors: Sequence[Tensor], backend: str, seed: int = 0) -> list[Tensor]:
-    """The output, then the gradient of every tensor under one random cotangent, the same for every dtype."""
+    """The output, then the gradient of every tensor under one random cotangent, the same for every dtype.
+
+    The output alone where the operation is not differentiable.
+    """
     leaves = [x.detach().clone().requires_grad_() for x in tensors]
     out = operation(*leaves, backend=backend)
+    if not out.requires_grad:
+        return [out]
     generator = torch.Generator().manual_seed(seed)
     cotangent = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out)
     return [out.detach(), *torch.autograd.grad(out, leaves, cotangent, materialize_grads=True)]
