@@ -12,6 +12,7 @@ from hive_kernels.testing import assert_accurate, poisoned_allocations, saved_by
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
+pytestmark = [pytest.mark.gpu] if GPU else []  # `pytest -m gpu` runs all of this on a GPU
 
 
 def tensors(*shape: int, gate: float | None = None) -> list[Tensor]:

@@ -11,10 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from hive_kernels import residual_projector
 from hive_kernels.projector import tiles
 from hive_kernels.projector.tile_table import GEMM
-from hive_kernels.testing import assert_accurate, measure, poisoned_allocations, saved_bytes, with_gradients
+from hive_kernels.testing import assert_accurate, poisoned_allocations, saved_bytes, with_gradients
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
+pytestmark = [pytest.mark.gpu] if GPU else []  # `pytest -m gpu` runs all of this on a GPU
 DTYPES = [
     torch.float32,
     torch.float16,
@@ -78,13 +79,6 @@ def test_recompute_meets_it_too(size, dtype):
 def test_meets_the_tolerance_rule_at_scale(size, dtype):
     with poisoned_allocations():
         assert_accurate(residual_projector, inputs(*AT_SCALE[size]), dtype, "triton")
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not GPU, reason="needs a GPU")
-def test_the_small_sizes_in_bf16_on_a_gpu():
-    for size in SIZES.values():
-        assert all(r.passes for r in measure(residual_projector, inputs(*size), torch.bfloat16, "triton")), size
 
 
 @pytest.mark.skipif(GPU, reason="only the interpreter refuses bf16")
