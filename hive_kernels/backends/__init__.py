@@ -13,7 +13,9 @@ import torch
 SERVED_BY: dict[str, dict[str, str]] = {
     "causal_attention": {"reference": "reference", "torch": "torch", "triton": "torch"},
     "cross_attention": {"reference": "reference", "torch": "torch", "triton": "triton"},
+    "cross_attention_weights": {"reference": "reference", "torch": "torch", "triton": "triton"},
     "gated_residual": {"reference": "reference", "torch": "torch", "triton": "triton"},
+    "joint_attention": {"reference": "reference", "torch": "torch", "triton": "triton"},
     "linear_cross_entropy": {"reference": "reference", "torch": "torch", "triton": "torch"},
     "residual_projector": {"reference": "reference", "torch": "torch", "triton": "triton"},
 }

@@ -1,12 +1,11 @@
 """Which tile each attention kernel runs with: looked up in a frozen table, never tuned at run time.
 
 A tuner at run time would be keyed on totals that change every step, ranks would disagree, and results would stop being
-reproducible. ``python -m hive_kernels.tune`` measures :func:`candidates` and rewrites ``tile_table.py``
-with :func:`render`.
+reproducible. ``python -m hive_kernels.tune`` measures :func:`candidates` and rewrites ``tile_table.py``.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 
@@ -14,11 +13,14 @@ from hive_kernels.cross_attention.tile_table import TABLE
 
 MAX_HEAD_DIM = 128
 SHORT = 64  # packed rows (tokens times heads of a group) up to which a caption is short
+ROLES = ("forward", "query_gradient", "key_gradient", "one_pass")
 
 
-@dataclass(frozen=True)
-class Tile:
-    """A launch: ``rows`` packed query rows by ``keys`` keys, on ``warps`` warps, loads ``stages`` deep."""
+class Tile(NamedTuple):
+    """A launch: ``rows`` packed query rows by ``keys`` keys, on ``warps`` warps, loads ``stages`` deep.
+
+    For one_pass, ``rows`` is also the most that a sample may have; 0 where two kernels serve all.
+    """
 
     rows: int
     keys: int
@@ -26,19 +28,9 @@ class Tile:
     stages: int
 
 
-@dataclass(frozen=True)
-class Tiles:
-    """The tiles of one (capability, element bits, head size, size bucket)."""
+TWO_KERNELS = Tile(0, 0, 0, 0)
 
-    forward: Tile
-    query_gradient: Tile
-    key_gradient: Tile
-    one_pass: Tile | None
-    """The backward in one kernel, for samples of at most this many rows; None where two kernels are used for all."""
-
-
-Key = tuple[int, int, int, str]
-"""(compute capability as 90, bits of an element, head size as :func:`block_d` rounds it, "short" or "long")."""
+Key = tuple[str, int, int, int, str]
 
 
 def block_d(head_dim: int) -> int:
@@ -46,71 +38,47 @@ def block_d(head_dim: int) -> int:
     return max(32, 1 << (head_dim - 1).bit_length())
 
 
-def bucket(rows: int) -> str:
-    """The size bucket of samples of at most ``rows`` packed rows."""
-    return "short" if rows <= SHORT else "long"
+def table_key(role: str, capability: int, dtype: torch.dtype, head_dim: int, rows: int) -> Key:
+    """(kernel, compute capability as 90, bits of an element, padded head size, "short" or "long").
+
+    Args:
+        role: one of ROLES.
+        capability: of the GPU.
+        dtype: fp16, bf16 or fp32.
+        head_dim: at most MAX_HEAD_DIM.
+        rows: no sample has more packed rows.
+    """
+    return role, capability, dtype.itemsize * 8, block_d(head_dim), "short" if rows <= SHORT else "long"
 
 
-def capabilities() -> list[int]:
-    """Those that the table has entries for."""
-    return sorted({key[0] for key in TABLE})
+def lookup(role: str, capability: int, dtype: torch.dtype, head_dim: int, rows: int) -> Tile:
+    """The tile for a launch; arguments as in :func:`table_key`.
 
-
-def lookup(capability: int, dtype: torch.dtype, head_dim: int, rows: int) -> Tiles:
-    """The tiles for a GPU; one that the table doesn't know gets those of the nearest older one.
-
-    Capability 0, the interpreter's, gets the oldest.
+    A GPU that the table doesn't know gets the tile of the nearest older one, the interpreter (capability 0) the oldest.
 
     Raises:
         ValueError: the GPU is older than every one in the table.
     """
-    known = [c for c in capabilities() if c <= (capability or capabilities()[0])]
-    if not known:
-        raise ValueError(
-            f"the GPU's compute capability is {capability / 10}; allowed: {capabilities()[0] / 10} or above"
-        )
-    return entry((known[-1], dtype.itemsize * 8, block_d(head_dim), bucket(rows)))
+    known = sorted({key[1] for key in TABLE})
+    for older in reversed(known):
+        if older > (capability or known[0]):
+            continue
+        launch = TABLE.get(table_key(role, older, dtype, head_dim, rows))
+        if launch is not None:
+            return Tile(*launch)
+    raise ValueError(f"the GPU's compute capability is {capability / 10}; allowed: {known[0] / 10} or above")
 
 
-def entry(key: Key) -> Tiles:
-    """What the table holds under ``key``."""
-    launches = {role: None if launch is None else Tile(*launch) for role, launch in TABLE[key].items()}
-    return Tiles(**launches)  # type: ignore[arg-type]  # tests check that one_pass alone is ever None
-
-
-def candidates(key: Key, role: str) -> Iterator[Tile]:
-    """Tiles worth measuring for one kernel; ``python -m hive_kernels.aot`` says which of them fit the GPU.
-
-    Args:
-        key: an entry of the table.
-        role: a field of :class:`Tiles`.
-    """
-    _, bits, _, size = key
-    rows = (16, 32, 64) if size == "short" else (32, 64, 128)
+def candidates(key: Key) -> Iterator[Tile]:
+    """Tiles worth measuring for an entry of the table; some don't fit every GPU."""
+    role, _, bits, _, size = key
     if role == "one_pass":
-        rows = (64,) if size == "short" else (128,)
-    for m in rows:
-        for n in (16, 32) if bits == 32 else (32, 64, 128):
-            for warps in (4, 8) if m * n >= 4096 else (2, 4):
-                for stages in (1, 2) if bits == 32 else (1, 2, 3):
-                    yield Tile(m, n, warps, stages)
-
-
-def render(table: Mapping[Key, Tiles]) -> str:
-    """The text of tile_table.py."""
-    lines = [
-        '"""Written by ``python -m hive_kernels.tune``; read through hive_kernels.cross_attention.tiles.',
-        "",
-        "(compute capability, bits of an element, head size, bucket): kernel: (rows, keys, warps, stages).",
-        '"""',
-        "",
-        "TABLE: dict[tuple[int, int, int, str], dict[str, tuple[int, int, int, int] | None]] = {",
-    ]
-    for key in sorted(table):
-        lines.append(f"    {key!r}: {{".replace("'", '"'))
-        for field in fields(Tiles):
-            tile = getattr(table[key], field.name)
-            launch = None if tile is None else (tile.rows, tile.keys, tile.warps, tile.stages)
-            lines.append(f'        "{field.name}": {launch},')
-        lines.append("    },")
-    return "\n".join([*lines, "}", ""])
+        yield TWO_KERNELS
+    heights = {"one_pass": (64,) if size == "short" else (128,), "key_gradient": (32, 64)}.get(role, (32, 64, 128))
+    widths = (16, 32) if bits == 32 else (32, 64, 128) if role == "key_gradient" else (32, 64)
+    for rows in heights:
+        for keys in widths:
+            for warps in (4, 8):
+                if rows * keys >= 512 * warps:
+                    for stages in (1,) if bits == 32 else (1, 2) if role == "one_pass" else (2, 3):
+                        yield Tile(rows, keys, warps, stages)

@@ -65,9 +65,22 @@ def store(base, offsets, inside, values, HEAD_DIM: tl.constexpr, BLOCK_D: tl.con
 
 
 @triton.jit
-def row_offsets(rows, begin, stride_token, stride_head, GROUP: tl.constexpr):
-    """Where packed rows of a sample lie, from the group's first head on."""
-    return (begin + rows // GROUP).to(tl.int64) * stride_token + (rows % GROUP) * stride_head
+def row_base(base, begin, row, head, stride_token, stride_head, GROUP: tl.constexpr):
+    """Where the token of a sample's packed ``row`` lies, at its group's first head."""
+    return base + (begin + row // GROUP).to(tl.int64) * stride_token + head.to(tl.int64) * GROUP * stride_head
+
+
+@triton.jit
+def row_offsets(rows, row, stride_token, stride_head, GROUP: tl.constexpr):
+    """From row_base of the tile's first ``row`` to each of its rows. Small: 32 bits are enough."""
+    return (rows // GROUP - row // GROUP) * stride_token + rows % GROUP * stride_head
+
+
+@triton.jit
+def key_base(base, sample, begin, head, stride_sample, stride_token, stride_head):
+    """Where a sample's keys start."""
+    samples = sample.to(tl.int64) * stride_sample
+    return base + samples + begin.to(tl.int64) * stride_token + tl.cast(head, tl.int64) * stride_head
 
 
 @triton.jit
@@ -86,9 +99,10 @@ def _attend(
     MASKED: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """Online softmax of the rows over keys start..stop: the sum of values, the largest score, the sum of weights."""
+    nearby = tl.arange(0, BLOCK_N)
     for first in range(start, stop, BLOCK_N):
-        n = first + tl.arange(0, BLOCK_N)
-        keys = load(k, n.to(tl.int64) * stride_kn, n < stop, MASKED, HEAD_DIM, BLOCK_D)
+        n = first + nearby
+        keys = load(k + tl.cast(first, tl.int64) * stride_kn, nearby * stride_kn, n < stop, MASKED, HEAD_DIM, BLOCK_D)
         scores = tl.dot(q, tl.trans(keys), input_precision="ieee") * scale
         if MASKED:
             scores = tl.where(visible(n, stop, rows, CAUSAL, GROUP), scores, float("-inf"))
@@ -96,7 +110,7 @@ def _attend(
         weights = tl.exp2(scores - highest[:, None])
         shrink = tl.exp2(top - highest)
         total = total * shrink + tl.sum(weights, 1)
-        values = load(v, n.to(tl.int64) * stride_vn, n < stop, MASKED, HEAD_DIM, BLOCK_D)
+        values = load(v + tl.cast(first, tl.int64) * stride_vn, nearby * stride_vn, n < stop, MASKED, HEAD_DIM, BLOCK_D)
         acc = tl.dot(weights.to(values.dtype), values, acc * shrink[:, None], input_precision="ieee")
         top = highest
     return acc, top, total
@@ -118,31 +132,26 @@ def forward_kernel(
     sample, begin, length, row = locate(tl.program_id(0), cu_seqlens_q, batch, tokens, GROUP, BLOCK_M)
     if row >= length * GROUP:
         return
-    head, heads = tl.program_id(1).to(tl.int64), tl.num_programs(1)
+    head, heads = tl.program_id(1), tl.num_programs(1)
     rows = row + tl.arange(0, BLOCK_M)
     inside = rows < length * GROUP
-    offsets = row_offsets(rows, begin, stride_qt, stride_qh, GROUP)
-    queries = load(q + head * GROUP * stride_qh, offsets, inside, True, HEAD_DIM, BLOCK_D)
+    q = row_base(q, begin, row, head, stride_qt, stride_qh, GROUP)
+    offsets = row_offsets(rows, row, stride_qt, stride_qh, GROUP)
+    queries = load(q, offsets, inside, True, HEAD_DIM, BLOCK_D)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
 
     begin_k, length_k = segment(sample, cu_seqlens_k, keys)
-    k += sample.to(tl.int64) * stride_kb + begin_k.to(tl.int64) * stride_kn + head * stride_kh
-    v += sample.to(tl.int64) * stride_vb + begin_k.to(tl.int64) * stride_vn + head * stride_vh
-    whole = length_k if EVEN else length_k // BLOCK_N * BLOCK_N
+    k = key_base(k, sample, begin_k, head, stride_kb, stride_kn, stride_kh)
+    v = key_base(v, sample, begin_k, head, stride_vb, stride_vn, stride_vh)
     acc, top, total = _attend(
-        acc, top, total, queries, k, v, stride_kn, stride_vn, 0, whole, scale, rows,
-        GROUP, HEAD_DIM, BLOCK_D, BLOCK_N, False, False,
+        acc, top, total, queries, k, v, stride_kn, stride_vn, 0, length_k, scale, rows,
+        GROUP, HEAD_DIM, BLOCK_D, BLOCK_N, not EVEN, False,
     )  # fmt: skip
-    if not EVEN:
-        acc, top, total = _attend(
-            acc, top, total, queries, k, v, stride_kn, stride_vn, whole, length_k, scale, rows,
-            GROUP, HEAD_DIM, BLOCK_D, BLOCK_N, True, False,
-        )  # fmt: skip
     if k_text is not None:
-        k_text += begin.to(tl.int64) * stride_kt + head * stride_kth
-        v_text += begin.to(tl.int64) * stride_vt + head * stride_vth
+        k_text = key_base(k_text, sample, begin, head, 0, stride_kt, stride_kth)
+        v_text = key_base(v_text, sample, begin, head, 0, stride_vt, stride_vth)
         last = tl.minimum((row + BLOCK_M - 1) // GROUP + 1, length)
         acc, top, total = _attend(
             acc, top, total, queries, k_text, v_text, stride_kt, stride_vt, 0, last, scale, rows,
@@ -151,7 +160,8 @@ def forward_kernel(
 
     # Without any key: out = 0 / 1, lse = -inf + 0.
     total = tl.where(total == 0, 1.0, total)
-    offsets = row_offsets(rows, begin, heads * GROUP * HEAD_DIM, HEAD_DIM, GROUP)
-    store(out + head * GROUP * HEAD_DIM, offsets, inside, acc / total[:, None], HEAD_DIM, BLOCK_D)
-    offsets = row_offsets(rows, begin, heads * GROUP, 1, GROUP)
-    tl.store(lse + head * GROUP + offsets, top + tl.log2(total), mask=inside)
+    out = row_base(out, begin, row, head, heads * GROUP * HEAD_DIM, HEAD_DIM, GROUP)
+    offsets = row_offsets(rows, row, heads * GROUP * HEAD_DIM, HEAD_DIM, GROUP)
+    store(out, offsets, inside, acc / total[:, None], HEAD_DIM, BLOCK_D)
+    lse = row_base(lse, begin, row, head, heads * GROUP, 1, GROUP)
+    tl.store(lse + row_offsets(rows, row, heads * GROUP, 1, GROUP), top + tl.log2(total), mask=inside)

@@ -33,6 +33,12 @@ class Problem(NamedTuple):
     scale: float
     longest: int
 
+    @classmethod
+    def of(cls, q: Tensor, k: Tensor, v: Tensor, k_text: Tensor | None, v_text: Tensor | None, *rest: Any) -> "Problem":
+        """The problem of any tensors: what the kernels can't address is copied."""
+        text = (None, None) if k_text is None or v_text is None else (addressable(k_text), addressable(v_text))
+        return cls(addressable(q), addressable(k), addressable(v), *text, *rest)
+
     @property
     def group(self) -> int:
         """Query heads that share a key head."""
@@ -52,8 +58,8 @@ class Problem(NamedTuple):
         """No sample has more packed rows."""
         return min(self.longest, self.q.shape[0]) * self.group
 
-    def tiles(self) -> tiles.Tiles:
-        return tiles.lookup(capability(self.q.device), self.q.dtype, self.q.shape[2], self.rows)
+    def tile(self, role: str) -> Tile:
+        return tiles.lookup(role, capability(self.q.device), self.q.dtype, self.q.shape[2], self.rows)
 
     def row_grid(self, rows: int) -> tuple[int, int]:
         """Slots that triton_forward.locate finds samples for."""
@@ -81,6 +87,12 @@ class Problem(NamedTuple):
         return self.cu_seqlens_k is None and self.keys % tile.keys == 0
 
 
+def addressable(x: Tensor) -> Tensor:
+    """Heads contiguous, and tokens and heads so close that offsets within a tile fit 32 bits."""
+    near = all(stride < 1 << 23 for stride in x.stride()[-3:])
+    return x if x.stride(-1) == 1 and near else x.contiguous()
+
+
 def forward(problem: Problem) -> tuple[Tensor, Tensor]:
     """Attention of q [T, Hq, D] over k, v [B, N, Hkv, D] or packed [Tk, Hkv, D] and, where given, causal text keys.
 
@@ -91,8 +103,9 @@ def forward(problem: Problem) -> tuple[Tensor, Tensor]:
         out [T, Hq, D] in q's dtype, lse [T, Hq], fp32, in base 2.
     """
     q, k, v, k_text, v_text, cu_q, cu_k, scale, _ = problem
-    out, lse = q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32)
-    tile = problem.tiles().forward
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
+    tile = problem.tile("forward")
     if q.numel():
         with ready("attention.forward", q.device, q.dtype):
             forward_kernel[problem.row_grid(tile.rows)](
@@ -107,28 +120,28 @@ def forward(problem: Problem) -> tuple[Tensor, Tensor]:
 def backward(problem: Problem, out: Tensor, lse: Tensor, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """dq, dk, dv, contiguous. Keys that no row sees get 0."""
     q, k, v, _, _, cu_q, cu_k, scale, _ = problem
-    dq, dk, dv = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
-    tile = problem.tiles().one_pass
-    if tile is None or problem.rows > tile.rows:
+    dout = addressable(dout)
+    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    tile = problem.tile("one_pass")
+    if not 0 < problem.rows <= tile.rows or k.numel() == 0:
         delta = query_gradient(problem, out, lse, dout, dq)
         key_gradient(problem, lse, dout, delta, dk, dv)
-    elif k.numel():
-        with ready("attention.backward", q.device, q.dtype):
-            one_pass_kernel[(problem.batch, k.shape[-2])](
-                q, k, v, out, dout, lse, dq, dk, dv, cu_q, cu_k,
-                *q.stride()[:2], *problem.key_strides(), *dout.stride()[:2], q.shape[0], problem.keys, scale * LOG2_E,
-                **problem.sizes(tile), num_warps=tile.warps, num_stages=tile.stages,
-            )  # fmt: skip
-    else:
-        dq.zero_()
+        return dq, dk, dv
+    with ready("attention.backward", q.device, q.dtype):
+        one_pass_kernel[(problem.batch, k.shape[-2])](
+            q, k, v, out, dout, lse, dq, dk, dv, cu_q, cu_k,
+            *q.stride()[:2], *problem.key_strides(), *dout.stride()[:2], q.shape[0], problem.keys, scale * LOG2_E,
+            **problem.sizes(tile), num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
     return dq, dk, dv
 
 
 def joint_backward(problem: Problem, out: Tensor, lse: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
     """dq, dk_text, dv_text, dk, dv, contiguous."""
     q, k, v, k_text, v_text, cu_q, *_ = problem
+    dout = addressable(dout)
     assert k_text is not None and v_text is not None  # noqa: PT018
-    gradients = [x.new_empty(x.shape) for x in (q, k_text, v_text, k, v)]
+    gradients = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k_text, v_text, k, v)]
     delta = query_gradient(problem, out, lse, dout, gradients[0])
     key_gradient(problem, lse, dout, delta, gradients[3], gradients[4])
     text = problem._replace(k=k_text, v=v_text, cu_seqlens_k=cu_q)
@@ -140,7 +153,7 @@ def query_gradient(problem: Problem, out: Tensor, lse: Tensor, dout: Tensor, dq:
     """Fills dq; returns delta [T, Hq] = sum(out * dout), fp32."""
     q, k, v, k_text, v_text, cu_q, cu_k, scale, _ = problem
     delta = torch.empty_like(lse)
-    tile = problem.tiles().query_gradient
+    tile = problem.tile("query_gradient")
     if q.numel():
         with ready("attention.query_gradient", q.device, q.dtype):
             query_gradient_kernel[problem.row_grid(tile.rows)](
@@ -157,7 +170,7 @@ def key_gradient(
 ) -> None:
     """Fills dk and dv of the problem's k and v; ``causal`` when they are the text's own."""
     q, k, v, _, _, cu_q, cu_k, scale, _ = problem
-    tile = problem.tiles().key_gradient
+    tile = problem.tile("key_gradient")
     slots = -(-problem.keys // tile.keys)
     grid = (problem.batch * slots if cu_k is None else problem.keys // tile.keys + problem.batch, k.shape[-2])
     if k.numel():
@@ -171,26 +184,20 @@ def key_gradient(
 
 
 def compile_cases(capability: int) -> Iterator[CompileCase]:
-    """Every kernel with every tile that GPUs of ``capability`` (as 86) run, at group size 3 and with all masks.
-
-    Images of one size need no masks and less of everything, so packed ones stand for both.
-    """
-    seen = set()
-    for (cc, bits, dim, _), dtype in (
-        (key, dtype) for key in tiles.TABLE for dtype in (("fp16", "bf16") if key[1] == 16 else ("fp32",))
-    ):
-        if cc != capability:
-            continue
-        entry = tiles.entry((cc, bits, dim, _))
-        for joint in (False, True):
-            for role, kernel in _KERNELS.items():
-                tile = getattr(entry, role)
-                if tile is None or (joint and role == "one_pass"):
-                    continue
-                case = _compile_case(role, kernel, tile, dtype, dim, joint)
-                if case.name not in seen:
-                    seen.add(case.name)
-                    yield case
+    """Every kernel with every tile that GPUs of ``capability`` (as 86) run, for groups of three heads."""
+    launches = [
+        (role, Tile(*launch), dtype, dim)
+        for (role, gpu, bits, dim, _), launch in tiles.TABLE.items()
+        for dtype in (("fp16", "bf16") if bits == 16 else ("fp32",))
+        if gpu == capability and launch != tiles.TWO_KERNELS
+    ]
+    for role, tile, dtype, dim in dict.fromkeys(launches):
+        for images in ("dense", "packed"):
+            yield compile_case("cross_attention", role, tile, dtype, dim, images)
+            if role in ("forward", "query_gradient"):
+                yield compile_case("joint_attention", role, tile, dtype, dim, images)
+        if role == "key_gradient":
+            yield compile_case("joint_attention", role, tile, dtype, dim, "text")
 
 
 _KERNELS: dict[str, Any] = {
@@ -201,30 +208,32 @@ _KERNELS: dict[str, Any] = {
 }
 
 
-def _compile_case(role: str, kernel: Any, tile: Tile, dtype: str, dim: int, joint: bool) -> CompileCase:
+def compile_case(operation: str, role: str, tile: Tile, dtype: str, dim: int, keys: str) -> CompileCase:
+    """One launch over ``keys``: images of one size that the tile divides ("dense"), of any ("packed"), or "text"."""
+    kernel = _KERNELS[role]
     constexprs: dict[str, Any] = {
-        "GROUP": 3, "HEAD_DIM": dim, "BLOCK_D": dim, "BLOCK_M": tile.rows, "BLOCK_N": tile.keys,
-        "EVEN": False, "CAUSAL": joint,
+        "GROUP": 3, "HEAD_DIM": dim, "BLOCK_D": tiles.block_d(dim), "BLOCK_M": tile.rows, "BLOCK_N": tile.keys,
+        "EVEN": keys == "dense", "CAUSAL": keys == "text",
     }  # fmt: skip
-    if not joint:
+    if operation == "cross_attention":
         constexprs |= {"k_text": None, "v_text": None}
-    constexprs = {name: constexprs[name] for name in kernel.arg_names if name in constexprs}
+    if keys == "dense":
+        constexprs["cu_seqlens_k"] = None
+    constexprs = {name: value for name, value in constexprs.items() if name in kernel.arg_names}
+    types = dict.fromkeys(("lse", "delta"), "*fp32") | dict.fromkeys(("cu_seqlens_q", "cu_seqlens_k"), "*i32")
+    types |= dict.fromkeys(("tokens", "keys", "batch", "tiles"), "i32") | {"scale": "fp32"}
     signature, attrs = {}, {}
     for i, name in enumerate(kernel.arg_names):
-        if name in constexprs:
-            signature[name] = "constexpr"
-        elif name in ("tokens", "keys", "batch", "tiles"):
-            signature[name] = "i32"
-        elif name == "scale":
-            signature[name] = "fp32"
-        else:
-            wide = {"lse": "*fp32", "delta": "*fp32", "cu_seqlens_q": "*i32", "cu_seqlens_k": "*i32"}
-            signature[name] = "i32" if name.startswith("stride") else wide.get(name, f"*{dtype}")
+        stride = name.startswith("stride")
+        signature[name] = "constexpr" if name in constexprs else types.get(name, "i32" if stride else f"*{dtype}")
+        if stride or signature[name].startswith("*"):
             attrs[(i,)] = [["tt.divisibility", 16]]
-    operation = "joint_attention" if joint else "cross_attention"
-    launch = f"{tile.rows}x{tile.keys}w{tile.warps}s{tile.stages}"
     return CompileCase(
-        name=f"{operation}.{role}.{dtype}.d{dim}.{launch}",
-        function=kernel, signature=signature, constexprs=constexprs,
-        num_warps=tile.warps, num_stages=tile.stages, attrs=attrs,
-    )  # fmt: skip
+        name=f"{operation}.{role}.{keys}.{dtype}.d{dim}.{tile.rows}x{tile.keys}w{tile.warps}s{tile.stages}",
+        function=kernel,
+        signature=signature,
+        constexprs=constexprs,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+        attrs=attrs,
+    )

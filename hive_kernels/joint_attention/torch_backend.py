@@ -18,7 +18,7 @@ def joint_attention(
     images: Segments | None,
     scale: float,
 ) -> Tensor:
-    """q [T, Hq, D], k_text, v_text [T, Hkv, D], k_image, v_image [B, N, Hkv, D] or packed [Tk, Hkv, D] -> [T, Hq, D]."""
+    """As reference.joint_attention, of texts and images that are Segments."""
     layout = padded_layout(texts.cu_seqlens, q.shape[0], texts.longest)
     keys, exists = padded_keys(k_image, images)  # [B, Hkv, N, D], [B, 1, 1, N]
     values, _ = padded_keys(v_image, images)
