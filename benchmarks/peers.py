@@ -124,7 +124,8 @@ def _plain(mode: str, case: Case, inputs: list[Tensor], cotangent: Tensor) -> Ru
     """A call a layer, its outputs not copied into one tensor."""
     run = _compiled_layer(mode) if mode else _plain_layer
     layers = [
-        _leaves([x[i].t() if j and x.dim() == 3 else x[i] for j, x in enumerate(inputs)]) for i in range(len(inputs[0]))
+        _leaves([x[i].t().contiguous() if j and x.dim() == 3 else x[i] for j, x in enumerate(inputs)])
+        for i in range(len(inputs[0]))
     ]
 
     def results(outputs: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Tensor]:

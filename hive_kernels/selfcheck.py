@@ -116,8 +116,8 @@ def cases() -> Iterator[Case]:
 
     yield Case("cross_attention_weights", weights, ((130, 6, 64), (4, 145, 2, 64)))
 
-    def joint(q: Tensor, *keys_values: Tensor, backend: str) -> Tensor:
-        return joint_attention(q, *keys_values, offsets.to(q.device), max_seqlen=90, backend=backend)
+    def joint(q: Tensor, k: Tensor, v: Tensor, k_image: Tensor, v_image: Tensor, backend: str) -> Tensor:
+        return joint_attention(q, k, v, k_image, v_image, offsets.to(q.device), max_seqlen=90, backend=backend)
 
     text, image = (130, 2, 64), (4, 145, 2, 64)
     yield Case("joint_attention", joint, ((130, 6, 64), text, text, image, image))

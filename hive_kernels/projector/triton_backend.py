@@ -104,6 +104,7 @@ def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         else:
             h, a = triton_gemm.hidden(n, p.w1, p.b1, tile)
         if p.w_skip is None or p.b_skip is None:
+            assert skip is not None
             return torch.baddbmm(skip, a, p.w2, out=skip), h
         bias = (p.b2 + p.b_skip).to(dtype)
         tile = _gemm_tile("output", n, p.b1.shape[1])

@@ -37,15 +37,15 @@ def choices(device: torch.device) -> Iterator[Choice]:
             ("features", width, width_in),
         ):
             call = backward if product == "features" else forward
+            candidates = [None, *(tuple(tile) for tile in tiles.gemm_candidates(product, gpu))]
             key = (product, gpu, "bfloat16", inner, columns)
-            candidates = [tuple(tile) for tile in tiles.gemm_candidates(product, gpu)]
-            yield Choice(f"projector {product} {inner}x{columns}", GEMM, key, [None, *candidates], call)
+            yield Choice(f"projector {product} {inner}x{columns}", GEMM, key, candidates, call)
         for kernel in tiles.KERNELS:
             row = width_in if kernel.startswith("layer_norm") else width
-            key = tiles.elementwise_key(kernel, gpu, "bfloat16", row)
-            candidates = [tuple(tile) for tile in tiles.elementwise_candidates(kernel, key[3])]
+            entry = tiles.elementwise_key(kernel, gpu, "bfloat16", row)
+            shapes = [tuple(tile) for tile in tiles.elementwise_candidates(kernel, entry[3])]
             call = backward if kernel.endswith("backward") else forward
-            yield Choice(f"projector {kernel} {row}", ELEMENTWISE, key, candidates, call)
+            yield Choice(f"projector {kernel} {row}", ELEMENTWISE, entry, shapes, call)
 
 
 def _arguments(width_in: int, width: int, device: torch.device) -> list[Tensor]:
