@@ -51,15 +51,15 @@ def settle(choice: Choice, timer: Timer) -> Decision:
                 continue
             choice.put(candidate)
             try:
-                agrees = _agree(choice.call(), expected)
+                if not _agree(choice.call(), expected):
+                    wrong.append(candidate)
+                    continue
                 elapsed = timer(choice.call)
             except Exception as error:
                 if not _too_large(error):
                     raise
                 continue
-            if not agrees:
-                wrong.append(candidate)
-            elif elapsed < min(best_time, WORTH * present):
+            if elapsed < min(best_time, WORTH * present):
                 best, best_time = candidate, elapsed
     finally:
         choice.put(best)
@@ -88,12 +88,14 @@ def tunable() -> Iterator[ModuleType]:
 def tune(
     modules: Sequence[ModuleType], device: torch.device, timer: Timer, seconds: float, only: str
 ) -> list[Decision]:
-    """Decides within ``seconds``, operation by operation, and rewrites each operation's file when it is through."""
+    """Decides within ``seconds``, shared among the operations, and rewrites each one's file when it is through."""
     end = time.monotonic() + seconds
     decisions = []
-    for module in modules:
+    for place, module in enumerate(modules):
+        share = (end - time.monotonic()) / (len(modules) - place)
+        begin = time.monotonic()
         for choice in module.choices(device):
-            if time.monotonic() > end:
+            if time.monotonic() - begin > share:
                 break
             if only in choice.name:
                 decisions.append(settle(choice, timer))
