@@ -34,10 +34,16 @@ class Problem(NamedTuple):
     longest: int
 
     @classmethod
-    def of(cls, q: Tensor, k: Tensor, v: Tensor, k_text: Tensor | None, v_text: Tensor | None, *rest: Any) -> "Problem":
+    def of(
+        cls, q: Tensor, k: Tensor, v: Tensor, k_text: Tensor | None, v_text: Tensor | None,
+        cu_q: Tensor, cu_k: Tensor | None, scale: float, longest: int,
+    ) -> "Problem":  # fmt: skip
         """The problem of any tensors: what the kernels can't address is copied."""
-        text = (None, None) if k_text is None or v_text is None else (addressable(k_text), addressable(v_text))
-        return cls(addressable(q), addressable(k), addressable(v), *text, *rest)
+        q, k, v = addressable(q), addressable(k), addressable(v)
+        if k_text is not None and v_text is not None:
+            k_text, v_text = addressable(k_text), addressable(v_text)
+        cu_q, cu_k = cu_q.contiguous(), None if cu_k is None else cu_k.contiguous()
+        return cls(q, k, v, k_text, v_text, cu_q, cu_k, scale, longest)
 
     @property
     def group(self) -> int:
@@ -120,7 +126,7 @@ def forward(problem: Problem) -> tuple[Tensor, Tensor]:
 def backward(problem: Problem, out: Tensor, lse: Tensor, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """dq, dk, dv, contiguous. Keys that no row sees get 0."""
     q, k, v, _, _, cu_q, cu_k, scale, _ = problem
-    dout = addressable(dout)
+    out, lse, dout = out.contiguous(), lse.contiguous(), addressable(dout)
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     tile = problem.tile("one_pass")
     if not 0 < problem.rows <= tile.rows or k.numel() == 0:
@@ -139,7 +145,7 @@ def backward(problem: Problem, out: Tensor, lse: Tensor, dout: Tensor) -> tuple[
 def joint_backward(problem: Problem, out: Tensor, lse: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
     """dq, dk_text, dv_text, dk, dv, contiguous."""
     q, k, v, k_text, v_text, cu_q, *_ = problem
-    dout = addressable(dout)
+    out, lse, dout = out.contiguous(), lse.contiguous(), addressable(dout)
     assert k_text is not None and v_text is not None  # noqa: PT018
     gradients = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k_text, v_text, k, v)]
     delta = query_gradient(problem, out, lse, dout, gradients[0])
@@ -152,7 +158,7 @@ def joint_backward(problem: Problem, out: Tensor, lse: Tensor, dout: Tensor) -> 
 def query_gradient(problem: Problem, out: Tensor, lse: Tensor, dout: Tensor, dq: Tensor) -> Tensor:
     """Fills dq; returns delta [T, Hq] = sum(out * dout), fp32."""
     q, k, v, k_text, v_text, cu_q, cu_k, scale, _ = problem
-    delta = torch.empty_like(lse)
+    delta = torch.empty(lse.shape, dtype=lse.dtype, device=lse.device)
     tile = problem.tile("query_gradient")
     if q.numel():
         with ready("attention.query_gradient", q.device, q.dtype):
@@ -184,10 +190,14 @@ def key_gradient(
 
 
 def compile_cases(capability: int) -> Iterator[CompileCase]:
-    """Every kernel with every tile that GPUs of ``capability`` (as 86) run, for groups of three heads."""
+    """Every kernel with every tile that GPUs of ``capability`` (as 86) run, for groups of three heads.
+
+    Heads are as wide as the tile or, once, 80 wide: masked, as 96 would be.
+    """
     launches = [
         (role, Tile(*launch), dtype, dim)
-        for (role, gpu, bits, dim, _), launch in tiles.TABLE.items()
+        for (role, gpu, bits, padded, _), launch in tiles.TABLE.items()
+        for dim in ((80, 128) if padded == 128 else (padded,))
         for dtype in (("fp16", "bf16") if bits == 16 else ("fp32",))
         if gpu == capability and launch != tiles.TWO_KERNELS
     ]
