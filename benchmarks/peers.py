@@ -115,9 +115,18 @@ def _plain_layer(
     return (F.linear(n, *skip) if skip else n) + F.linear(F.gelu(F.linear(n, w1, b1)), w2, b2)
 
 
+def _compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """For fixed shapes. With more shapes than the default limit it would run eagerly, unnoticed, and look slow."""
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = 256
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    return torch.compile(function, dynamic=False, **options)
+
+
 @cache
 def _compiled_layer(mode: str) -> Callable[..., Tensor]:
-    return torch.compile(_plain_layer, mode=mode, dynamic=False)
+    return _compile(_plain_layer, mode=mode)
 
 
 def _plain(mode: str, case: Case, inputs: list[Tensor], cotangent: Tensor) -> Run:
@@ -182,7 +191,7 @@ def _sdpa(backend: SDPBackend, case: Case, inputs: list[Tensor], cotangent: Tens
 def _compiled_flex() -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False)
+    return _compile(flex_attention)
 
 
 def _flex(case: Case, inputs: list[Tensor], cotangent: Tensor) -> Run:

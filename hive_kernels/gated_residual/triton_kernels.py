@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hive_kernels.compile_case import CompileCase, aligned
-from hive_kernels.gated_residual.tiles import CANDIDATES, Tile, elementwise
+from hive_kernels.gated_residual.tiles import Tile, elementwise
 from hive_kernels.launch import capability
 
 SUM_BLOCK = 1024
@@ -81,17 +81,16 @@ def _tile(x: Tensor) -> Tile:
 
 
 def compile_cases(capability: int) -> list[CompileCase]:
-    """In bf16 all that the tuner may choose; what this GPU runs in fp16 and fp32."""
+    """Both directions in every dtype at the tile that this GPU runs them with."""
     cases = []
     for dtype, name in (("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32")):
-        tiles = {elementwise(capability, name), *(CANDIDATES if dtype == "bf16" else ())}
+        tile = elementwise(capability, name)
         for function, direction in ((gated_residual_kernel, "forward"), (gated_residual_backward_kernel, "backward")):
-            for tile in sorted(tiles):
-                kinds = {"gate": "*fp32", "partials": "*fp32", "total": "i32", "ELEMENTS": "constexpr"}
-                signature = {argument: kinds.get(argument, f"*{dtype}") for argument in function.arg_names}
-                text = f"gated_residual.{direction}.{dtype}.{tile.elements}w{tile.num_warps}"
-                constexprs, attrs = {"ELEMENTS": tile.elements}, aligned(signature)
-                cases.append(CompileCase(text, function, signature, constexprs, tile.num_warps, 3, attrs))
+            kinds = {"gate": "*fp32", "partials": "*fp32", "total": "i32", "ELEMENTS": "constexpr"}
+            signature = {argument: kinds.get(argument, f"*{dtype}") for argument in function.arg_names}
+            text = f"gated_residual.{direction}.{dtype}.{tile.elements}w{tile.num_warps}"
+            constexprs, attrs = {"ELEMENTS": tile.elements}, aligned(signature)
+            cases.append(CompileCase(text, function, signature, constexprs, tile.num_warps, 3, attrs))
     signature = {"partials": "*fp32", "gate": "*fp32", "grad_gate": "*fp32", "count": "i32", "BLOCK": "constexpr"}
     gate = CompileCase("gated_residual.gate_gradient.fp32", gate_gradient_kernel, signature, {"BLOCK": SUM_BLOCK}, 4, 3)
     return [*cases, gate]

@@ -54,8 +54,8 @@ def elementwise_candidates(kernel: str, block: int) -> tuple[Tile, ...]:
 
 
 def _row_tiles(block: int, *elements: int) -> list[tuple[int, int]]:
-    """(rows, warps) for tiles of about so many elements, 16 a thread, or 32 where one row is as wide as that."""
-    return [(max(1, n // block), min(8, max(4, max(n, block) // 512))) for n in elements]
+    """(rows, warps) for tiles of about so many elements, 16 a thread."""
+    return [(max(1, n // block), min(16, max(4, max(n, block) // 512))) for n in elements]
 
 
 def gemm(product: str, capability: int, dtype: str, rows: int, inner: int, columns: int) -> Gemm | None:

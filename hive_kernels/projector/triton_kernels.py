@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hive_kernels.compile_case import CompileCase, aligned
 from hive_kernels.launch import capability
-from hive_kernels.projector.tiles import Tile, elementwise, elementwise_candidates
+from hive_kernels.projector.tiles import KERNELS, Tile, elementwise
 from hive_kernels.validation import invalid
 
 WIDEST = 8192  # a row of a LayerNorm lies in the registers of one program
@@ -213,23 +213,20 @@ _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
 def compile_cases(capability: int) -> list[CompileCase]:
-    """The default of every kernel and dtype; in bf16 all that the tuner may choose, and this GPU's table."""
+    """Every kernel in every dtype at the tile that this GPU runs it with."""
     cases: dict[str, CompileCase] = {}
-    for kernel in ("layer_norm", "layer_norm_backward", "gelu", "gelu_backward"):
-        for block in _BLOCKS if kernel.startswith("layer_norm") else _BLOCKS[:1]:
+    for kernel in KERNELS:
+        for block in _BLOCKS:
             for dtype in _DTYPES:
-                tiles = {elementwise(kernel, capability, dtype, block)}
-                if dtype == "bfloat16":
-                    tiles |= {*elementwise_candidates(kernel, block)}
-                for tile in tiles:
-                    for identity in (False, True) if kernel.startswith("layer_norm") else (False,):
-                        case = _compile_case(kernel, tile, _DTYPES[dtype], identity)
-                        cases[case.name] = case
+                tile = elementwise(kernel, capability, dtype, block)
+                for identity in (False, True) if kernel.startswith("layer_norm") else (False,):
+                    case = _compile_case(kernel, tile, _DTYPES[dtype], identity)
+                    cases[case.name] = case
     return list(cases.values())
 
 
 def _compile_case(kernel: str, tile: Tile, dtype: str, identity: bool) -> CompileCase:
-    """``tile.chunk`` plays no part: kernels get it at run time."""
+    """``tile.chunk`` plays no part: kernels get it at run time. bf16 is as under autocast, with fp32 parameters."""
     function = {
         "layer_norm": layer_norm_kernel,
         "layer_norm_backward": layer_norm_backward_kernel,
@@ -239,6 +236,7 @@ def _compile_case(kernel: str, tile: Tile, dtype: str, identity: bool) -> Compil
     constexprs = {"IDENTITY": identity, "NEED_X": True, "ROWS": tile.rows, "COLUMNS": tile.columns}
     constexprs = {name: value for name, value in constexprs.items() if name in function.arg_names}
     kinds = dict.fromkeys(constexprs, "constexpr") | {"eps": "fp32", "partials": "*fp32"}
+    kinds |= dict.fromkeys(("weight", "bias", "offset"), "*fp32" if dtype == "bf16" else f"*{dtype}")
     kinds |= dict.fromkeys(("rows", "width", "stride_layer", "stride_row", "chunk"), "i32")
     signature = {name: kinds.get(name, f"*{dtype}") for name in function.arg_names}
     text = f"{dtype}.{tile.rows}x{tile.columns}w{tile.num_warps}" + ".identity" * identity

@@ -1,5 +1,6 @@
 """Which backend a name means, what serves each operation, and what is said when it can't run."""
 
+import runpy
 import subprocess
 import sys
 
@@ -69,10 +70,9 @@ def test_the_table_says_what_serves_what():
     assert table[-1] == "auto means torch"
 
 
-def test_the_command_prints_it():
-    program = [sys.executable, "-W", "error::RuntimeWarning", "-m", "hive_kernels.backends"]
-    out = subprocess.run(program, check=True, capture_output=True, text=True).stdout
-    assert out.strip() == backends.table("cuda" if torch.cuda.is_available() else "cpu")
+def test_the_command_prints_it(capsys):
+    runpy.run_module("hive_kernels.backends.__main__")
+    assert capsys.readouterr().out.strip() == backends.table("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_importing_needs_torch_alone():

@@ -156,7 +156,7 @@ def test_no_rows():
 
 
 def test_two_backward_runs_are_bit_equal():
-    tensors = [x.float() for x in inputs(*SIZES["ragged"])]
+    tensors = [x.float() for x in inputs(1, 131, 16, 24, True)]  # several chunks, so several partial sums
     first, second = (with_gradients(residual_projector, tensors, "triton") for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
