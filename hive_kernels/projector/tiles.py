@@ -44,7 +44,7 @@ def elementwise_key(kernel: str, capability: int, dtype: str, width: int) -> tup
 def elementwise_candidates(kernel: str, block: int) -> tuple[Tile, ...]:
     """The default first. A LayerNorm's row lies whole in one tile, so its columns are ``block``."""
     if kernel == "layer_norm":
-        return tuple(Tile(rows, block, rows, warps) for rows, warps in _row_tiles(block, 4096, 2048))
+        return tuple(Tile(rows, block, rows, warps) for rows, warps in _row_tiles(block, 2048, 4096))
     if kernel == "layer_norm_backward":
         tiles = _row_tiles(block, 2048, 4096)
         return tuple(Tile(min(rows, chunk), block, chunk, warps) for chunk in (64, 32, 128) for rows, warps in tiles)
@@ -71,4 +71,5 @@ def gemm_candidates(product: str, capability: int) -> tuple[Gemm, ...]:
         return (Gemm(128, 128, 64, 8, 4), Gemm(128, 128, 64, 8, 3), Gemm(128, 128, 32, 8, 4), *wide)
     if capability == 80:
         return (Gemm(128, 128, 64, 8, 3), Gemm(128, 128, 32, 8, 4), Gemm(128, 64, 32, 4, 4))
-    return (Gemm(128, 128, 32, 8, 3), Gemm(128, 128, 64, 8, 2), Gemm(128, 64, 32, 4, 4))
+    narrow = () if capability == 120 else (Gemm(128, 64, 32, 4, 4),)  # spills there
+    return (Gemm(128, 128, 32, 8, 3), Gemm(128, 128, 64, 8, 2), *narrow)
