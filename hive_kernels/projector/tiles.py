@@ -46,7 +46,7 @@ def elementwise_candidates(kernel: str, block: int) -> tuple[Tile, ...]:
     if kernel == "layer_norm":
         return tuple(Tile(rows, block, rows, warps) for rows, warps in _row_tiles(block, 2048, 4096))
     if kernel == "layer_norm_backward":
-        tiles = _row_tiles(block, 2048, 4096)
+        tiles = _row_tiles(block, 4096, 2048)
         return tuple(Tile(min(rows, chunk), block, chunk, warps) for chunk in (64, 32, 128) for rows, warps in tiles)
     if kernel == "gelu":
         return (Tile(16, 128, 16, 4), Tile(16, 256, 16, 4), Tile(32, 128, 32, 4), Tile(8, 512, 8, 4))
