@@ -14,7 +14,8 @@ from hive_kernels.cross_attention.triton_forward import key_base, load, segment
 from hive_kernels.cross_attention.triton_kernels import addressable
 from hive_kernels.launch import ready
 
-BLOCK_N, WARPS, STAGES = 64, 4, 2  # an analysis pass, a few tokens long: one launch for every GPU
+WARPS, STAGES = 4, 2  # an analysis pass, a few tokens long: one launch for every GPU
+TILE = 2048  # elements of a tile of keys: more of them spill where strides are odd
 
 
 @triton.jit(do_not_specialize=["total", "batch", "keys", "width"])
@@ -52,6 +53,11 @@ def weights_kernel(
         tl.store(weights + row * width + n, mean / (heads * GROUP), mask=n < width)
 
 
+def block_n(head_dim: int) -> int:
+    """Keys of a tile."""
+    return TILE // block_d(head_dim)
+
+
 def weights(
     q: Tensor, k: Tensor, lse: Tensor, tokens: Tensor, samples: Tensor, cu_seqlens_k: Tensor | None, scale: float,
     width: int, head_mean: bool,
@@ -65,10 +71,10 @@ def weights(
     batch = k.shape[0] if cu_seqlens_k is None else cu_seqlens_k.shape[0] - 1
     if out.numel():
         with ready("cross_attention_weights", q.device, q.dtype):
-            weights_kernel[rows, triton.cdiv(width, BLOCK_N)](
+            weights_kernel[rows, triton.cdiv(width, block_n(dim))](
                 q, k, lse.contiguous(), tokens.contiguous(), samples, out, cu_seqlens_k,
                 *q.stride()[:2], *strides, q.shape[0], batch, k.shape[-3], width, key_heads, scale * log2(e),
-                GROUP=q.shape[1] // key_heads, HEAD_DIM=dim, BLOCK_D=block_d(dim), BLOCK_N=BLOCK_N, MEAN=head_mean,
+                GROUP=q.shape[1] // key_heads, HEAD_DIM=dim, BLOCK_D=block_d(dim), BLOCK_N=block_n(dim), MEAN=head_mean,
                 num_warps=WARPS, num_stages=STAGES,
             )  # fmt: skip
     return out
@@ -78,9 +84,11 @@ def compile_cases(capability: int) -> Iterator[CompileCase]:
     """As triton_kernels.compile_cases; this launch is the same for every GPU."""
     pointers = {"lse": "*fp32", "weights": "*fp32", "tokens": "*i64", "samples": "*i64", "cu_seqlens_k": "*i32"}
     for dtype in ("fp16", "bf16", "fp32"):
-        for dim in (32, 64, 128):
+        for dim in (32, 64, 80, 128):
             for mean in (False, True):
-                constexprs = {"GROUP": 3, "HEAD_DIM": dim, "BLOCK_D": dim, "BLOCK_N": BLOCK_N, "MEAN": mean}
+                constexprs = {
+                    "GROUP": 3, "HEAD_DIM": dim, "BLOCK_D": block_d(dim), "BLOCK_N": block_n(dim), "MEAN": mean,
+                }  # fmt: skip
                 types = pointers | dict.fromkeys(("q", "k"), f"*{dtype}") | dict.fromkeys(constexprs, "constexpr")
                 signature = {name: types.get(name, "i32") for name in weights_kernel.arg_names} | {"scale": "fp32"}
                 yield CompileCase(
