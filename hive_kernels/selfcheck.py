@@ -47,6 +47,8 @@ def skip(on: bool = True) -> None:
 def ensure(device: torch.device) -> None:
     """Runs the check unless this process has done so for ``device``, is doing so, or was told not to.
 
+    Forward passes come first, so it never starts in autograd's thread, which its own backward passes need.
+
     Raises:
         SelfCheckError: what is wrong, by how much, and how much is allowed.
     """

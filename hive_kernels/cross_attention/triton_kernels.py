@@ -112,8 +112,8 @@ def forward(problem: Problem) -> tuple[Tensor, Tensor]:
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
     tile = problem.tile("forward")
-    if q.numel():
-        with ready("attention.forward", q.device, q.dtype):
+    with ready("attention.forward", q.device, q.dtype):
+        if q.numel():
             forward_kernel[problem.row_grid(tile.rows)](
                 q, k, v, k_text, v_text, out, lse, cu_q, cu_k,
                 *q.stride()[:2], *problem.key_strides(), *problem.text_strides(),

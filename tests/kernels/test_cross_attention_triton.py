@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -98,6 +98,17 @@ def test_no_tokens_at_all(lengths):
         out, *gradients = with_gradients(run, [x.half().to(DEVICE) for x in tensors], "triton")
         assert out.shape == (0, 6, 32)
         assert all(not g.any() for g in gradients)
+
+
+def test_without_tokens_too_forward_comes_before_backward(monkeypatch):
+    """The first launch checks the device, which it can't in autograd's thread."""
+    from hive_kernels.cross_attention import triton_kernels
+
+    names = []
+    monkeypatch.setattr(triton_kernels, "ready", lambda name, *_: names.append(name) or nullcontext())
+    run, tensors = cross([0, 0], 4, 2, 3, 32)
+    with_gradients(run, [x.half().to(DEVICE) for x in tensors], "triton")
+    assert names == ["attention.forward", "attention.key_gradient"]
 
 
 def test_log_sum_exp_and_texts_without_an_image():
