@@ -71,6 +71,8 @@ def check_cu_seqlens(argument: str, cu_seqlens: Any, total: int, max_seqlen: int
         raise invalid(f"{argument}.dtype", cu_seqlens.dtype, "torch.int32")
     if cu_seqlens.shape[0] == 0:
         raise invalid(f"{argument}.shape", (0,), "(B+1,), at least one element, the leading 0")
+    if cu_seqlens.shape[0] == 1 and total != 0:
+        raise invalid(f"{argument}.shape", (1,), f"(B+1,) with B >= 1 for {total} packed tokens")
     if max_seqlen is not None and (not isinstance(max_seqlen, int | torch.SymInt) or max_seqlen < 0):
         raise invalid(argument.replace("cu_seqlens", "max_seqlen"), max_seqlen, "None or an int >= 0")
     if not _readable(cu_seqlens):
