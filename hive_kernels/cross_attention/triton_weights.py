@@ -64,6 +64,7 @@ def weights(
 ) -> Tensor:  # fmt: skip
     """q [T, Hq, D], k as cross_attention's, lse [T, Hq] natural -> [R, Hq, width], or [R, width]. fp32."""
     q, k = addressable(q), addressable(k)
+    cu_seqlens_k = None if cu_seqlens_k is None else cu_seqlens_k.contiguous()
     rows, key_heads, dim = tokens.shape[0], k.shape[-2], q.shape[2]
     shape = (rows, width) if head_mean else (rows, q.shape[1], width)
     out = torch.empty(shape, dtype=torch.float32, device=q.device)

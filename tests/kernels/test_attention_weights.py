@@ -13,8 +13,9 @@ TEXTS, TOKENS = [5, 0, 9, 4], [13, 0, 3, 3]  # tokens of the third, first, and t
 
 
 def inputs(images, dtype, device):
-    """q, k, lse, offsets of texts and of images, and the reference's attention output with v = k."""
-    offsets, offsets_k = cu_seqlens(TEXTS, device), None if isinstance(images, int) else cu_seqlens(images, device)
+    """q, k, lse, offsets of texts and, strided, of images, and the reference's attention output with v = k."""
+    offsets = cu_seqlens(TEXTS, device)
+    offsets_k = None if isinstance(images, int) else cu_seqlens(images, device).repeat_interleave(2)[::2]
     keys = (len(TEXTS), images) if isinstance(images, int) else (sum(images),)
     q, k = (x.to(device, dtype) for x in (randn(sum(TEXTS), 6, 40), randn(*keys, 2, 40)))
     out, lse = cross_attention(q, k, k, offsets, cu_seqlens_k=offsets_k, backend="reference", return_lse=True)
