@@ -49,13 +49,15 @@ def test_what_was_measured_is_kept_case_by_case(tmp_path, monkeypatch):
     step = gpu_run.run_benchmarks(record, 60, [GATE], CPU)
     assert step["outcome"] == "1 of 1 cases"
     assert gpu_run.run_benchmarks(record, -1, [GATE], CPU)["outcome"] == "0 of 1 cases"
-    record.rows.append(row("eager", "right", 2.0))
+    record.rows += [row("eager", "right", 2.0), row("other", "failed")]
     record.save()
     (file,) = tmp_path.glob("*.json")
     content = json.loads(file.read_text())
     assert content["machine"]["torch"] == torch.__version__
     assert content["rows"][0]["error"] is None
     assert "eager" in file.with_suffix(".txt").read_text()
+    record.rows.append(row("hive triton", "failed", ours=True))
+    assert gpu_run.run_benchmarks(record, 60, [GATE], CPU)["outcome"].endswith("1 results of ours wrong or failed")
 
 
 def test_a_step_that_takes_too_long_is_cut_off():
