@@ -2,7 +2,8 @@
 
 ``python -m hive_kernels.aot [--arch 80,86,89,90,100,120] [--json FILE] [--only TEXT]`` prints, and writes as JSON, what
 each needs: shared memory, registers, spilled bytes, tensor-core instructions. It exits with 1 when one doesn't compile,
-doesn't fit in that GPU's shared memory or spills. Triton keeps what it has compiled, so a second run is quick.
+doesn't fit in that GPU's shared memory or spills. Triton keeps what it has compiled in TRITON_CACHE_DIR, or
+~/.triton/cache: where that folder outlasts a run, as a CI's cache, the next compiles only kernels that have changed.
 """
 
 import argparse
