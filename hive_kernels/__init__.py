@@ -1,22 +1,28 @@
-"""Fused operations for text that reads images. Needs torch alone; knows tensors, not models.
+"""Fused operations for text that reads images. Needs torch, and triton on a GPU; knows tensors, not models.
 
-Every operation takes ``backend="auto" | "reference" | "torch"`` (see :mod:`hive_kernels.backends`).
+Every operation takes ``backend="auto" | "reference" | "torch" | "triton"`` (see :mod:`hive_kernels.backends`).
 """
 
 from hive_kernels import flops
 from hive_kernels.backends import resolve
 from hive_kernels.causal_attention.api import causal_attention
 from hive_kernels.cross_attention.api import cross_attention
+from hive_kernels.cross_attention.weights import cross_attention_weights
 from hive_kernels.gated_residual.api import gated_residual
+from hive_kernels.joint_attention.api import joint_attention
 from hive_kernels.linear_cross_entropy.api import linear_cross_entropy
 from hive_kernels.projector.api import residual_projector
+from hive_kernels.validation import debug
 
 flops.register()  # so that torch's FlopCounterMode counts attention on a CPU as well
 
 __all__ = [
     "causal_attention",  # softmax(scale q k^T, each token sees itself and what is before it in its sample) v
     "cross_attention",  # softmax(scale q k^T) v: each text reads the visual tokens of its own sample
+    "cross_attention_weights",  # exp(scale q k^T - lse): the attention map of chosen tokens
+    "debug",  # debug(True): values of offsets and targets are checked on a GPU too, which synchronises it
     "gated_residual",  # x + tanh(gate) y
+    "joint_attention",  # one softmax over the sample's visual tokens and its own text up to each token
     "linear_cross_entropy",  # sum over rows of -log softmax(h w^T)[target], without the full logits
     "residual_projector",  # skip(n) + W2 gelu(W1 n + b1) + b2 with n = LayerNorm(x), all selected layers at once
     "resolve",  # which backend a name means on a device, or a ValueError that says why none

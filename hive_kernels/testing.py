@@ -6,8 +6,11 @@ the output and all gradients: a gradient that is exactly zero, as a query's over
 as large as the others.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,38 +34,106 @@ def random_lengths(batch: int, longest: int, generator: torch.Generator) -> list
 
 
 def with_gradients(operation: Operation, tensors: Sequence[Tensor], backend: str, seed: int = 0) -> list[Tensor]:
-    """The output, then the gradient of every tensor under one random cotangent, the same for every dtype."""
+    """The output, then the gradient of every tensor under one random cotangent, the same for every dtype.
+
+    The output alone where the operation is not differentiable.
+    """
     leaves = [x.detach().clone().requires_grad_() for x in tensors]
     out = operation(*leaves, backend=backend)
+    if not out.requires_grad:
+        return [out]
     generator = torch.Generator().manual_seed(seed)
     cotangent = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out)
     return [out.detach(), *torch.autograd.grad(out, leaves, cotangent, materialize_grads=True)]
 
 
-def assert_accurate(operation: Operation, tensors: Sequence[Tensor], dtype: torch.dtype, backend: str) -> None:
-    """The rule for the output and every gradient.
+@dataclass(frozen=True)
+class Result:
+    """One output or gradient under the rule."""
+
+    name: str
+    dtype: torch.dtype
+    expected_dtype: torch.dtype
+    error: float
+    allowed: float
+
+    @property
+    def passes(self) -> bool:
+        return self.dtype == self.expected_dtype and self.error <= self.allowed  # so written that a NaN fails
+
+
+def measure(operation: Operation, tensors: Sequence[Tensor], dtype: torch.dtype, backend: str) -> list[Result]:
+    """Every output and gradient of ``backend`` against the fp64 reference.
 
     Args:
         operation: called as ``operation(*tensors, backend=...)``, returns one tensor.
         tensors: its floating inputs; rounded to ``dtype`` first, so that all runs start from the same values.
         dtype: what ``backend`` runs in.
         backend: what is tested.
-
-    Raises:
-        AssertionError: says which result is off, by how much, and how much is allowed.
     """
     rounded = [x.to(dtype) for x in tensors]
     truth = with_gradients(operation, [x.double() for x in rounded], "reference")
     peer = with_gradients(operation, rounded, "reference")
     actual = with_gradients(operation, rounded, backend)
     largest = max(x.abs().max().item() for x in truth if x.numel())
+    results = []
     for i, (exact, same_dtype, result) in enumerate(zip(truth, peer, actual, strict=True)):
-        name = "output" if i == 0 else f"gradient {i - 1}"
-        assert result.dtype == same_dtype.dtype, f"{name}: {result.dtype}, not {same_dtype.dtype}"
         allowed = 2 * (_distance(same_dtype, exact) + torch.finfo(result.dtype).eps * largest)
-        error = _distance(result, exact)
-        # Written so that a NaN fails.
-        assert error <= allowed, f"{name} in {dtype}: error {error:.3g} against fp64, allowed {allowed:.3g}"
+        name = "output" if i == 0 else f"gradient {i - 1}"
+        results.append(Result(name, result.dtype, same_dtype.dtype, _distance(result, exact), allowed))
+    return results
+
+
+def assert_accurate(operation: Operation, tensors: Sequence[Tensor], dtype: torch.dtype, backend: str) -> None:
+    """The rule for the output and every gradient, arguments as in :func:`measure`.
+
+    Raises:
+        AssertionError: says which result is off, by how much, and how much is allowed.
+    """
+    for r in measure(operation, tensors, dtype, backend):
+        assert r.dtype == r.expected_dtype, f"{r.name}: {r.dtype}, not {r.expected_dtype}"
+        assert r.passes, f"{r.name} in {dtype}: error {r.error:.3g} against fp64, allowed {r.allowed:.3g}"
+
+
+@contextmanager
+def poisoned_allocations() -> Iterator[None]:
+    """Inside, torch.empty, empty_like and empty_strided give NaN, so that an element nobody wrote is seen.
+
+    They do so in the caller's thread and in autograd's, since the functions themselves are exchanged.
+    """
+    originals = {name: getattr(torch, name) for name in ("empty", "empty_like", "empty_strided")}
+
+    def poisoned(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def allocate(*args: Any, **kwargs: Any) -> Tensor:
+            out = original(*args, **kwargs)
+            return out.fill_(float("nan")) if out.is_floating_point() else out
+
+        return allocate
+
+    for name, original in originals.items():
+        setattr(torch, name, poisoned(original))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(torch, name, original)
+
+
+def saved_bytes(run: Callable[[], Tensor], known: Sequence[Tensor] = ()) -> int:
+    """Bytes that ``run`` keeps for its backward pass, each storage once, those of ``known`` (parameters) left out."""
+    parameters = {x.untyped_storage().data_ptr() for x in known}
+    storages: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        out = run()  # kept until the end, so that no storage is counted twice under a reused address
+    del out
+    return sum(storages.values())
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

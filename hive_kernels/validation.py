@@ -1,16 +1,41 @@
-"""Argument checks that the operations share. None of them synchronises a GPU.
+"""Argument checks that the operations share. None of them synchronises a GPU, except under ``debug(True)``.
 
 Every error is a ValueError made by :func:`invalid`: the argument, what was given, what is allowed.
 """
 
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+_debugging = False
+
+
+class debug:  # noqa: N801 - used as a function, or as a context manager
+    """From now on, or inside a ``with`` block, also look at values on a GPU: offsets and targets. It synchronises."""
+
+    def __init__(self, on: bool) -> None:
+        global _debugging
+        self._before, _debugging = _debugging, on
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        global _debugging
+        _debugging = self._before
+
+
+def _readable(x: Tensor) -> bool:
+    """Whether values may be looked at: on a CPU always, elsewhere when debugging; fake and traced tensors have none."""
+    if type(x) is not Tensor or x.is_meta or torch.compiler.is_compiling():
+        return False
+    return x.device.type == "cpu" or _debugging
 
 
 def invalid(argument: str, given: Any, allowed: str) -> ValueError:
@@ -39,16 +64,18 @@ def check_float(argument: str, x: Tensor, dtype: torch.dtype | None = None) -> N
 def check_cu_seqlens(argument: str, cu_seqlens: Any, total: int, max_seqlen: int | None, device: torch.device) -> None:
     """int32 [B+1], from 0 to ``total``, never decreasing, no step above ``max_seqlen``.
 
-    Values are looked at on a CPU only: elsewhere that would synchronise, and fake or traced tensors have none.
+    Values are looked at on a CPU, and under :class:`debug`; elsewhere that would synchronise.
     """
     check_tensor(argument, cu_seqlens, ("B+1",), device)
     if cu_seqlens.dtype != torch.int32:
         raise invalid(f"{argument}.dtype", cu_seqlens.dtype, "torch.int32")
     if cu_seqlens.shape[0] == 0:
         raise invalid(f"{argument}.shape", (0,), "(B+1,), at least one element, the leading 0")
+    if cu_seqlens.shape[0] == 1 and total != 0:
+        raise invalid(f"{argument}.shape", (1,), f"(B+1,) with B >= 1 for {total} packed tokens")
     if max_seqlen is not None and (not isinstance(max_seqlen, int | torch.SymInt) or max_seqlen < 0):
         raise invalid(argument.replace("cu_seqlens", "max_seqlen"), max_seqlen, "None or an int >= 0")
-    if type(cu_seqlens) is not Tensor or device.type != "cpu" or torch.compiler.is_compiling():
+    if not _readable(cu_seqlens):
         return
     offsets = cu_seqlens.tolist()
     lengths = [end - start for start, end in pairwise(offsets)]
@@ -58,6 +85,16 @@ def check_cu_seqlens(argument: str, cu_seqlens: Any, total: int, max_seqlen: int
         raise invalid(argument, f"decreasing after sample {lengths.index(min(lengths))}", "never decreasing")
     if max_seqlen is not None and max(lengths, default=0) > max_seqlen:
         raise invalid(argument, f"a sample of {max(lengths)} tokens", f"at most max_seqlen = {max_seqlen}")
+
+
+def check_targets(argument: str, targets: Tensor, classes: int, ignored: int) -> None:
+    """In [0, classes), or ``ignored``; looked at under :class:`debug` only: torch notices by itself, but later."""
+    if not _debugging or not _readable(targets):
+        return
+    wrong = (targets != ignored) & ((targets < 0) | (targets >= classes))
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise invalid(f"{argument}[{row}]", int(targets[row]), f"0 to {classes - 1}, or {ignored} for a row to ignore")
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:

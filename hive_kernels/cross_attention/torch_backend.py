@@ -30,8 +30,8 @@ def cross_attention(q: Tensor, k: Tensor, v: Tensor, texts: Segments, images: Se
         )
     layout = padded_layout(texts.cu_seqlens, q.shape[0], texts.longest)
     queries = _queries_by_key_head(q, k.shape[-2], layout)
-    keys, mask = _padded_keys(k, images)
-    values, _ = _padded_keys(v, images)
+    keys, mask = padded_keys(k, images)
+    values, _ = padded_keys(v, images)
     if mask is not None:
         # A sample without keys would be a softmax over nothing; let it see one key of zeros, and zero it below.
         mask = mask | (torch.arange(mask.shape[-1], device=q.device) == 0)
@@ -48,7 +48,7 @@ def log_sum_exp(q: Tensor, k: Tensor, texts: Segments, images: Segments | None, 
     """lse [T, Hq] by a second pass over the scores: SDPA has no such output, and varlen_attn's layout of it varies."""
     wide = torch.promote_types(q.dtype, torch.float32)
     layout = padded_layout(texts.cu_seqlens, q.shape[0], texts.longest)
-    keys, mask = _padded_keys(k, images)
+    keys, mask = padded_keys(k, images)
     with without_autocast(q.device):
         scores = _queries_by_key_head(q, k.shape[-2], layout).to(wide) @ keys.to(wide).transpose(2, 3) * scale
     if mask is not None:
@@ -68,7 +68,7 @@ def _tokens_by_query_head(out: Tensor, heads: int, layout: PaddedLayout) -> Tens
     return layout.unpad(grouped.permute(0, 2, 1, 3, 4).flatten(2, 3))
 
 
-def _padded_keys(k: Tensor, images: Segments | None) -> tuple[Tensor, Tensor | None]:
+def padded_keys(k: Tensor, images: Segments | None) -> tuple[Tensor, Tensor | None]:
     """-> [B, Hkv, N, D], and which keys exist [B, 1, 1, N] (None: all of them)."""
     if images is None:
         return k.transpose(1, 2), None

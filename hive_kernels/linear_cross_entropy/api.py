@@ -5,7 +5,7 @@ from torch import Tensor
 
 from hive_kernels.backends import resolve
 from hive_kernels.linear_cross_entropy import reference, torch_backend
-from hive_kernels.validation import check_float, check_tensor, invalid, under_autocast
+from hive_kernels.validation import check_float, check_targets, check_tensor, invalid, under_autocast
 
 
 def linear_cross_entropy(h: Tensor, w: Tensor, targets: Tensor, *, backend: str = "auto") -> Tensor:
@@ -22,7 +22,7 @@ def linear_cross_entropy(h: Tensor, w: Tensor, targets: Tensor, *, backend: str 
         A scalar, fp32 (fp64 for fp64). Products run in h's dtype, or autocast's; softmax and loss in the scalar's.
 
     Raises:
-        ValueError: a shape, dtype or device doesn't fit.
+        ValueError: a shape, dtype or device doesn't fit; under hive_kernels.debug(True) a target out of range.
         RuntimeError: a target is out of range; on a GPU an assertion of the device.
     """
     check_tensor("h", h, ("T", "D"), h.device)
@@ -30,6 +30,7 @@ def linear_cross_entropy(h: Tensor, w: Tensor, targets: Tensor, *, backend: str 
     check_tensor("targets", targets, (h.shape[0],), h.device)
     if targets.dtype != torch.int64:
         raise invalid("targets.dtype", targets.dtype, "torch.int64")
+    check_targets("targets", targets, w.shape[0], torch_backend.IGNORED)
     h, w = under_autocast(h, w)
     check_float("h", h)
     check_float("w", w, h.dtype)

@@ -1,9 +1,10 @@
 """The residual projector from visual features to the language model's width, all selected layers in one call."""
 
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from hive_kernels.backends import resolve
-from hive_kernels.projector import reference, torch_backend
+from hive_kernels.projector import reference, torch_backend, triton_backend
 from hive_kernels.validation import autocast_dtype, check_float, check_tensor, invalid
 
 
@@ -19,6 +20,7 @@ def residual_projector(
     b_skip: Tensor | None = None,
     *,
     eps: float = 1e-5,
+    recompute: bool = False,
     backend: str = "auto",
 ) -> Tensor:
     """skip(n) + gelu(n w1 + b1) w2 + b2 with n = LayerNorm(x), for each of S layers with its own weights (section 3.2).
@@ -32,6 +34,8 @@ def residual_projector(
         w2, b2: second layer [S, D, D], [S, D].
         w_skip, b_skip: linear skip [S, Dv, D], [S, D]; both None for the identity, which needs Dv == D.
         eps: LayerNorm's epsilon.
+        recompute: keep x alone for the backward pass, which then runs forward again; ``triton`` runs its first
+            product again, and otherwise keeps x and that product's result.
         backend: see :func:`hive_kernels.resolve`.
 
     Returns:
@@ -67,6 +71,12 @@ def residual_projector(
             check_float(argument, tensor, x.dtype if gemm_dtype is None else None)
     if not isinstance(eps, float) or eps < 0:
         raise invalid("eps", eps, "a float >= 0")
-    run = reference if resolve(backend, x.device) == "reference" else torch_backend
     gemm_dtype = x.dtype if gemm_dtype is None else gemm_dtype
-    return run.residual_projector(x, ln_w, ln_b, w1, b1, w2, b2, w_skip, b_skip, eps, gemm_dtype)
+    arguments = (x, ln_w, ln_b, w1, b1, w2, b2, w_skip, b_skip, eps, gemm_dtype)
+    backend = resolve(backend, x.device)
+    if backend == "triton":
+        return triton_backend.residual_projector(*arguments, recompute)
+    run = (reference if backend == "reference" else torch_backend).residual_projector
+    if recompute:
+        return checkpoint(run, *arguments, use_reentrant=False, preserve_rng_state=False)
+    return run(*arguments)

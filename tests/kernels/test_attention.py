@@ -270,10 +270,11 @@ GOOD = {
         ({"cu_seqlens": cu_seqlens([4, 2]) + 1}, "cu_seqlens is from 1 to 7"),
         ({"cu_seqlens": torch.tensor([0, 5, 4, 6], dtype=torch.int32)}, "cu_seqlens is decreasing after sample 1"),
         ({"cu_seqlens": torch.zeros(0, dtype=torch.int32)}, r"cu_seqlens.shape is \(0,\)"),
+        ({"cu_seqlens": torch.zeros(1, dtype=torch.int32)}, r"cu_seqlens.shape is \(1,\); .* B >= 1 for 6 packed"),
         ({"max_seqlen": 3}, "cu_seqlens is a sample of 4 tokens; allowed: at most max_seqlen = 3"),
         ({"max_seqlen": 4.0}, "max_seqlen is 4.0"),
         ({"max_seqlen": None}, "max_seqlen is None"),
-        ({"backend": "triton"}, "backend is 'triton'.*not built in this version.*allowed here: auto, torch, reference"),
+        ({"backend": "cuda"}, "backend is 'cuda'.*not built in this version.*allowed here: auto, torch, reference"),
         ({"backend": "flash"}, "backend is 'flash'; allowed: auto"),
     ],
 )

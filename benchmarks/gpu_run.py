@@ -1,0 +1,134 @@
+"""``python -m benchmarks.gpu_run``, which ``make gpu`` runs: everything that only a GPU can tell, in 8 minutes or less.
+
+GPU tests, self-check, kernel benchmarks, tuning, in this order, each within its seconds. One JSON and one short table
+are written to benchmarks/results/, or the folder in HIVE_RESULTS, after every step and every benchmark case, so that a
+run that is cut off leaves what it has. It needs what the package imports and nothing else: without pytest it says that
+the tests didn't run.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import cases, peers, report
+from benchmarks.measure import Row, Truth, measure
+
+BUDGET = {"tests": 140, "self-check": 40, "benchmarks": 190, "tuning": 90}
+"""Seconds; 460 in all. What one step leaves over goes to the benchmarks after it."""
+BAD = ("wrong", "failed")
+"""What a benchmark row of ours mustn't be; a peer may."""
+
+
+@dataclass
+class Record:
+    """What has been found so far, and where it goes."""
+
+    folder: Path
+    steps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+
+    def save(self) -> None:
+        stem = f"gpu-{report.name()}"
+        content = {"machine": report.machine(), "steps": self.steps, "rows": report.rows_as_json(self.rows)}
+        report.write(self.folder / f"{stem}.json", content)
+        (self.folder / f"{stem}.txt").write_text(self.text() + "\n")
+
+    def text(self) -> str:
+        lines = [f"{name}: {step['outcome']} ({step['seconds']:.0f} s)" for name, step in self.steps.items()]
+        return "\n".join([*lines, report.table(self.rows)])
+
+
+def command(arguments: Sequence[str], seconds: float) -> dict[str, Any]:
+    """Runs ``python ARGUMENTS``; its last lines, and what became of it."""
+    start = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=report.ROOT.parent,
+    )
+    try:
+        output, _ = process.communicate(timeout=seconds)
+        outcome = "passed" if process.returncode == 0 else f"failed with exit code {process.returncode}"
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
+        outcome = f"cut off after {seconds:.0f} s"
+    return {"outcome": outcome, "seconds": time.monotonic() - start, "output": output.splitlines()[-60:]}
+
+
+def run_tests(seconds: float) -> dict[str, Any]:
+    if find_spec("pytest") is None:
+        return {"outcome": "not run: pytest is not installed", "seconds": 0.0, "output": []}
+    options = ["-m", "gpu", "--continue-on-collection-errors", "-rfEs", "--tb=short"]
+    return command(["-m", "pytest", *options, "tests/kernels"], seconds)
+
+
+def run_tuning(seconds: float) -> dict[str, Any]:
+    """What was changed, and the tables as they are now, in case that the results alone are taken away."""
+    step = command(["-m", "hive_kernels.tune", "--seconds", str(seconds - 30)], seconds)
+    tables = (report.ROOT.parent / "hive_kernels").glob("*/tile_table.py")
+    return step | {"tables": {f"{path.parent.name}/{path.name}": path.read_text() for path in sorted(tables)}}
+
+
+def run_benchmarks(
+    record: Record, seconds: float, chosen: Sequence[cases.Case], device: torch.device
+) -> dict[str, Any]:
+    """Case by case until the time is over; a case that has begun is finished."""
+    start = time.monotonic()
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    done, unmeasured = 0, []
+    for case in chosen:
+        if time.monotonic() - start > seconds:
+            break
+        try:
+            truth = Truth(case, device, dtype)
+        except torch.OutOfMemoryError:
+            unmeasured.append(f"{case.name}: the fp64 reference doesn't fit into memory")
+            continue
+        for peer in peers.of(case, device):
+            record.rows.append(measure(case, peer, truth))
+        done += 1
+        record.save()
+    wrong = [f"{row.case}, {row.peer}: {row.reason}" for row in record.rows if row.ours and row.status in BAD]
+    outcome = f"{done} of {len(chosen)} cases" + (f", {len(wrong)} results of ours wrong or failed" if wrong else "")
+    return {"outcome": outcome, "seconds": time.monotonic() - start, "output": wrong + unmeasured}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_run", description=(__doc__ or "").split("\n")[0])
+    parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        print("this runs on a CUDA GPU, and torch sees none here", file=sys.stderr)
+        return 2
+    record = Record(report.results_folder())
+    left = 0.0
+    steps: dict[str, Callable[[float], dict[str, Any]]] = {
+        "tests": run_tests,
+        "self-check": lambda seconds: command(["-m", "hive_kernels.selfcheck"], seconds),
+        "benchmarks": lambda seconds: run_benchmarks(record, seconds, cases.full(), torch.device("cuda")),
+        "tuning": run_tuning,
+    }
+    for name, step in steps.items():
+        seconds = BUDGET[name] + (left if name == "benchmarks" else 0)
+        record.steps[name] = step(seconds)
+        left += BUDGET[name] - record.steps[name]["seconds"]
+        record.save()
+        print(f"{name}: {record.steps[name]['outcome']}", flush=True)
+    print(record.text())
+    print(f"written to {record.folder}")
+    bad = [name for name, step in record.steps.items() if "failed" in step["outcome"] or "wrong" in step["outcome"]]
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

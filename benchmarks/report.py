@@ -1,0 +1,111 @@
+"""The JSON file and the table of a run. A number stands in neither without the machine that it was measured on."""
+
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measure import Row
+
+ROOT = Path(__file__).parent
+
+
+def results_folder() -> Path:
+    folder = Path(os.environ.get("HIVE_RESULTS") or ROOT / "results")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def machine() -> dict[str, Any]:
+    """Everything that a measured time depends on."""
+    facts: dict[str, Any] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _first_line("git", "-C", str(ROOT), "rev-parse", "HEAD"),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "torch": torch.__version__,
+        **{package: _version(package) for package in ("triton", "flash_attn", "xformers")},
+    }
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        facts |= {
+            "gpu": properties.name,
+            "compute_capability": f"{properties.major}.{properties.minor}",
+            "gpu_memory": properties.total_memory,
+            "driver": _first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        }
+    else:
+        facts |= {"gpu": None, "threads": torch.get_num_threads()}
+    return facts
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _first_line(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(done.stdout.splitlines()), None)
+
+
+def name() -> str:
+    """Of the machine, as part of a file's name."""
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
+    return "-".join(gpu.lower().replace("/", " ").split())
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Whole or not at all, since a run may be cut off while it writes. NaN becomes null."""
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(json.dumps(_plain(content), indent=1) + "\n")
+    temporary.replace(path)
+
+
+def rows_as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    return [asdict(row) for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Peers by case, the fastest first; how much faster ours is, only where ours and the peer are both right."""
+    lines = [f"{'':32}{'median ms':>10}{'20 %':>9}{'80 %':>9}{'kept MB':>9}{'extra MB':>10}  hive triton is"]
+    for case in dict.fromkeys(row.case for row in rows):
+        lines.append(case)
+        here = [row for row in rows if row.case == case]
+        ours = next((row.median_ms for row in here if row.peer == "hive triton" and row.status == "right"), math.nan)
+        for row in sorted(here, key=lambda row: (row.status != "right", row.median_ms)):
+            if row.status != "right":
+                lines.append(f"  {row.peer:30}{row.status}: {row.reason}")
+                continue
+            cells = f"{row.median_ms:10.3f}{row.q20_ms:9.3f}{row.q80_ms:9.3f}{_megabytes(row.kept_bytes):>9}"
+            ratio = "" if row.ours or math.isnan(ours) else f"{row.median_ms / ours:.2f}x as fast"
+            lines.append(f"  {row.peer:30}{cells}{_megabytes(row.extra_bytes):>10}  {ratio}".rstrip())
+    return "\n".join(lines)
+
+
+def _megabytes(count: int) -> str:
+    return "-" if count < 0 else f"{count / 2**20:.1f}"

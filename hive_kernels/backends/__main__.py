@@ -1,0 +1,7 @@
+"""python -m hive_kernels.backends: what serves each operation on this machine, and why a backend can't run."""
+
+import torch
+
+from hive_kernels.backends import table
+
+print(table("cuda" if torch.cuda.is_available() else "cpu"))

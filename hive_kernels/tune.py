@@ -1,0 +1,140 @@
+"""``python -m hive_kernels.tune [--seconds N] [--only TEXT]``: measures tile configurations on this machine's GPU.
+
+For each entry of the operations' tile tables it times the candidates, keeps the fastest whose results agree with the
+present one's, and rewrites the tables' files. What changed is printed. It ends early when its seconds are over, with
+what it has decided so far. The first launch of each candidate compiles it, which is most of the time.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import hive_kernels
+from hive_kernels.choice import Choice
+
+WORTH = 0.97  # a candidate has to run in less than this part of the present time, or nothing changes
+AGREEMENT = 0.02  # of the largest value: several roundings of bf16
+
+Timer = Callable[[Callable[[], object]], float]
+"""Seconds or any other unit that a call takes."""
+
+
+class Decision(NamedTuple):
+    name: str
+    key: Any
+    before: Any
+    after: Any
+    time_before: float
+    time_after: float
+    wrong: tuple[Any, ...]
+    """Candidates whose results differ from the present ones'."""
+
+
+def settle(choice: Choice, timer: Timer) -> Decision:
+    """Times every candidate and leaves the winner in the table; a candidate that can't be launched is passed over."""
+    before = choice.table.get(choice.key)
+    expected = [x.clone() for x in choice.call()]
+    present = best_time = timer(choice.call)
+    best, wrong = before, []
+    try:
+        for candidate in choice.candidates:
+            if candidate == before:
+                continue
+            choice.put(candidate)
+            try:
+                if not _agree(choice.call(), expected):
+                    wrong.append(candidate)
+                    continue
+                elapsed = timer(choice.call)
+            except Exception as error:
+                if not _too_large(error):
+                    raise
+                continue
+            if elapsed < min(best_time, WORTH * present):
+                best, best_time = candidate, elapsed
+    finally:
+        choice.put(best)
+    return Decision(choice.name, choice.key, before, best, present, best_time, tuple(wrong))
+
+
+def _agree(results: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    return all(
+        bool((a.float() - b.float()).abs().max() <= AGREEMENT * b.float().abs().max())
+        for a, b in zip(results, expected, strict=True)
+    )
+
+
+def _too_large(error: Exception) -> bool:
+    """Triton's refusal of a tile for lack of shared memory, registers or threads."""
+    return type(error).__name__ in ("OutOfResources", "PTXASError")
+
+
+def tunable() -> Iterator[ModuleType]:
+    """The ``tuning`` module of every operation that has one."""
+    for operation in iter_modules(hive_kernels.__path__, "hive_kernels."):
+        if operation.ispkg and find_spec(f"{operation.name}.tuning"):
+            yield import_module(f"{operation.name}.tuning")
+
+
+def tune(
+    modules: Sequence[ModuleType], device: torch.device, timer: Timer, seconds: float, only: str
+) -> list[Decision]:
+    """Decides within ``seconds``, shared among the operations, and rewrites each one's file when it is through."""
+    end = time.monotonic() + seconds
+    decisions = []
+    for place, module in enumerate(modules):
+        share = (end - time.monotonic()) / (len(modules) - place)
+        begin = time.monotonic()
+        for choice in module.choices(device):
+            if time.monotonic() - begin > share:
+                break
+            if only in choice.name:
+                decisions.append(settle(choice, timer))
+        text = module.render()
+        if text != module.TABLE_FILE.read_text():
+            module.TABLE_FILE.write_text(text)
+    return decisions
+
+
+def report(decisions: Sequence[Decision]) -> str:
+    lines = []
+    for d in decisions:
+        if d.after != d.before:
+            lines.append(f"{d.name}: {d.before} -> {d.after}, {d.time_before:.3g} -> {d.time_after:.3g} ms")
+        lines += [f"{d.name}: {candidate} gives other results and is left out" for candidate in d.wrong]
+    changed = sum(d.after != d.before for d in decisions)
+    return "\n".join([*lines, f"{len(decisions)} measured, {changed} changed"])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m hive_kernels.tune", description="Measures and rewrites tile tables."
+    )
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop deciding after this time")
+    parser.add_argument("--only", default="", help="only entries whose name contains this")
+    options = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        print("tuning measures on a GPU, and torch sees none here", file=sys.stderr)
+        return 2
+    from triton.testing import do_bench
+
+    def timer(call: Callable[[], object]) -> float:
+        return do_bench(call, warmup=10, rep=50, return_mode="median")
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    decisions = tune([*tunable()], device, timer, options.seconds, options.only)
+    print(report(decisions))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""Packed batches for the tests of the attention operations."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hive_kernels import cross_attention, joint_attention
+from hive_kernels.testing import assert_accurate, cu_seqlens, poisoned_allocations, with_gradients
+
+Case = tuple[Callable[..., Tensor], list[Tensor]]
+"""An operation over these samples, and its inputs."""
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)), dtype=torch.float64)
+
+
+def queries(*shape: int) -> Tensor:
+    """Halved: over few rows, one whose softmax is almost one-hot would decide by its luck what the fp32 rule allows."""
+    return randn(*shape) / 2
+
+
+def cross(texts: list[int], images: int | list[int], heads: int, group: int, dim: int, **bounds: Any) -> Case:
+    """``images``: one number of visual tokens, or a list of them for packed keys."""
+    dense = isinstance(images, int)
+    offsets, offsets_k = cu_seqlens(texts), None if dense else cu_seqlens(images)
+
+    def run(q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
+        packed = None if offsets_k is None else offsets_k.to(q.device)
+        return cross_attention(q, k, v, offsets.to(q.device), cu_seqlens_k=packed, backend=backend, **bounds)
+
+    keys = ((len(texts), images) if dense else (sum(images),)) + (heads, dim)
+    return run, [queries(sum(texts), heads * group, dim), randn(*keys, seed=1), randn(*keys, seed=2)]
+
+
+def joint(texts: list[int], images: int | list[int], heads: int, group: int, dim: int, **bounds: Any) -> Case:
+    dense = isinstance(images, int)
+    offsets, offsets_k = cu_seqlens(texts), None if dense else cu_seqlens(images)
+
+    def run(*tensors: Tensor, backend: str) -> Tensor:
+        device = tensors[0].device
+        packed = None if offsets_k is None else offsets_k.to(device)
+        return joint_attention(*tensors, offsets.to(device), cu_seqlens_image=packed, backend=backend, **bounds)
+
+    keys = ((len(texts), images) if dense else (sum(images),)) + (heads, dim)
+    shapes = (*[(sum(texts), heads, dim)] * 2, keys, keys)
+    tensors = [randn(*shape, seed=i + 1) for i, shape in enumerate(shapes)]
+    return run, [queries(sum(texts), heads * group, dim), *tensors]
+
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA GPU")
+DTYPES = [torch.float32, torch.float16]  # bf16 products are wrong in Triton's interpreter
+GPU_DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+
+
+def check(case: Case, dtype: torch.dtype, device: str) -> None:
+    """Triton keeps the tolerance rule, and writes every element it returns."""
+    run, tensors = case
+    with poisoned_allocations():
+        assert_accurate(run, [x.to(device) for x in tensors], dtype, "triton")
+
+
+def backward_twice(case: Case, dtype: torch.dtype, device: str) -> None:
+    """Two runs agree in every bit."""
+    run, tensors = case
+    tensors = [x.to(device, dtype) for x in tensors]
+    first, second = (with_gradients(run, tensors, "triton") for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a, b)

@@ -1,0 +1,108 @@
+"""The check of a device: what it covers, what it says, when it runs; and debug(True), which reads values."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from hive_kernels import causal_attention, debug, gated_residual, linear_cross_entropy, selfcheck, validation
+from hive_kernels.backends import SERVED_BY
+from hive_kernels.selfcheck import Case, SelfCheckError
+from hive_kernels.testing import cu_seqlens
+
+GPU = torch.cuda.is_available()
+DEVICE = "cuda" if GPU else "cpu"
+SMALL = Case("gated_residual", gated_residual, ((70, 96), (70, 96), (1,)))
+
+
+def test_it_covers_what_triton_serves():
+    names = {case.name.partition(",")[0] for case in selfcheck.cases()}
+    assert names == {operation for operation, served in SERVED_BY.items() if served["triton"] == "triton"}
+
+
+def test_it_passes_and_reports_each_result(monkeypatch):
+    monkeypatch.setattr(selfcheck, "cases", lambda: [SMALL])
+    results = selfcheck.run(DEVICE)
+    assert {result.name for _, _, result in results} == {"output", "gradient 0", "gradient 1", "gradient 2"}
+    assert {dtype for _, dtype, _ in results} >= {torch.float16, torch.float32}
+
+
+def test_it_names_operation_error_and_tolerance(monkeypatch):
+    def wrong(*tensors, backend):
+        out = gated_residual(*tensors, backend=backend)
+        return out * 1.01 if backend == "triton" else out
+
+    monkeypatch.setattr(selfcheck, "cases", lambda: [SMALL._replace(operation=wrong)])
+    message = r"gated_residual is wrong on .*: output in torch.* is \S+ from the fp64 reference, \S+ is allowed"
+    with pytest.raises(SelfCheckError, match=message):
+        selfcheck.run(DEVICE)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_it_runs_once_a_device_out_of_reach_of_the_caller(monkeypatch, fails):
+    device, runs = torch.device("cpu"), []
+
+    def run(checked):
+        runs.append((checked, torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")))
+        selfcheck.ensure(checked)  # as its own launches do
+        if fails:
+            raise SelfCheckError("off")
+
+    monkeypatch.setattr(selfcheck, "run", run)
+    monkeypatch.setattr(selfcheck, "_checked", set())
+    monkeypatch.setattr(selfcheck, "_skipped", False)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.delenv("HIVE_SKIP_SELFCHECK", raising=False)
+    for _ in range(2):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            if fails:
+                with pytest.raises(SelfCheckError, match="off"):
+                    selfcheck.ensure(device)
+            else:
+                selfcheck.ensure(device)
+    assert runs == [(device, True, False)] * (2 if fails else 1)
+
+
+def test_it_can_be_switched_off(monkeypatch):
+    monkeypatch.setattr(selfcheck, "_checked", set())
+    monkeypatch.setattr(selfcheck, "run", lambda device: pytest.fail("it ran"))
+    selfcheck.skip()
+    selfcheck.ensure(torch.device("cpu"))
+    selfcheck.skip(False)
+    monkeypatch.setenv("HIVE_SKIP_SELFCHECK", "1")
+    selfcheck.ensure(torch.device("cpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason="needs a GPU: the interpreter takes long for all of it")
+def test_this_gpu_passes():
+    assert selfcheck.run("cuda")
+
+
+def test_debug_as_a_function_and_as_a_context():
+    assert not validation._debugging
+    with debug(True):
+        assert validation._debugging
+        with debug(False):
+            assert not validation._debugging
+        assert validation._debugging
+    debug(True)
+    assert validation._debugging
+    debug(False)
+    assert not validation._debugging
+
+
+def test_debug_names_the_target_out_of_range():
+    h, w = torch.randn(4, 8, device=DEVICE), torch.randn(5, 8, device=DEVICE)
+    with debug(True):
+        linear_cross_entropy(h, w, torch.tensor([0, 4, -100, 2], device=DEVICE))
+        with pytest.raises(ValueError, match=r"targets\[2\] is 5; allowed: 0 to 4, or -100 for a row to ignore"):
+            linear_cross_entropy(h, w, torch.tensor([0, 4, 5, -7], device=DEVICE))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason="needs a GPU: on a CPU offsets are always looked at")
+def test_debug_looks_at_offsets_on_a_gpu():
+    q = torch.randn(4, 2, 64, device="cuda")
+    with debug(True), pytest.raises(ValueError, match="cu_seqlens is from 0 to 3; allowed: from 0 to 4"):
+        causal_attention(q, q, q, cu_seqlens([1, 2]).cuda(), max_seqlen=3)
