@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: train test check compat clean
+.PHONY: train test check aot gpu compat clean
 
 train: $(VENV)/.installed ## the main job, with the default recipe
 	$(BIN)/python -m hive.train $(ARGS)
@@ -14,6 +14,13 @@ test: $(VENV)/.installed check ## lint, types and all tests
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+aot: $(VENV)/.installed ## every Triton kernel compiled for sm_86 and sm_90, without a GPU
+	$(BIN)/python -m hive_kernels.aot --arch 86,90
+
+# On a machine with a GPU whose own Python has torch with CUDA: installs nothing.
+gpu: ## tests, self-check, benchmarks and tuning on this machine's GPU; results in benchmarks/results or HIVE_RESULTS
+	$(PYTHON) -m benchmarks.gpu_run
 
 # torch first and by its exact version, so that pip takes the build that fits this machine.
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -171,6 +171,9 @@ class Config:
     """Stages to run, in order."""
     stage1: Literal["projector+fusion", "projector"] = "projector+fusion"
     """What stage 1 trains; "projector" is the paper's literal choice and needs --no-gate."""
+    fusion: Literal["cross", "joint"] = "cross"
+    """cross: a cross-attention block of its own in front of each aligned decoder layer; joint: the authors' released
+    variant, image keys and values in the layer's own softmax (its stage 1 trains the projector alone)."""
     gate: bool = True
     """Scale each injected block by tanh of a learned gate that starts at 0; off is the paper's literal form."""
     depths: str = "aligned"
@@ -244,7 +247,8 @@ def check(config: Config) -> None:
         name = f"schedule{stage}.batch_size" if config.batch_size is None else "batch_size"
         words = f"a multiple of --micro-batch-size ({config.micro_batch_size})"
         _require(batch % min(config.micro_batch_size, batch) == 0, name, batch, words)
-    if config.method == "hive" and config.stage1 == "projector" and config.gate and 1 in stages:
+    own_blocks = config.method == "hive" and config.fusion == "cross"
+    if own_blocks and config.stage1 == "projector" and config.gate and 1 in stages:
         raise UserError(
             "--stage1 projector trains nothing while the gates start at 0 (the projector's gradient is "
             "exactly zero): add --no-gate, or leave --stage1 at projector+fusion."

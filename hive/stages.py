@@ -20,7 +20,7 @@ def stage_steps(config: Config, stage: int, pairs: int) -> int:
 def trained_parts(config: Config, stage: int) -> frozenset[str]:
     """Names in `model.parts()` that have gradients in the stage."""
     if stage == 1:
-        return frozenset(config.stage1.split("+"))
+        return frozenset({"projector"} if config.fusion == "joint" else config.stage1.split("+"))
     return frozenset({"projector", "fusion", "language"} | ({"tower"} if stage == 3 else set()))
 
 

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import cast
 
 from hive.model.build import Model
+from hive.model.fusion import HierarchicalFusion
 from hive.model.hive import HiveModel
 
 
@@ -84,7 +85,8 @@ def _hive_parts(model: HiveModel, trained: frozenset[str], samples: int, lengths
     text, depths = sum(lengths), len(fusion.depths)
     weights = "fusion" in trained
     fuse = gemm(rows, width, fusion.key_value.shape[-1], input_grad=trains, weight_grad=weights)
-    for index in range(depths):
+    own_blocks = depths if isinstance(fusion, HierarchicalFusion) else 0
+    for index in range(own_blocks):
         # With frozen blocks the first query reads text that no trained parameter has touched.
         query_input = index > 0 or bool(trained & {"fusion", "language"})
         fuse += gemm(text, width, heads * head_dim, input_grad=query_input, weight_grad=weights)

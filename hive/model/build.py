@@ -17,7 +17,7 @@ from hive.config import Config, Kernel, LanguageConfig, VisionConfig
 from hive.data.images import ImageSpec
 from hive.errors import UserError
 from hive.model.alignment import align_depths, select_hidden_states
-from hive.model.fusion import HierarchicalFusion
+from hive.model.fusion import HierarchicalFusion, JointFusion
 from hive.model.hive import HiveModel
 from hive.model.language import LanguageModel
 from hive.model.pretrained import is_present, language_config, load_language, load_vision, vision_config
@@ -54,6 +54,8 @@ def build_model(config: Config, backend: str, *, pretrained: bool = True) -> Mod
     tower = VisionTower(vision, selected, spec, config.checkpoint_activations)
     depths = align_depths(config.depths, len(selected), llama.config.num_hidden_layers)
     projector = ResidualProjector(len(selected), vision_width, width, backend)
+    if config.fusion == "joint":
+        return HiveModel(tower, projector, JointFusion(llama, depths), language)
     return HiveModel(tower, projector, HierarchicalFusion(llama, depths, config.gate, backend), language)
 
 

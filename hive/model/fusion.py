@@ -1,6 +1,9 @@
 """Hierarchical cross-attention: text at an aligned depth reads that depth's projected visual features (section 3.3)."""
 
 import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, cast
 
 import torch
@@ -59,25 +62,60 @@ class CrossAttentionBlock(nn.Module):
         return gated_residual(hidden, update.to(hidden.dtype), self.gate, backend=self.backend)
 
 
-class HierarchicalFusion(nn.Module):
-    """One cross-attention block in front of each aligned decoder layer, and the keys and values of all of them.
+@dataclass(frozen=True)
+class Injection:
+    """What the decoder layers get to read, by their 0-based index."""
 
-    Keys and values depend on the image alone, so one batched GEMM makes them for all S depths before the text is read.
+    before_layer: Mapping[int, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    """Blocks that change a layer's input, [T, D] to [T, D]."""
+    images: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Keys and values [B, N, Hkv, d] that a layer's own attention sees beside the text's."""
+
+
+class JointFusion(nn.Module):
+    """The released variant: the host layer's own attention sees the image's keys and values in the same softmax.
+
+    The image's key and value projections start as copies of the host's; queries and output are the host's own. Image
+    keys are not rotated. Keys and values depend on the image alone, so one batched GEMM makes them for all S depths
+    before the text is read.
     """
 
-    def __init__(self, language: LlamaForCausalLM, depths: tuple[int, ...], gate: bool, backend: str) -> None:
+    def __init__(self, language: LlamaForCausalLM, depths: tuple[int, ...]) -> None:
         super().__init__()
         hosts = [cast(LlamaDecoderLayer, language.model.layers[depth]) for depth in depths]
         self.depths = depths
         self.head_dim = hosts[0].self_attn.head_dim
-        self.blocks = nn.ModuleList(CrossAttentionBlock(host, gate, backend) for host in hosts)
         weights = [torch.cat([host.self_attn.k_proj.weight, host.self_attn.v_proj.weight]).T for host in hosts]
         self.key_value = nn.Parameter(torch.stack(weights).detach().clone())  # [S, D, 2 * Hkv * d]
 
-    def keys_values(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Projected features [S, B, N, D] to one (key, value) a depth, each [B, N, Hkv, d]."""
+    def keys_values(self, features: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+        """Projected features [S, B, N, D] to (key, value) by depth, each [B, N, Hkv, d]."""
         selected, samples, patches, _ = features.shape
         stacked = torch.bmm(features.flatten(1, 2), self.key_value)
         split = stacked.view(selected, samples, patches, 2, -1, self.head_dim)
         # Unbound, not indexed: the backward pass then writes each gradient once instead of adding up zero-filled ones.
-        return [(key, value) for key, value in (layer.unbind(2) for layer in split.unbind(0))]
+        pairs = [(key, value) for key, value in (layer.unbind(2) for layer in split.unbind(0))]
+        return dict(zip(self.depths, pairs, strict=True))
+
+    def forward(self, features: Tensor, text: PackedText) -> Injection:
+        """Projected features [S, B, N, D] to what the decoder layers read."""
+        return Injection(images=self.keys_values(features))
+
+
+class HierarchicalFusion(JointFusion):
+    """The paper's variant: a cross-attention block of its own in front of each aligned decoder layer (section 3.3)."""
+
+    def __init__(self, language: LlamaForCausalLM, depths: tuple[int, ...], gate: bool, backend: str) -> None:
+        super().__init__(language, depths)
+        hosts = [cast(LlamaDecoderLayer, language.model.layers[depth]) for depth in depths]
+        self.blocks = nn.ModuleList(CrossAttentionBlock(host, gate, backend) for host in hosts)
+
+    def forward(self, features: Tensor, text: PackedText) -> Injection:
+        """Projected features [S, B, N, D] to what the decoder layers read."""
+        keys_values = self.keys_values(features)
+        return Injection(
+            before_layer={
+                depth: partial(block, key=keys_values[depth][0], value=keys_values[depth][1], text=text)
+                for depth, block in zip(self.depths, self.blocks, strict=True)
+            }
+        )

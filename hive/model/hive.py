@@ -1,11 +1,9 @@
 """HIVE: the language model reads selected layers of the tower through cross-attention at aligned depths."""
 
-from functools import partial
-
 from torch import Tensor, nn
 
 from hive.data.text import Batch
-from hive.model.fusion import HierarchicalFusion
+from hive.model.fusion import JointFusion
 from hive.model.language import LanguageModel
 from hive.model.projector import ResidualProjector
 from hive.model.vision import VisionTower
@@ -15,7 +13,7 @@ class HiveModel(nn.Module):
     """Tower -> projectors -> keys and values -> language model; one number out."""
 
     def __init__(
-        self, tower: VisionTower, projector: ResidualProjector, fusion: HierarchicalFusion, language: LanguageModel
+        self, tower: VisionTower, projector: ResidualProjector, fusion: JointFusion, language: LanguageModel
     ) -> None:
         super().__init__()
         self.tower = tower
@@ -35,10 +33,6 @@ class HiveModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Cross-entropy summed over the batch's supervised tokens, fp32 scalar."""
         features = self.tower(batch.pixels)  # [S, B, N, Dv]
-        keys_values = self.fusion.keys_values(self.projector(features))
-        before_layer = {
-            depth: partial(block, key=key, value=value, text=batch)
-            for depth, block, (key, value) in zip(self.fusion.depths, self.fusion.blocks, keys_values, strict=True)
-        }
-        hidden = self.language(self.language.embed(batch.tokens), batch, before_layer)
+        injection = self.fusion(self.projector(features), batch)
+        hidden = self.language(self.language.embed(batch.tokens), batch, injection)
         return self.language.loss(hidden, batch.targets)

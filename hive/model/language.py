@@ -1,6 +1,6 @@
 """The language model: a Llama whose decoder layers are run one by one over packed text."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +8,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from hive.model.fusion import PackedText
-from hive_kernels import causal_attention, linear_cross_entropy
-
-BeforeLayer = Mapping[int, Callable[[Tensor], Tensor]]
+from hive.model.fusion import Injection, PackedText
+from hive_kernels import causal_attention, joint_attention, linear_cross_entropy
 
 
 class LanguageModel(nn.Module):
@@ -23,8 +21,7 @@ class LanguageModel(nn.Module):
     def __init__(self, model: LlamaForCausalLM, backend: str, checkpoint_activations: bool = False) -> None:
         super().__init__()
         self.model = model
-        # The text's own attention is no fused operation of ours: every kernel but the reference runs torch's.
-        self.backend = "reference" if backend == "reference" else "torch"
+        self.backend = backend
         self.checkpoint_activations = checkpoint_activations
         self.decoder_layer: Callable[..., Tensor] = decoder_layer
 
@@ -37,15 +34,17 @@ class LanguageModel(nn.Module):
         """int64 [T] to [T, D]."""
         return self.model.model.embed_tokens(tokens)
 
-    def forward(self, hidden: Tensor, text: PackedText, before_layer: BeforeLayer | None = None) -> Tensor:
-        """`hidden` [T, D] through all layers and the final norm; `before_layer[i]` changes what layer i reads."""
+    def forward(self, hidden: Tensor, text: PackedText, injection: Injection | None = None) -> Tensor:
+        """`hidden` [T, D] through all layers and the final norm, with what `injection` gives them to read."""
+        injection = injection or Injection()
         cos, sin = self.model.model.rotary_emb(hidden, text.positions[None])
         rotary = (cos[0, :, None], sin[0, :, None])  # [T, 1, d]
         for depth, layer in enumerate(self.model.model.layers):
-            if before_layer and depth in before_layer:
-                hidden = self._run(before_layer[depth], hidden)
+            if depth in injection.before_layer:
+                hidden = self._run(injection.before_layer[depth], hidden)
+            image = injection.images.get(depth)
             hidden = self._run(
-                self.decoder_layer, hidden, layer, rotary, text.cu_seqlens, text.max_seqlen, self.backend
+                self.decoder_layer, hidden, layer, rotary, text.cu_seqlens, text.max_seqlen, self.backend, image
             )
         return self.model.model.norm(hidden)
 
@@ -67,17 +66,33 @@ def decoder_layer(
     cu_seqlens: Tensor,
     max_seqlen: int,
     backend: str,
+    image: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """One Llama decoder layer over packed text, [T, D] to [T, D]: causal attention within each text, then SwiGLU."""
+    """One Llama decoder layer over packed text, [T, D] to [T, D]: causal attention within each text, then SwiGLU.
+
+    With `image` (keys, values, each [B, N, Hkv, d]) each text also sees its whole image, in the same softmax.
+    """
     attention = layer.self_attn
     normed = layer.input_layernorm(hidden)
     query, key, value = (
         project(normed).unflatten(-1, (-1, attention.head_dim))
         for project in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
-    attended = causal_attention(
-        rotate(query, *rotary), rotate(key, *rotary), value, cu_seqlens, max_seqlen=max_seqlen, backend=backend
-    )
+    query, key = rotate(query, *rotary), rotate(key, *rotary)
+    if image is None:
+        attended = causal_attention(query, key, value, cu_seqlens, max_seqlen=max_seqlen, backend=backend)
+    else:
+        image_key, image_value = (item.to(query.dtype) for item in image)
+        attended = joint_attention(
+            query,
+            key,
+            value.to(query.dtype),
+            image_key,
+            image_value,
+            cu_seqlens,
+            max_seqlen=max_seqlen,
+            backend=backend,
+        )
     hidden = hidden + attention.o_proj(attended.flatten(-2))
     return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
 

@@ -17,12 +17,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
 from tiny_models import TINY, tiny_batch, tiny_model
 
 
-@pytest.mark.parametrize("method", ["hive", "self-attention"])
+@pytest.mark.parametrize("method", [{}, {"fusion": "joint"}, {"method": "self-attention"}])
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_gemms_equal_torchs_count(method: str, stage: int) -> None:
+def test_gemms_equal_torchs_count(method: dict, stage: int) -> None:
     """Attention is left out: the counter knows no causal half, and counts padding."""
-    model, batch = tiny_model(method=method), tiny_batch()
-    parts = trained_parts(TINY, stage)
+    model, batch = tiny_model(**method), tiny_batch()
+    parts = trained_parts(dataclasses.replace(TINY, **method), stage)
     enter_stage(model, parts)
     with FlopCounterMode(display=False) as counter:
         model(batch).backward()

@@ -1,17 +1,23 @@
 """HIVE and the self-attention baseline as wholes: against slow definitions, without leaks, with the right gradients."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from tiny_models import TINY, tiny_batch, tiny_model
 from torch.nn import functional as F
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from hive.data.text import Batch, pack
 from hive.model.self_attention import interleave
 from hive.stages import enter_stage, trained_parts
 
-METHODS = ("hive", "self-attention")
+METHODS = (
+    {"method": "hive"},
+    {"method": "hive", "fusion": "joint"},
+    {"method": "self-attention"},
+)
 
 
 def one_sample(batch: Batch, index: int) -> Batch:
@@ -21,16 +27,16 @@ def one_sample(batch: Batch, index: int) -> Batch:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_batch_is_the_sum_of_its_samples(method: str) -> None:
-    model, batch = tiny_model(method=method), tiny_batch()
+def test_a_batch_is_the_sum_of_its_samples(method: dict) -> None:
+    model, batch = tiny_model(**method), tiny_batch()
     alone = sum(model(one_sample(batch, index)) for index in range(batch.samples))
     torch.testing.assert_close(model(batch), alone, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_no_sample_sees_anothers_text_or_image(method: str) -> None:
+def test_no_sample_sees_anothers_text_or_image(method: dict) -> None:
     """The gradient of one sample's loss is zero at every other sample's inputs, and not at its own."""
-    model, batch = tiny_model(method=method), tiny_batch((3, 5, 2))
+    model, batch = tiny_model(**method), tiny_batch((3, 5, 2))
     embedded = model.language.embed(batch.tokens).detach().requires_grad_()
     pixels = batch.pixels.float().requires_grad_()
     model.language.embed = lambda tokens: embedded
@@ -80,6 +86,40 @@ def test_hive_equals_a_plain_definition() -> None:
     )
 
 
+def test_joint_fusion_equals_a_plain_definition() -> None:
+    """One sample; at the aligned depths a textbook softmax over the image's keys and the text's past."""
+    model, batch = tiny_model(fusion="joint"), tiny_batch((4,))
+    llama, fusion = model.language.model, model.fusion
+    keys_values = fusion.key_value
+    features = model.projector(model.tower(batch.pixels))[:, 0]  # [S, N, D]
+    hidden = llama.model.embed_tokens(batch.tokens)
+    cos, sin = llama.model.rotary_emb(hidden, torch.arange(4)[None])
+    causal = torch.full((4, 4), -math.inf).triu(1)
+    for depth, layer in enumerate(llama.model.layers):
+        if depth not in fusion.depths:
+            hidden = layer(hidden[None], attention_mask=causal[None, None], position_embeddings=(cos, sin))[0]
+            continue
+        s, attention, normed = fusion.depths.index(depth), layer.self_attn, layer.input_layernorm(hidden)
+        image_key, image_value = (features[s] @ keys_values[s]).split(8, dim=-1)
+        query, key = apply_rotary_pos_emb(
+            attention.q_proj(normed).view(1, 4, 6, 4).transpose(1, 2),
+            attention.k_proj(normed).view(1, 4, 2, 4).transpose(1, 2),
+            cos,
+            sin,
+        )
+        value, attended = attention.v_proj(normed), torch.empty(4, 6, 4)
+        for head in range(6):
+            columns = slice(head // 3 * 4, head // 3 * 4 + 4)
+            scores = torch.cat([query[0, head] @ image_key[:, columns].T, query[0, head] @ key[0, head // 3].T], -1) / 2
+            scores[:, -4:] += causal
+            attended[:, head] = scores.softmax(-1) @ torch.cat([image_value[:, columns], value[:, columns]])
+        hidden = hidden + attention.o_proj(attended.flatten(1))
+        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    logits = llama.lm_head(llama.model.norm(hidden))
+    expected = F.cross_entropy(logits, batch.targets, reduction="sum")
+    torch.testing.assert_close(model(batch), expected, atol=1e-4, rtol=1e-5)
+
+
 def test_self_attention_equals_transformers_on_the_joined_sequence() -> None:
     model, batch = tiny_model(method="self-attention"), tiny_batch((4,))
     states = model.tower.model(
@@ -105,9 +145,9 @@ def test_interleaved_rows_by_hand() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_exactly_the_trained_parts_get_gradients(method: str, stage: int) -> None:
-    model = tiny_model(method=method)
-    parameters = enter_stage(model, trained_parts(TINY, stage))
+def test_exactly_the_trained_parts_get_gradients(method: dict, stage: int) -> None:
+    model = tiny_model(**method)
+    parameters = enter_stage(model, trained_parts(dataclasses.replace(TINY, **method), stage))
     model(tiny_batch()).backward()
     with_gradient = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert with_gradient == set(parameters)
@@ -123,9 +163,9 @@ def test_a_closed_gate_leaves_the_language_model_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_reference_and_torch_kernels_agree(method: str) -> None:
+def test_reference_and_torch_kernels_agree(method: dict) -> None:
     batch = tiny_batch()
-    losses = [tiny_model(backend, method=method)(batch) for backend in ("reference", "torch")]
+    losses = [tiny_model(backend, **method)(batch) for backend in ("reference", "torch")]
     torch.testing.assert_close(losses[0], losses[1], atol=1e-4, rtol=0)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import TINY, losses, records
+from tiny_run import TINY, losses, records, start
 from transformers import AutoModel
 
 from hive.train.__main__ import main
@@ -55,6 +55,17 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
 def test_losses_do_not_depend_on(flags: tuple[str, ...], finished: Path, tmp_path: Path) -> None:
     assert main([*TINY, "--out", str(tmp_path / "b"), *flags]) == 0
     assert losses(tmp_path / "b") == pytest.approx(losses(finished), abs=1e-4)
+
+
+def test_triton_kernels_train_in_the_interpreter(finished: Path, tmp_path: Path) -> None:
+    """The whole command on Triton's interpreter, both fusions, two steps of stage 3 against the reference."""
+    for fusion in ("cross", "joint"):
+        flags = [*TINY, "--fusion", fusion, "--no-gate", "--stages", "3", "--max-steps", "2"]
+        flags += ["--dataset.heldout-pairs", "2"]
+        process = start(*flags, "--kernel", "triton", "--out", str(tmp_path / fusion), TRITON_INTERPRET="1")
+        assert process.wait() == 0, process.stderr and process.stderr.read()
+        assert main([*flags, "--kernel", "reference", "--out", str(tmp_path / f"{fusion}-reference")]) == 0
+        assert losses(tmp_path / fusion) == pytest.approx(losses(tmp_path / f"{fusion}-reference"), abs=1e-4)
 
 
 def test_two_processes_give_the_losses_of_one(finished: Path, tmp_path: Path) -> None:
