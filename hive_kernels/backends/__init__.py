@@ -74,10 +74,11 @@ def resolve(name: str, device: torch.device | str) -> str:
 
 def table(device: torch.device | str) -> str:
     """Operations by backends: what serves each on ``device``, and why a backend can't run there."""
-    lines = [f"{'on ' + str(device):22}" + "".join(f"{name:11}" for name in BACKENDS)]
+    width = max(map(len, SERVED_BY)) + 2
+    lines = [f"{'on ' + str(device):{width}}" + "".join(f"{name:11}" for name in BACKENDS)]
     reasons = {name: reason_unavailable(name, device) for name in BACKENDS}
     for operation, served in SERVED_BY.items():
         cells = ["no" if reasons[name] else served[name] for name in BACKENDS]
-        lines.append(f"{operation:22}" + "".join(f"{cell:11}" for cell in cells))
+        lines.append(f"{operation:{width}}" + "".join(f"{cell:11}" for cell in cells))
     lines += [f"{name}: {reason}" for name, reason in reasons.items() if reason]
     return "\n".join([*(line.rstrip() for line in lines), f"auto means {resolve('auto', device)}"])
