@@ -177,3 +177,17 @@ def test_blocks_start_from_their_host_layer() -> None:
         assert torch.equal(block.output.weight, host.self_attn.o_proj.weight)
         assert torch.equal(key_value[:, :8], host.self_attn.k_proj.weight.T)
         assert torch.equal(key_value[:, 8:], host.self_attn.v_proj.weight.T)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("stage", [1, 3])
+def test_bf16_autocast_trains_as_fp32_does(method: dict, stage: int) -> None:
+    """What a GPU run does: fp32 weights and gradients, products in bf16, and no dtype that doesn't fit another."""
+    model, batch = tiny_model(**method), tiny_batch()
+    parameters = enter_stage(model, trained_parts(dataclasses.replace(TINY, **method), stage))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(batch)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert all(parameter.grad.dtype == torch.float32 for parameter in parameters.values())
+    torch.testing.assert_close(loss, model(batch), rtol=0.02, atol=0)
