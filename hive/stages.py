@@ -51,9 +51,14 @@ def build_optimizer(parameters: dict[str, nn.Parameter], schedule: Schedule) -> 
     return torch.optim.AdamW(groups, lr=schedule.peak_lr, betas=(schedule.beta1, schedule.beta2), fused=True)
 
 
+def warmup_steps(schedule: Schedule, total: int) -> int:
+    """Steps of `total` that the learning rate climbs."""
+    return math.ceil(schedule.warmup * total)
+
+
 def learning_rate(schedule: Schedule, step: int, total: int) -> float:
     """The rate of 0-based `step` of `total`: a linear climb over the warm-up's steps, then a cosine to the minimum."""
-    warmup = math.ceil(schedule.warmup * total)
+    warmup = warmup_steps(schedule, total)
     if step < warmup:
         return schedule.peak_lr * (step + 1) / warmup
     progress = (step - warmup + 1) / max(1, total - warmup)

@@ -1,6 +1,5 @@
 """What a run needs before its first step: data, a fitting tokenizer, a folder of its own, its place in the stages."""
 
-import math
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from hive.data.pairs import EMBEDDED_HELDOUT, Pairs, open_pairs, split_heldout
 from hive.data.text import Tokenizer, load_tokenizer
 from hive.errors import UserError
 from hive.model.build import Model
+from hive.stages import warmup_steps
 from hive.train.cli import CONFIG_FILE
 
 
@@ -128,5 +128,5 @@ def stage_summary(
     return (
         f"\nstage {stage} trains {total / 1e6:.2f} M parameters ({parts})\n"
         f"{steps} steps of {schedule.batch_size} pairs, lr {schedule.peak_lr:g} to {schedule.min_lr:g}, "
-        f"warm-up {math.ceil(schedule.warmup * steps)}, clip {schedule.clip:g}"
+        f"warm-up {warmup_steps(schedule, steps)}, clip {schedule.clip:g}"
     )
