@@ -1,7 +1,8 @@
 """One process a GPU under torchrun; alone otherwise."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from hive.errors import UserError
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass
 class World:
     """This process among all that train together."""
 
@@ -83,16 +84,25 @@ class World:
         self.sum(0)
 
 
-def join_world(device: str) -> World:
-    """Reads torchrun's environment and picks the device: "auto", "cpu", "cuda" or "cuda:1"."""
+@contextmanager
+def join_world(device: str) -> Iterator[World]:
+    """Reads torchrun's environment and picks the device: "auto", "cpu", "cuda" or "cuda:1"; leaves the groups after."""
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)) if size > 1 else None)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if size == 1:
-        return World(rank, size, chosen)
+        yield World(rank, size, chosen)
+        return
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    return World(rank, size, chosen, dist.new_group(backend="gloo"))
+    world = World(rank, size, chosen, dist.new_group(backend="gloo"))
+    try:
+        yield world
+    finally:
+        # gloo's threads may still hold tensors when the last sum is known, and a process that ends before they have let
+        # go aborts; the groups' end waits for them, once nobody else holds a group
+        world.hosts = None
+        dist.destroy_process_group()
 
 
 def _device(name: str, local_rank: int | None) -> torch.device:

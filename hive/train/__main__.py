@@ -25,8 +25,8 @@ def run(command: Command) -> int:
     from hive.distributed import join_world
     from hive.train.trainer import Trainer
 
-    world = join_world(command.config.device)
-    return Trainer(command.config, command.resume is not None, world, Console()).run()
+    with join_world(command.config.device) as world:
+        return Trainer(command.config, command.resume is not None, world, Console()).run()
 
 
 def main(argv: list[str] | None = None) -> int:
