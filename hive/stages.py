@@ -1,13 +1,14 @@
 """The three stages: what trains in each, with which optimiser and learning rate (paper, sections 3.5 and 7)."""
 
 import math
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from hive.config import Config, Schedule
 from hive.data.order import steps
-from hive.model.build import Model
 
 
 def stage_steps(config: Config, stage: int, pairs: int) -> int:
@@ -24,7 +25,20 @@ def trained_parts(config: Config, stage: int) -> frozenset[str]:
     return frozenset({"projector", "fusion", "language"} | ({"tower"} if stage == 3 else set()))
 
 
-def enter_stage(model: Model, parts: frozenset[str]) -> dict[str, nn.Parameter]:
+class Trainable(Protocol):
+    """A model whose parameters the stages know by part."""
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters that a loss can reach, by the part's name."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        """`nn.Module`'s."""
+
+    def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """`nn.Module`'s."""
+
+
+def enter_stage(model: Trainable, parts: frozenset[str]) -> dict[str, nn.Parameter]:
     """Gives gradients to exactly the named parts and returns their parameters by name."""
     model.requires_grad_(False)
     for name, parameters in model.parts().items():

@@ -9,8 +9,12 @@ Attention's backward pass is 2.5 times its forward one, because it computes the 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
+from transformers import CLIPVisionConfig, LlamaConfig
+
+from hive.efficiency.methods import Subject
+from hive.efficiency.usual import UsualLlava
 from hive.model.build import Model
 from hive.model.fusion import HierarchicalFusion
 from hive.model.hive import HiveModel
@@ -44,11 +48,13 @@ def attention(scores: float, heads: int, head_dim: int, *, grad: bool) -> Cost:
     return Cost(forward, 2.5 * forward * grad)
 
 
-def step_flops(model: Model, trained: frozenset[str], samples: int, text_lengths: Sequence[int]) -> dict[str, Cost]:
+def step_flops(model: Subject, trained: frozenset[str], samples: int, text_lengths: Sequence[int]) -> dict[str, Cost]:
     """Cost of one pass over `samples` images and texts of these many tokens each, by part.
 
     `trained` names the parts of `model.parts()` that have gradients.
     """
+    if isinstance(model, UsualLlava):
+        return _usual_parts(model, trained, samples, text_lengths)
     if isinstance(model, HiveModel):
         costs = _hive_parts(model, trained, samples, text_lengths)
     else:
@@ -57,9 +63,15 @@ def step_flops(model: Model, trained: frozenset[str], samples: int, text_lengths
 
 
 def _tower(model: Model, trained: bool, samples: int) -> Cost:
-    tower, config = model.tower, model.tower.model.config
-    width, tokens = config.hidden_size, tower.patches + tower.class_tokens
-    patch = gemm(samples * tower.patches, 3 * tower.patch_size**2, width, input_grad=False, weight_grad=trained)
+    tower = model.tower
+    patch, layer = _tower_pieces(tower.model.config, samples, tower.patches + tower.class_tokens, trained)
+    return sum([layer] * len(tower.read_layers), patch)
+
+
+def _tower_pieces(config: Any, samples: int, tokens: int, trained: bool) -> tuple[Cost, Cost]:
+    """The patch embedding, and one encoder layer over `tokens` an image."""
+    width, patches = config.hidden_size, (config.image_size // config.patch_size) ** 2
+    patch = gemm(samples * patches, 3 * config.patch_size**2, width, input_grad=False, weight_grad=trained)
     rows = samples * tokens
     grads = {"input_grad": trained, "weight_grad": trained}
     layer = gemm(rows, width, 4 * width, **grads)
@@ -67,7 +79,7 @@ def _tower(model: Model, trained: bool, samples: int) -> Cost:
     layer += attention(
         samples * tokens**2, config.num_attention_heads, width // config.num_attention_heads, grad=trained
     )
-    return sum([layer] * len(tower.read_layers), patch)
+    return patch, layer
 
 
 def _hive_parts(model: HiveModel, trained: frozenset[str], samples: int, lengths: Sequence[int]) -> dict[str, Cost]:
@@ -81,7 +93,7 @@ def _hive_parts(model: HiveModel, trained: frozenset[str], samples: int, lengths
     if projector.skip_weight is not None:
         project += first
 
-    heads, _, head_dim = _heads(model)
+    heads, _, head_dim = _heads(model.language.model.config)
     text, depths = sum(lengths), len(fusion.depths)
     weights = "fusion" in trained
     fuse = gemm(rows, width, fusion.key_value.shape[-1], input_grad=trains, weight_grad=weights)
@@ -111,14 +123,40 @@ def _self_attention_parts(
     return {"projector": project, **_language(model, sequences, sum(lengths), "language" in trained, 0)}
 
 
+def _usual_parts(model: UsualLlava, trained: frozenset[str], samples: int, lengths: Sequence[int]) -> dict[str, Cost]:
+    """Every text is as long as the longest; where that takes padding, attention computes all scores and masks half."""
+    vision, llama = model.vision, model.llama
+    tokens = model.patches + isinstance(vision, CLIPVisionConfig)
+    patch, layer = _tower_pieces(vision, samples, tokens, "tower" in trained)
+    # The last layer is computed and thrown away, and so is SigLIP's pooling head: its keys and values of every token.
+    tower = sum([layer] * (vision.num_hidden_layers - 1), patch) + Cost(layer.forward)
+    if not isinstance(vision, CLIPVisionConfig):
+        tower += Cost(4.0 * samples * tokens * vision.hidden_size**2)
+    trains, width = "projector" in trained, llama.hidden_size
+    rows = samples * model.patches
+    project = gemm(rows, vision.hidden_size, width, input_grad="tower" in trained, weight_grad=trains)
+    project += gemm(rows, width, width, input_grad=True, weight_grad=trains)
+    length = 1 + model.patches + max(lengths)
+    padded = len(set(lengths)) > 1
+    scores = samples * (length**2 if padded else length * (length + 1) / 2)
+    language = _decoder(llama, samples * length, scores, samples * length, "language" in trained, 0)
+    return {"tower": tower, "projector": project, **language}
+
+
 def _language(
     model: Model, sequences: Sequence[int], predicted: int, trained: bool, first_injected: int
 ) -> dict[str, Cost]:
-    """The decoder over sequences of these lengths, and the head over `predicted` rows."""
-    config = model.language.model.config
-    rows, width = sum(sequences), config.hidden_size
-    heads, kv_heads, head_dim = _heads(model)
+    """The decoder over packed sequences of these lengths, and the head over `predicted` rows."""
     scores = sum(length * (length + 1) / 2 for length in sequences)
+    return _decoder(model.language.model.config, sum(sequences), scores, predicted, trained, first_injected)
+
+
+def _decoder(
+    config: LlamaConfig, rows: int, scores: float, predicted: int, trained: bool, first_injected: int
+) -> dict[str, Cost]:
+    """Decoder layers over `rows` tokens and `scores` query-key pairs a head, and the head over `predicted` rows."""
+    width = config.hidden_size
+    heads, kv_heads, head_dim = _heads(config)
     layers = Cost()
     for depth in range(config.num_hidden_layers):
         grad = trained or depth >= first_injected
@@ -129,9 +167,8 @@ def _language(
     return {"language": layers, "head": head}
 
 
-def _heads(model: Model) -> tuple[int, int, int]:
-    """Query heads, key/value heads and channels a head of the language model."""
-    config = model.language.model.config
+def _heads(config: LlamaConfig) -> tuple[int, int, int]:
+    """Query heads, key/value heads and channels a head."""
     return config.num_attention_heads, cast(int, config.num_key_value_heads), cast(int, config.head_dim)
 
 

@@ -9,7 +9,9 @@ from hive.config import Config
 from hive.data.pairs import Pairs, open_pairs
 from hive.data.text import Batch, Tokenizer, load_tokenizer
 from hive.efficiency.flops import step_flops
-from hive.efficiency.memory import StageShape, step_bytes
+from hive.efficiency.methods import Subject
+from hive.efficiency.simulate import StageShape, simulate
+from hive.efficiency.usual import UsualLlava
 from hive.errors import UserError
 from hive.model.build import Model, build_model
 from hive.model.pretrained import how_to_get, is_present
@@ -124,13 +126,14 @@ def _stage_rows(config: Config, model: Model, pairs: int, text_tokens: int) -> l
         batch = empty_batch(min(config.micro_batch_size, schedule.batch_size), text_tokens, model)
         shapes.append(StageShape(parts, schedule, batch))
     names = [", ".join(name for name in model.parts() if name in shape.parts) for shape in shapes]
-    peaks = step_bytes(model, shapes, torch.bfloat16)
+    peaks = [step.peak for step in simulate(model, shapes, torch.bfloat16)]
     return [f"{text}{peak / 1e9:>11,.1f} GB  {trains}" for text, peak, trains in zip(left, peaks, names, strict=True)]
 
 
-def empty_batch(samples: int, text_tokens: int, model: Model) -> Batch:
+def empty_batch(samples: int, text_tokens: int, model: Subject) -> Batch:
     """A micro-batch without data."""
-    size, tokens = model.tower.image_size, samples * text_tokens
+    size = (model if isinstance(model, UsualLlava) else model.tower).image_size
+    tokens = samples * text_tokens
     with torch.device("meta"):
         return Batch(
             pixels=torch.empty(samples, 3, size, size, dtype=torch.uint8),

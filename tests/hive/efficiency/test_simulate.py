@@ -9,7 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hive.config import Schedule
-from hive.efficiency.memory import PeakBytes, StageShape, step_bytes
+from hive.efficiency.simulate import PeakBytes, StageShape, simulate
 from hive.model.build import Model, build_model
 from hive.stages import build_optimizer, enter_stage, trained_parts
 from hive.train.dry_run import empty_batch
@@ -26,6 +26,10 @@ def on_meta() -> Model:
 def shape(model: Model, stage: int, samples: int, batch_size: int) -> StageShape:
     schedule = replace(Schedule(), batch_size=batch_size)
     return StageShape(trained_parts(TINY, stage), schedule, empty_batch(samples, 5, model))
+
+
+def step_bytes(model: Model, shapes: list[StageShape], precision: torch.dtype) -> list[int]:
+    return [step.peak for step in simulate(model, shapes, precision)]
 
 
 def test_live_and_peak_by_hand() -> None:

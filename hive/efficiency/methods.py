@@ -1,0 +1,43 @@
+"""The methods that are compared, each a model behind one interface."""
+
+import dataclasses
+from typing import Literal
+
+import torch
+
+from hive.config import Config
+from hive.efficiency.usual import UsualLlava
+from hive.model.build import Model, build_model, fresh_language, fresh_vision, image_spec
+
+Method = Literal["hive", "hive-joint", "self-attention", "transformers"]
+METHODS: dict[Method, str] = {
+    "hive": "HIVE, cross-attention",
+    "hive-joint": "HIVE, joint softmax",
+    "self-attention": "self-attention, this engine",
+    "transformers": "self-attention, transformers' LLaVA",
+}
+"""Names for people."""
+Subject = Model | UsualLlava
+
+
+def configured(config: Config, method: Method) -> Config:
+    """The recipe with what the method changes in it; weights are fresh, because they change no cost."""
+    plain = dataclasses.replace(
+        config,
+        vision=dataclasses.replace(config.vision, weights=None),
+        language=dataclasses.replace(config.language, weights=None),
+    )
+    if method in ("hive", "hive-joint"):
+        return dataclasses.replace(plain, method="hive", fusion="joint" if method == "hive-joint" else "cross")
+    return dataclasses.replace(plain, method="self-attention")
+
+
+def build(config: Config, method: Method, backend: str) -> Subject:
+    """The method's model with fresh weights in fp32 on the current default device; `backend` serves HIVE's own."""
+    config = configured(config, method)
+    if method != "transformers":
+        return build_model(config, backend)
+    with torch.device("meta"):
+        vision, llama = fresh_vision(config.vision), fresh_language(config.language)
+    torch.manual_seed(config.seed)
+    return UsualLlava(vision.config, llama.config, image_spec(vision))

@@ -1,0 +1,163 @@
+"""A training step run on tensors that have shapes but no data: its peak memory, what it keeps, its FLOPs."""
+
+import gc
+import os
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from hive.config import Schedule
+from hive.data.text import Batch
+from hive.efficiency.counted import Counted, StepCounter
+from hive.efficiency.methods import Subject
+from hive.stages import build_optimizer, enter_stage
+
+
+class PeakBytes(TorchDispatchMode):
+    """Adds up the storages that operations make, and takes them off when they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is torch.ops.prim.device.default:  # two calls of three: answered here, to save time
+            return args[0].fake_device
+        out = func(*args, **(kwargs or {}))
+        for leaf in (out,) if isinstance(out, Tensor) else tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self.add(leaf)
+        return out
+
+    def add(self, tensor: Tensor) -> None:
+        """Counts a tensor's storage, once."""
+        storage = tensor.untyped_storage()
+        if storage in self._known:
+            return
+        self._known.add(storage)
+        size = storage.nbytes()
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._freed, size)
+
+    def _freed(self, size: int) -> None:
+        self.live -= size
+
+
+@dataclass(frozen=True)
+class StageShape:
+    """What decides the memory of a stage's step."""
+
+    parts: frozenset[str]
+    """Names in `model.parts()` that are trained."""
+    schedule: Schedule
+    micro_batch: Batch
+    """On the meta device."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a stage's step takes on one device."""
+
+    peak: int
+    """Most bytes in use: weights, gradients, optimiser state, activations and what passes by."""
+    parameters: int
+    gradients: int
+    optimizer: int
+    kept: int
+    """Bytes that the forward pass of a micro-batch keeps for its backward pass, 16-bit copies of weights included."""
+
+
+def simulate(model: Subject, stages: Sequence[StageShape], precision: torch.dtype) -> list[Step]:
+    """Runs a step of each stage.
+
+    `model` lies on the meta device and is not usable afterwards. The step is a full one: the optimiser has its state,
+    and where a batch has several micro-batches, the gradients of the earlier ones lie there while the last one is run.
+    `precision` is autocast's dtype. Allocator rounding, cuBLAS workspaces and the CUDA context come on top of the peak.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True), PeakBytes() as memory, _unread():
+        model.to_empty(device="cpu")
+        return [_run_step(model, stage, precision, memory) for stage in stages]
+
+
+@contextmanager
+def _unread() -> Iterator[None]:
+    """transformers' LLaVA reads values in two places, and there are none: it checks that the image's tokens are as many
+    as its features, and looks whether a batch without padding holds several texts. The answers are yes and no."""
+    with (
+        patch.dict(os.environ, {"TRANSFORMERS_DISABLE_TORCH_CHECK": "1"}),
+        patch("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None),
+    ):
+        yield
+
+
+def _run_step(model: Subject, stage: StageShape, precision: torch.dtype, memory: PeakBytes) -> Step:
+    gc.collect()
+    memory.peak = memory.live
+    batch = stage.micro_batch.map(lambda tensor: torch.empty_like(tensor, device="cpu"))
+    parameters = enter_stage(model, stage.parts)
+    optimizer = build_optimizer(parameters, stage.schedule)
+    for parameter in parameters.values():
+        parameter.grad = torch.empty_like(parameter)
+    optimizer.step()  # the step before, which made the optimiser's state
+    state = [leaf for leaf in tree_leaves(optimizer.state_dict()["state"]) if isinstance(leaf, Tensor)]
+    own, trained, moments = (sum(map(_nbytes, tensors)) for tensors in (model.parameters(), parameters.values(), state))
+    del state
+    if stage.schedule.batch_size <= batch.samples:
+        optimizer.zero_grad(set_to_none=True)  # nothing accumulates
+    kept = _Kept(model)
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32), kept:
+        loss = model(batch)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return Step(memory.peak, own, trained, moments, kept.bytes)
+
+
+def count_flops(model: Subject, stages: Sequence[StageShape]) -> list[Counted]:
+    """FLOPs of a micro-batch in each stage, by torch's counter; `model` as in `simulate`.
+
+    A pass of its own, because the counter holds on to what modules return and would change the peak.
+    """
+    counts = []
+    with FakeTensorMode(allow_non_fake_inputs=True), _unread():
+        model.to_empty(device="cpu")
+        for stage in stages:
+            enter_stage(model, stage.parts)
+            batch = stage.micro_batch.map(lambda tensor: torch.empty_like(tensor, device="cpu"))
+            with StepCounter() as counter:
+                model(batch).backward()
+            counts.append(counter.counted())
+            model.zero_grad(set_to_none=True)
+    return counts
+
+
+def _nbytes(tensor: Tensor) -> int:
+    return tensor.untyped_storage().nbytes()
+
+
+class _Kept(saved_tensors_hooks):
+    """Adds up the storages that autograd keeps, each once, parameters and the batch left out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(self._pack, lambda tensor: tensor)
+        self._known = weakref.WeakSet(parameter.untyped_storage() for parameter in model.parameters())
+        self.bytes = 0
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage not in self._known:
+            self._known.add(storage)
+            self.bytes += storage.nbytes()
+        return tensor

@@ -1,0 +1,92 @@
+"""What a user would pick instead: transformers' own LLaVA, padded batches, SDPA, logits for every position."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    SiglipVisionConfig,
+)
+
+from hive.data.images import ImageSpec
+from hive.data.text import Batch
+from hive_kernels.packing import padded_layout
+
+IGNORED = -100
+
+
+class UsualLlava(nn.Module):
+    """`LlavaForConditionalGeneration` behind the interface of HIVE's own models, on the same packed batches.
+
+    From the same weights it computes the loss of `SelfAttentionModel`. What differs is how: the tower runs to its end,
+    texts are padded to the longest one, attention is masked then, and the head predicts image and padding rows as well.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, vision: CLIPVisionConfig | SiglipVisionConfig, llama: LlamaConfig, spec: ImageSpec) -> None:
+        """Fresh weights of these shapes; `spec` is how the tower wants its images."""
+        super().__init__()
+        self.vision, self.llama = vision, llama
+        self.image_token = llama.vocab_size - 1
+        self.llava = LlavaForConditionalGeneration(
+            LlavaConfig(
+                vision_config=vision,
+                text_config=llama,
+                image_token_index=self.image_token,
+                vision_feature_layer=-2,
+                vision_feature_select_strategy="default" if isinstance(vision, CLIPVisionConfig) else "full",
+                tie_word_embeddings=llama.tie_word_embeddings,
+            )
+        )
+        self.image_size, self.patch_size = cast(int, vision.image_size), cast(int, vision.patch_size)
+        self.patches = (self.image_size // self.patch_size) ** 2
+        self.register_buffer("mean", 255 * torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters by the part that the stages name."""
+        model = self.llava.model
+        language = [*model.language_model.parameters(), *self.llava.lm_head.parameters()]
+        return {
+            "projector": list(model.multi_modal_projector.parameters()),
+            "language": list(dict.fromkeys(language)),
+            "tower": list(model.vision_tower.parameters()),
+        }
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Cross-entropy summed over the batch's supervised tokens, fp32 scalar."""
+        ids, mask, labels = self.pad(batch)
+        padded = batch.token_count < batch.samples * batch.max_seqlen
+        pixels = (batch.pixels.to(self.mean.dtype) - self.mean) / self.std
+        out = self.llava(
+            input_ids=ids,
+            pixel_values=pixels,
+            attention_mask=mask if padded else None,  # plain causal attention, as transformers would find out itself
+            labels=labels,
+            use_cache=False,
+            num_items_in_batch=1,  # a sum, as the Trainer of transformers asks for it
+        )
+        return out.loss
+
+    def pad(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids, attention mask, labels, each int64 [B, 1 + N + L]: BOS, image, caption, padding on the right.
+
+        L is the longest caption. A caption token that equals the image's placeholder, the vocabulary's last id, is
+        exchanged for its neighbour: what is measured here is cost.
+        """
+        layout = padded_layout(batch.cu_seqlens, batch.token_count, batch.max_seqlen)
+        captions = layout.pad(batch.targets)
+        there = layout.pad(torch.ones_like(batch.targets))
+        samples = batch.samples
+        front = there.new_ones(samples, 1 + self.patches)
+        mask = torch.cat([front, there], 1)
+        labels = torch.cat([front * IGNORED, captions.masked_fill(there == 0, IGNORED)], 1)
+        bos = batch.tokens[batch.cu_seqlens[:-1].long()]
+        ids = torch.cat([bos[:, None], front[:, 1:] * self.image_token, captions.clamp(max=self.image_token - 1)], 1)
+        return ids, mask, labels
