@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from hive.profiling import boundary
 from hive_kernels import cross_attention, gated_residual
 
 
@@ -91,7 +92,7 @@ class JointFusion(nn.Module):
     def keys_values(self, features: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
         """Projected features [S, B, N, D] to (key, value) by depth, each [B, N, Hkv, d]."""
         selected, samples, patches, _ = features.shape
-        stacked = torch.bmm(features.flatten(1, 2), self.key_value)
+        stacked = boundary(torch.bmm(features.flatten(1, 2), self.key_value), "projector", "language")
         split = stacked.view(selected, samples, patches, 2, -1, self.head_dim)
         # Unbound, not indexed: the backward pass then writes each gradient once instead of adding up zero-filled ones.
         pairs = [(key, value) for key, value in (layer.unbind(2) for layer in split.unbind(0))]

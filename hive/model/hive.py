@@ -7,6 +7,7 @@ from hive.model.fusion import JointFusion
 from hive.model.language import LanguageModel
 from hive.model.projector import ResidualProjector
 from hive.model.vision import VisionTower
+from hive.profiling import begin, boundary
 
 
 class HiveModel(nn.Module):
@@ -32,7 +33,8 @@ class HiveModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Cross-entropy summed over the batch's supervised tokens, fp32 scalar."""
-        features = self.tower(batch.pixels)  # [S, B, N, Dv]
+        begin("tower")
+        features = boundary(self.tower(batch.pixels), "tower", "projector")  # [S, B, N, Dv]
         injection = self.fusion(self.projector(features), batch)
         hidden = self.language(self.language.embed(batch.tokens), batch, injection)
-        return self.language.loss(hidden, batch.targets)
+        return self.language.loss(boundary(hidden, "language", "head"), batch.targets)

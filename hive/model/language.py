@@ -9,6 +9,7 @@ from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from hive.model.fusion import Injection, PackedText
+from hive.profiling import boundary
 from hive_kernels import causal_attention, joint_attention, linear_cross_entropy
 
 
@@ -41,7 +42,8 @@ class LanguageModel(nn.Module):
         rotary = (cos[0, :, None], sin[0, :, None])  # [T, 1, d]
         for depth, layer in enumerate(self.model.model.layers):
             if depth in injection.before_layer:
-                hidden = self._run(injection.before_layer[depth], hidden)
+                hidden = self._run(injection.before_layer[depth], boundary(hidden, "language", "fusion"))
+                hidden = boundary(hidden, "fusion", "language")
             image = injection.images.get(depth)
             hidden = self._run(
                 self.decoder_layer, hidden, layer, rotary, text.cu_seqlens, text.max_seqlen, self.backend, image

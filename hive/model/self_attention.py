@@ -9,6 +9,7 @@ from hive.data.text import Batch
 from hive.model.language import LanguageModel
 from hive.model.projector import MLPProjector
 from hive.model.vision import VisionTower
+from hive.profiling import begin, boundary
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,14 @@ class SelfAttentionModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Cross-entropy summed over the batch's supervised tokens, fp32 scalar."""
-        features = self.tower(batch.pixels)[0]  # [B, N, Dv]
-        image = self.projector(features).flatten(0, 1)
+        begin("tower")
+        features = boundary(self.tower(batch.pixels)[0], "tower", "projector")  # [B, N, Dv]
+        image = boundary(self.projector(features).flatten(0, 1), "projector", "language")
         text = self.language.embed(batch.tokens)
         layout = interleave(batch, features.shape[1])
         hidden = text.new_empty(len(text) + len(image), text.shape[-1])
         hidden = hidden.index_copy(0, layout.text_rows, text)
         hidden = hidden.index_copy(0, layout.image_rows, image.to(hidden.dtype))
-        hidden = self.language(hidden, layout)
+        hidden = boundary(self.language(hidden, layout), "language", "head")
         # Only rows that predict text pay for the head.
         return self.language.loss(hidden[layout.predicting_rows], batch.targets)

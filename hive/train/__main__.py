@@ -26,7 +26,7 @@ def run(command: Command) -> int:
     from hive.train.trainer import Trainer
 
     with join_world(command.config.device) as world:
-        return Trainer(command.config, command.resume is not None, world, Console()).run()
+        return Trainer(command.config, command.resume is not None, world, Console(), command.profile).run()
 
 
 def main(argv: list[str] | None = None) -> int:

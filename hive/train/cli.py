@@ -42,6 +42,7 @@ class Command:
     config: Config
     resume: Path | None
     dry_run: bool
+    profile: bool
 
 
 def parse(argv: list[str]) -> Command:
@@ -63,13 +64,15 @@ def parse(argv: list[str]) -> Command:
         """Run folder to continue; other flags default to that run's own."""
         dry_run: bool = False
         """Print what the run would train and cost, and what is missing; needs no GPU, weights or data."""
+        profile: bool = False
+        """Record three steps, their parts named: a trace in the run's folder, or ranges for Nsight Systems."""
 
     flags = tyro.cli(Flags, default=Flags(base), args=argv, prog="python -m hive.train")
     config = flags.config
     check(config)
     if saved is not None:
         _check_same(saved, config)
-    return Command(config, known.resume, flags.dry_run)
+    return Command(config, known.resume, flags.dry_run, flags.profile)
 
 
 def load_config(run: Path) -> Config:

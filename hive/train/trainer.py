@@ -23,6 +23,7 @@ from hive.export import export_tower
 from hive.files import replace_text
 from hive.heldout import evaluate, table
 from hive.model.build import Model, build_model, image_spec, kernel_for, resolved
+from hive.profiling import StepProfiler, begin
 from hive.stages import build_optimizer, enter_stage, learning_rate, stage_steps, trained_parts
 from hive.telemetry import Telemetry, plot_losses
 from hive.train.cli import CONFIG_FILE, fingerprint
@@ -45,7 +46,7 @@ READ_LOSSES_EVERY = 10  # steps: reading a loss makes the host wait for the GPU
 class Trainer:
     """One run: everything that the stages share, and the position in them."""
 
-    def __init__(self, config: Config, resume: bool, world: World, console: Console) -> None:
+    def __init__(self, config: Config, resume: bool, world: World, console: Console, profile: bool = False) -> None:
         """Finds every mistake that can be found before anything is written."""
         # ---- kernel and data
         self.world, self.console = world, console
@@ -81,6 +82,7 @@ class Trainer:
         self.folder = world.from_main(make_run_folder(config) if world.is_main else Path())
         counts = scalars.get("ledger", {})
         self.ledger = Ledger(self.folder, config.dataset.max_bad_share, writes=world.is_main, **counts)
+        self.profiler = StepProfiler(self.folder, world.device) if profile and world.is_main else None
 
     # ------------------------------------------------------------------------------------------------------- the run
 
@@ -106,6 +108,9 @@ class Trainer:
                 self.evaluate()
             self.finish()
         finally:
+            if self.profiler is not None:
+                self.profiler.close()
+                self.telemetry.say(self.profiler.summary())
             self.telemetry.close()
         return 0
 
@@ -165,6 +170,8 @@ class Trainer:
         report_every = READ_LOSSES_EVERY if self.world.device.type == "cuda" else 1
         last_saved, stopping = self.step, False
         for micro_batches in meter.timed(data):
+            if self.profiler is not None:
+                self.profiler.step()
             rate = learning_rate(schedule, self.stage_step, steps)
             loss, norm = self.train_step(micro_batches, rate, schedule.clip)
             self.step += 1
@@ -199,17 +206,20 @@ class Trainer:
         for batch in micro_batches:
             if batch.samples == 0:
                 continue
+            begin("data")
             with torch.autocast("cuda", torch.bfloat16, enabled=self.world.device.type == "cuda"):
                 loss = self.model(batch.to(self.world.device)) / tokens
             loss.backward()
             total += loss.detach()
         # ---- clip, step
+        begin("optimizer")
         self.world.sum_gradients(self.parameters.values())
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), clip)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        begin("data")
         return total, norm
 
     # ------------------------------------------------------------------------------------------------ between stages

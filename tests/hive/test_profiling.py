@@ -1,0 +1,73 @@
+"""What a listener hears of a step, and what --profile leaves."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hive.profiling import PARTS, listening
+from hive.stages import enter_stage
+from hive.train.__main__ import main
+
+sys.path.insert(0, str(Path(__file__).parent / "model"))
+sys.path.insert(0, str(Path(__file__).parent / "train"))
+from tiny_models import tiny_batch, tiny_model
+from tiny_run import TINY
+
+FORWARD = ["tower", "projector", "language", *["fusion", "language"] * 2, "head"]
+
+
+def heard(parts: frozenset[str], **changes: object) -> list[str]:
+    """Names in order, repetitions left out."""
+    model, names = tiny_model(**changes), []
+    enter_stage(model, parts)
+    with listening(names.append):
+        model(tiny_batch()).backward()
+    return [name for name, before in zip(names, [None, *names], strict=False) if name != before]
+
+
+def test_the_backward_pass_goes_the_way_back() -> None:
+    everything = frozenset({"tower", "projector", "fusion", "language"})
+    assert heard(everything) == [*FORWARD, *FORWARD[-2::-1]]
+    assert heard(everything, checkpoint_activations=True) == [*FORWARD, *FORWARD[-2::-1]]
+
+
+def test_a_frozen_part_is_not_heard_on_the_way_back() -> None:
+    """Nothing below the first injected block has a gradient but keys, values and projector."""
+    assert heard(frozenset({"projector", "fusion"})) == [
+        *FORWARD,
+        *["language", "fusion", "language", "fusion", "projector"],
+    ]
+
+
+def test_the_baseline_and_the_joint_variant() -> None:
+    everything = frozenset({"tower", "projector", "language"})
+    there = ["tower", "projector", "language", "head"]
+    assert heard(everything, method="self-attention") == [*there, *there[-2::-1]]
+    assert heard(everything | {"fusion"}, fusion="joint") == [*there, *there[-2::-1]]
+
+
+def test_profile_leaves_a_trace_with_the_parts_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    flags = [*TINY, "--stages", "3", "--max-steps", "7", "--out", str(tmp_path / "run"), "--profile"]
+    assert main(flags) == 0
+    assert str(tmp_path / "run" / "profile.json") in capsys.readouterr().out.replace("\n", "")
+    events = json.loads((tmp_path / "run" / "profile.json").read_text())["traceEvents"]
+    names = {event.get("name") for event in events if event.get("cat") == "user_annotation"}
+    assert names >= set(PARTS)
+
+
+def test_a_run_too_short_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    flags = [*TINY, "--stages", "1", "--max-steps", "2", "--out", str(tmp_path / "run"), "--profile"]
+    assert main(flags) == 0
+    assert "the first 5 are left out" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "profile.json").exists()
+
+
+@pytest.mark.gpu
+def test_ranges_on_a_gpu(tmp_path: Path) -> None:
+    torch.cuda.synchronize()
+    flags = [*TINY, "--device", "cuda", "--stages", "3", "--max-steps", "10", "--out", str(tmp_path / "run")]
+    assert main([*flags, "--profile"]) == 0
+    assert (tmp_path / "run" / "profile.json").exists()
