@@ -23,7 +23,7 @@ from hive.export import export_tower
 from hive.files import replace_text
 from hive.heldout import evaluate, table
 from hive.model.build import Model, build_model, image_spec, kernel_for, resolved
-from hive.profiling import StepProfiler, begin
+from hive.profiling import StepProfiler
 from hive.stages import build_optimizer, enter_stage, learning_rate, stage_steps, trained_parts
 from hive.telemetry import Telemetry, plot_losses
 from hive.train.cli import CONFIG_FILE, fingerprint
@@ -39,6 +39,7 @@ from hive.train.setup import (
     open_tokenizer,
     stage_summary,
 )
+from hive.train.step import train_step
 
 READ_LOSSES_EVERY = 10  # steps: reading a loss makes the host wait for the GPU
 
@@ -193,34 +194,16 @@ class Trainer:
         return not stopping
 
     def train_step(self, micro_batches: Sequence[Batch], rate: float, clip: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Count tokens, micro-batches, clip, step. Returns mean loss and gradient norm, still on the device."""
-        # ---- every supervised token of the whole batch weighs the same, however it is split
+        """Mean loss and gradient norm of a step, still on the device."""
         tokens = self.world.sum(sum(batch.token_count for batch in micro_batches))
         if tokens == 0:
             raise UserError(
                 f"Step {self.step + 1} has no supervised token, since none of its images could be read: see "
                 f"{self.ledger.path}."
             )
-        # ---- micro-batches
-        total = torch.zeros((), device=self.world.device)
-        for batch in micro_batches:
-            if batch.samples == 0:
-                continue
-            begin("data")
-            with torch.autocast("cuda", torch.bfloat16, enabled=self.world.device.type == "cuda"):
-                loss = self.model(batch.to(self.world.device)) / tokens
-            loss.backward()
-            total += loss.detach()
-        # ---- clip, step
-        begin("optimizer")
-        self.world.sum_gradients(self.parameters.values())
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        begin("data")
-        return total, norm
+        return train_step(
+            self.model, self.optimizer, micro_batches, tokens=tokens, rate=rate, clip=clip, world=self.world
+        )
 
     # ------------------------------------------------------------------------------------------------ between stages
 

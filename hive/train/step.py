@@ -1,0 +1,48 @@
+"""One optimiser step over micro-batches, the same for training and for measuring it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hive.data.text import Batch
+from hive.distributed import World
+from hive.profiling import begin
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    micro_batches: Sequence[Batch],
+    *,
+    tokens: float,
+    rate: float,
+    clip: float,
+    world: World,
+) -> tuple[Tensor, Tensor]:
+    """Micro-batches, clip, step, on `model(batch)`, a loss summed over the batch's supervised tokens.
+
+    `tokens` counts those of all micro-batches and processes: every one weighs the same, however the batch is split.
+    `rate` is the learning rate, `clip` the largest norm of the gradient. Returns this process's share of the mean loss
+    and the norm before clipping, on the device: nothing waits for it.
+    """
+    device = world.device
+    total = torch.zeros((), device=device)
+    for batch in micro_batches:
+        if batch.samples == 0:
+            continue
+        begin("data")
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            loss = model(batch.to(device)) / tokens
+        loss.backward()
+        total += loss.detach()
+    begin("optimizer")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    world.sum_gradients(parameters)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    begin("data")
+    return total, norm
