@@ -174,6 +174,8 @@ class Config:
     fusion: Literal["cross", "joint"] = "cross"
     """cross: a cross-attention block of its own in front of each aligned decoder layer; joint: the authors' released
     variant, image keys and values in the layer's own softmax (its stage 1 trains the projector alone)."""
+    projector: Literal["residual", "mlp"] = "residual"
+    """Between tower and fusion: the paper's residual projector, or LLaVA's two-layer MLP for each selected layer."""
     gate: bool = True
     """Scale each injected block by tanh of a learned gate that starts at 0; off is the paper's literal form."""
     depths: str = "aligned"

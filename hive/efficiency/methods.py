@@ -41,3 +41,13 @@ def build(config: Config, method: Method, backend: str) -> Subject:
         vision, llama = fresh_vision(config.vision), fresh_language(config.language)
     torch.manual_seed(config.seed)
     return UsualLlava(vision.config, llama.config, image_spec(vision))
+
+
+def image_size(model: Subject) -> int:
+    """Pixels along an image's side."""
+    return model.image_size if isinstance(model, UsualLlava) else model.tower.image_size
+
+
+def vocab_size(model: Subject) -> int:
+    """Rows of the embedding."""
+    return (model.llama if isinstance(model, UsualLlava) else model.language.model.config).vocab_size

@@ -161,3 +161,24 @@ class _Kept(saved_tensors_hooks):
             self._known.add(storage)
             self.bytes += storage.nbytes()
         return tensor
+
+
+def biggest_micro_batch(
+    fresh: Callable[[], Subject], shape: Callable[[int], StageShape], capacities: Sequence[int], precision: torch.dtype
+) -> list[int]:
+    """The most samples of a micro-batch whose step takes at most so many bytes, 0 where not one fits.
+
+    `fresh` gives the model on the meta device, `shape` the stage for so many samples, in one micro-batch. In a large
+    batch every sample takes as much as the next, so two simulations give the line, and a third one the truth about each
+    answer; where that is too large, the next smaller is tried.
+    """
+    small, large = 32, 64
+    low, high = (step.peak for step in simulate(fresh(), [shape(small), shape(large)], precision))
+    each = (high - low) / (large - small)
+    answers = []
+    for capacity in capacities:
+        guess = max(0, int(small + (capacity - low) / each))
+        while guess and simulate(fresh(), [shape(guess)], precision)[0].peak > capacity:
+            guess -= 1 + guess // 50
+        answers.append(guess)
+    return answers

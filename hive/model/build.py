@@ -21,7 +21,7 @@ from hive.model.fusion import HierarchicalFusion, JointFusion
 from hive.model.hive import HiveModel
 from hive.model.language import LanguageModel
 from hive.model.pretrained import is_present, language_config, load_language, load_vision, vision_config
-from hive.model.projector import MLPProjector, ResidualProjector
+from hive.model.projector import LayerwiseMLPProjector, MLPProjector, ResidualProjector
 from hive.model.self_attention import SelfAttentionModel
 from hive.model.vision import VisionTower
 from hive_kernels import backends
@@ -53,7 +53,11 @@ def build_model(config: Config, backend: str, *, pretrained: bool = True) -> Mod
     selected = select_hidden_states(config.vision.selection, config.vision.density, layers)
     tower = VisionTower(vision, selected, spec, config.checkpoint_activations)
     depths = align_depths(config.depths, len(selected), llama.config.num_hidden_layers)
-    projector = ResidualProjector(len(selected), vision_width, width, backend)
+    projector: ResidualProjector | LayerwiseMLPProjector
+    if config.projector == "mlp":
+        projector = LayerwiseMLPProjector(len(selected), vision_width, width)
+    else:
+        projector = ResidualProjector(len(selected), vision_width, width, backend)
     if config.fusion == "joint":
         return HiveModel(tower, projector, JointFusion(llama, depths), language)
     return HiveModel(tower, projector, HierarchicalFusion(llama, depths, config.gate, backend), language)

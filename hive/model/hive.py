@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from hive.data.text import Batch
 from hive.model.fusion import JointFusion
 from hive.model.language import LanguageModel
-from hive.model.projector import ResidualProjector
+from hive.model.projector import LayerwiseMLPProjector, ResidualProjector
 from hive.model.vision import VisionTower
 from hive.profiling import begin, boundary
 
@@ -14,7 +14,11 @@ class HiveModel(nn.Module):
     """Tower -> projectors -> keys and values -> language model; one number out."""
 
     def __init__(
-        self, tower: VisionTower, projector: ResidualProjector, fusion: JointFusion, language: LanguageModel
+        self,
+        tower: VisionTower,
+        projector: ResidualProjector | LayerwiseMLPProjector,
+        fusion: JointFusion,
+        language: LanguageModel,
     ) -> None:
         super().__init__()
         self.tower = tower

@@ -1,4 +1,4 @@
-"""The two ways from the tower's width to the language model's: HIVE's residual projectors and LLaVA's MLP."""
+"""From the tower's width to the language model's: HIVE's residual projectors and, without a skip, LLaVA's MLP."""
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,24 @@ class ResidualProjector(nn.Module):
             backend=self.backend,
         )
         return out.view(selected, samples, patches, -1)
+
+
+class LayerwiseMLPProjector(nn.Module):
+    """The ablation without norm and skip: W2 gelu(W1 x + b1) + b2, one a selected hidden state, in batched products."""
+
+    skip_weight = None
+
+    def __init__(self, selected: int, vision_width: int, width: int) -> None:
+        super().__init__()
+        self.fc1_weight = nn.Parameter(_unit_gain(selected, vision_width, width))
+        self.fc1_bias = nn.Parameter(torch.zeros(selected, 1, width))
+        self.fc2_weight = nn.Parameter(_unit_gain(selected, width, width))
+        self.fc2_bias = nn.Parameter(torch.zeros(selected, 1, width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[S, B, N, Dv] to [S, B, N, D]."""
+        hidden = nn.functional.gelu(torch.baddbmm(self.fc1_bias, features.flatten(1, 2), self.fc1_weight))
+        return torch.baddbmm(self.fc2_bias, hidden, self.fc2_weight).unflatten(1, features.shape[1:3])
 
 
 class MLPProjector(nn.Sequential):

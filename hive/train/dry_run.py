@@ -7,11 +7,10 @@ import torch
 
 from hive.config import Config
 from hive.data.pairs import Pairs, open_pairs
-from hive.data.text import Batch, Tokenizer, load_tokenizer
+from hive.data.text import Tokenizer, load_tokenizer
+from hive.efficiency.cases import empty_batch
 from hive.efficiency.flops import step_flops
-from hive.efficiency.methods import Subject
 from hive.efficiency.simulate import StageShape, simulate
-from hive.efficiency.usual import UsualLlava
 from hive.errors import UserError
 from hive.model.build import Model, build_model
 from hive.model.pretrained import how_to_get, is_present
@@ -123,23 +122,8 @@ def _stage_rows(config: Config, model: Model, pairs: int, text_tokens: int) -> l
             f"{stage:<7}{trained / 1e6:>10,.2f} M{stage_steps(config, stage, pairs):>8,}{schedule.batch_size:>7,}"
             f"{flops / 1e9:>17,.1f}{flops * schedule.batch_size / 1e12:>15,.2f}"
         )
-        batch = empty_batch(min(config.micro_batch_size, schedule.batch_size), text_tokens, model)
+        batch = empty_batch((text_tokens,) * min(config.micro_batch_size, schedule.batch_size), model)
         shapes.append(StageShape(parts, schedule, batch))
     names = [", ".join(name for name in model.parts() if name in shape.parts) for shape in shapes]
     peaks = [step.peak for step in simulate(model, shapes, torch.bfloat16)]
     return [f"{text}{peak / 1e9:>11,.1f} GB  {trains}" for text, peak, trains in zip(left, peaks, names, strict=True)]
-
-
-def empty_batch(samples: int, text_tokens: int, model: Subject) -> Batch:
-    """A micro-batch without data."""
-    size = (model if isinstance(model, UsualLlava) else model.tower).image_size
-    tokens = samples * text_tokens
-    with torch.device("meta"):
-        return Batch(
-            pixels=torch.empty(samples, 3, size, size, dtype=torch.uint8),
-            tokens=torch.empty(tokens, dtype=torch.int64),
-            targets=torch.empty(tokens, dtype=torch.int64),
-            positions=torch.empty(tokens, dtype=torch.int64),
-            cu_seqlens=torch.empty(samples + 1, dtype=torch.int32),
-            max_seqlen=text_tokens,
-        )

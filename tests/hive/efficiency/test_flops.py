@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from hive.data.text import Batch
 from hive.efficiency.counted import StepCounter
 from hive.efficiency.flops import step_flops
 from hive.efficiency.methods import METHODS, Method, Subject, build, configured
@@ -15,7 +14,7 @@ from hive.efficiency.simulate import StageShape, count_flops
 from hive.model.build import build_model
 from hive.recipes import load_recipe
 from hive.stages import enter_stage, trained_parts
-from hive.train.dry_run import empty_batch
+from hive.efficiency.cases import empty_batch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
 from tiny_models import TINY, tiny_batch
@@ -51,15 +50,23 @@ def test_at_the_papers_size_without_data(method: Method) -> None:
     config = configured(load_recipe("siglip-l-384-mobilellm-350m"), method)
     with torch.device("meta"):
         model = build(config, method, "torch")
-    stages = [StageShape(trained_parts(config, stage), config.schedule(stage), shape(model)) for stage in (3,)]
+    stages = [
+        StageShape(trained_parts(config, stage), config.schedule(stage), empty_batch((77,), model)) for stage in (3,)
+    ]
     for stage, counted in zip(stages, count_flops(model, stages), strict=True):
         tower, everything = closed_form(model, stage.parts, 1, 77)
         assert counted.everything == pytest.approx(everything, rel=0.01)
         assert counted.language_side == pytest.approx(everything - tower, rel=0.01)
 
 
-def shape(model: Subject) -> Batch:
-    return empty_batch(1, 77, model)
+@pytest.mark.parametrize("stage", [1, 3])
+def test_the_plain_projector(stage: int) -> None:
+    config = dataclasses.replace(TINY, projector="mlp")
+    model, parts = build(config, "hive", "torch"), trained_parts(config, stage)
+    enter_stage(model, parts)
+    with StepCounter() as counter:
+        model(tiny_batch((7, 7, 7))).backward()
+    assert counter.counted().everything == pytest.approx(closed_form(model, parts, 3, 7)[1], rel=0.01)
 
 
 def test_causal_attention_by_hand() -> None:

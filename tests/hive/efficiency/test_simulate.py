@@ -12,7 +12,7 @@ from hive.config import Schedule
 from hive.efficiency.simulate import PeakBytes, StageShape, simulate
 from hive.model.build import Model, build_model
 from hive.stages import build_optimizer, enter_stage, trained_parts
-from hive.train.dry_run import empty_batch
+from hive.efficiency.cases import empty_batch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
 from tiny_models import TINY
@@ -25,7 +25,7 @@ def on_meta() -> Model:
 
 def shape(model: Model, stage: int, samples: int, batch_size: int) -> StageShape:
     schedule = replace(Schedule(), batch_size=batch_size)
-    return StageShape(trained_parts(TINY, stage), schedule, empty_batch(samples, 5, model))
+    return StageShape(trained_parts(TINY, stage), schedule, empty_batch((5,) * samples, model))
 
 
 def step_bytes(model: Model, shapes: list[StageShape], precision: torch.dtype) -> list[int]:

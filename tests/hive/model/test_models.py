@@ -16,6 +16,7 @@ from hive.stages import enter_stage, trained_parts
 METHODS = (
     {"method": "hive"},
     {"method": "hive", "fusion": "joint"},
+    {"method": "hive", "projector": "mlp"},
     {"method": "self-attention"},
 )
 
@@ -49,6 +50,13 @@ def test_no_sample_sees_anothers_text_or_image(method: dict) -> None:
             first, last = batch.cu_seqlens[other : other + 2].tolist()
             assert (text[first:last].abs().sum() > 0) == (other == sample)
             assert (image[other].abs().sum() > 0) == (other == sample)
+
+
+def test_the_layerwise_mlp_is_llavas_on_every_layer() -> None:
+    projector, features = tiny_model(projector="mlp").projector, torch.randn(2, 3, 4, 16)
+    for layer, (state, out) in enumerate(zip(features, projector(features), strict=True)):
+        w1, b1, w2, b2 = (parameter[layer] for parameter in projector.parameters())
+        torch.testing.assert_close(out, F.gelu(state @ w1 + b1) @ w2 + b2)
 
 
 def test_hive_equals_a_plain_definition() -> None:
