@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from hive.config import Config
+from hive.data.images import ImageSpec
 from hive.efficiency.usual import UsualLlava
 from hive.model.build import Model, build_model, fresh_language, fresh_vision, image_spec
 
@@ -41,6 +42,11 @@ def build(config: Config, method: Method, backend: str) -> Subject:
         vision, llama = fresh_vision(config.vision), fresh_language(config.language)
     torch.manual_seed(config.seed)
     return UsualLlava(vision.config, llama.config, image_spec(vision))
+
+
+def spec_of(model: Subject) -> ImageSpec:
+    """How the model's tower wants its images."""
+    return model.spec if isinstance(model, UsualLlava) else image_spec(model.tower.model)
 
 
 def image_size(model: Subject) -> int:

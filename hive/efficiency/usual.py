@@ -32,7 +32,7 @@ class UsualLlava(nn.Module):
     def __init__(self, vision: CLIPVisionConfig | SiglipVisionConfig, llama: LlamaConfig, spec: ImageSpec) -> None:
         """Fresh weights of these shapes; `spec` is how the tower wants its images."""
         super().__init__()
-        self.vision, self.llama = vision, llama
+        self.vision, self.llama, self.spec = vision, llama, spec
         self.image_token = llama.vocab_size - 1
         self.llava = LlavaForConditionalGeneration(
             LlavaConfig(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hive.efficiency.cases import empty_batch
 from hive.efficiency.counted import StepCounter
 from hive.efficiency.flops import step_flops
 from hive.efficiency.methods import METHODS, Method, Subject, build, configured
@@ -14,7 +15,6 @@ from hive.efficiency.simulate import StageShape, count_flops
 from hive.model.build import build_model
 from hive.recipes import load_recipe
 from hive.stages import enter_stage, trained_parts
-from hive.efficiency.cases import empty_batch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
 from tiny_models import TINY, tiny_batch

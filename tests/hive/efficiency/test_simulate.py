@@ -9,10 +9,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hive.config import Schedule
+from hive.efficiency.cases import empty_batch
 from hive.efficiency.simulate import PeakBytes, StageShape, simulate
 from hive.model.build import Model, build_model
 from hive.stages import build_optimizer, enter_stage, trained_parts
-from hive.efficiency.cases import empty_batch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
 from tiny_models import TINY

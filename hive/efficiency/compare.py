@@ -1,0 +1,164 @@
+"""Rows of the comparison: one method in one stage on texts of some lengths, counted, simulated and measured."""
+
+import dataclasses
+import gc
+from collections.abc import Generator, Iterator
+from itertools import cycle
+
+import torch
+
+from hive.config import Config
+from hive.data.loader import batches
+from hive.data.pairs import open_pairs
+from hive.data.text import Batch, load_tokenizer
+from hive.efficiency.cases import Texts, empty_batch, random_batch
+from hive.efficiency.counted import Counted
+from hive.efficiency.flops import Cost, step_flops
+from hive.efficiency.measure import WARM_UP, Measured, measure
+from hive.efficiency.methods import Method, Subject, build, configured, spec_of
+from hive.efficiency.simulate import StageShape, Step, biggest_micro_batch, count_flops, simulate
+from hive.stages import trained_parts
+
+GIB = 2**30
+CAPACITIES = (24, 48, 80)  # GiB
+CONTEXT = GIB  # bytes that CUDA's context, cuBLAS and the allocator's gaps take of them
+
+
+@dataclasses.dataclass
+class Row:
+    """FLOPs are those of a sample, bytes those of a step on `samples` samples in one micro-batch."""
+
+    recipe: str
+    method: Method
+    stage: int
+    text: str
+    text_tokens: float
+    """Tokens a caption, on average."""
+    samples: int
+    parts: dict[str, Cost]
+    """By the closed form."""
+    counted: Counted
+    """By torch's counter."""
+    step: Step
+    """Simulated."""
+    measured: Measured | None = None
+    remark: str = ""
+    """Why nothing was measured."""
+
+    @property
+    def everything(self) -> float:
+        """FLOPs by the closed form, vision tower included."""
+        return sum(cost.total for cost in self.parts.values())
+
+    @property
+    def language_side(self) -> float:
+        """FLOPs of projector, fusion, language model and head, by the closed form."""
+        return self.everything - self.parts["tower"].total
+
+
+def count(config: Config, method: Method, stages: tuple[int, ...], texts: Texts, precision: torch.dtype) -> list[Row]:
+    """What needs no device: FLOPs by formula and by counter, and memory by simulation, of each stage.
+
+    `precision` is autocast's dtype: bf16, or fp32 as on a CPU.
+    """
+    config = configured(config, method)
+    model, samples = on_meta(config, method), len(texts.lengths)
+    shapes = [stage_shape(config, model, stage, texts.lengths) for stage in stages]
+    closed = [step_flops(model, shape.parts, samples, texts.lengths) for shape in shapes]
+    steps = simulate(model, shapes, precision)
+    counts = count_flops(on_meta(config, method), shapes)
+    return [
+        Row(
+            config.recipe,
+            method,
+            stage,
+            texts.name,
+            texts.mean,
+            samples,
+            {name: Cost(cost.forward / samples, cost.backward / samples) for name, cost in parts.items()},
+            Counted(counted.tower / samples, counted.everything / samples),
+            step,
+        )
+        for stage, parts, counted, step in zip(stages, closed, counts, steps, strict=True)
+    ]
+
+
+def on_meta(config: Config, method: Method) -> Subject:
+    """The method's model, shapes only."""
+    with torch.device("meta"):
+        return build(config, method, "torch")
+
+
+def stage_shape(config: Config, model: Subject, stage: int, lengths: tuple[int, ...]) -> StageShape:
+    """A stage whose batch is one micro-batch of these captions."""
+    schedule = dataclasses.replace(config.schedule(stage), batch_size=len(lengths))
+    return StageShape(trained_parts(config, stage), schedule, empty_batch(lengths, model))
+
+
+def fitting(
+    config: Config, method: Method, stage: int, text_tokens: int, capacities: tuple[int, ...] = CAPACITIES
+) -> list[int]:
+    """The biggest micro-batches that fit into GPUs of these many GiB."""
+    config = configured(config, method)
+    shapes_of = on_meta(config, method)
+    return biggest_micro_batch(
+        lambda: on_meta(config, method),
+        lambda samples: stage_shape(config, shapes_of, stage, (text_tokens,) * samples),
+        [capacity * GIB - CONTEXT for capacity in capacities],
+        torch.bfloat16,
+    )
+
+
+def measure_rows(
+    config: Config, rows: list[Row], texts: Texts, device: torch.device, backend: str, runs: int
+) -> Iterator[Row]:
+    """Measures the rows, which are one method's on one sort of texts; what doesn't fit gets a remark."""
+    method = rows[0].method
+    settings = configured(config, method)
+    with torch.device(device):
+        model = build(settings, method, backend)
+    for row in rows:
+        stream = _batches(config, model, texts, device, runs)
+        parts, schedule = trained_parts(settings, row.stage), settings.schedule(row.stage)
+        try:
+            row.measured = measure(
+                model, parts, schedule, stream, device, runs=runs, steps_a_run=STEPS_A_RUN[device.type]
+            )
+            row.remark = row.measured.remark
+        except torch.OutOfMemoryError:
+            room = torch.cuda.mem_get_info(device)[1] // GIB
+            (fits,) = fitting(config, method, row.stage, round(texts.mean), (room,))
+            row.remark = f"{row.samples} samples do not fit into {room} GiB; {fits} are the most that do"
+        finally:
+            stream.close()
+        model.zero_grad(set_to_none=True)
+        gc.collect()
+        yield row
+
+
+STEPS_A_RUN = {"cuda": 5, "cpu": 1}
+
+
+def _batches(
+    config: Config, model: Subject, texts: Texts, device: torch.device, runs: int
+) -> Generator[Batch, None, None]:
+    """Micro-batches: noise, or the recipe's own pairs through its loader; in pinned memory for a GPU."""
+    pin, samples = device.type == "cuda", len(texts.lengths)
+    if texts.name != "data":
+        noise = [random_batch(texts.lengths, model, seed=seed) for seed in range(2)]
+        yield from cycle([batch.pin_memory() for batch in noise] if pin else noise)
+    loader = batches(
+        open_pairs(config.data, config.image_root),
+        load_tokenizer(config.language.tokenizer or config.language.weights),
+        spec_of(model),
+        config.dataset,
+        seed=config.seed,
+        batch_size=samples,
+        micro_batch_size=samples,
+        first_step=0,
+        steps=WARM_UP + (runs + 3) * STEPS_A_RUN[device.type],
+        augment=False,
+        pin=pin,
+    )
+    for (batch,) in loader:
+        yield batch

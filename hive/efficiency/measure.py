@@ -1,0 +1,162 @@
+"""A training step measured where it runs: seconds, by part, and memory by every way to count it."""
+
+import dataclasses
+import gc
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from hive.config import Schedule
+from hive.data.text import Batch
+from hive.distributed import World
+from hive.efficiency.machine import process_bytes
+from hive.efficiency.methods import Subject
+from hive.efficiency.simulate import PeakBytes
+from hive.profiling import PARTS, listening
+from hive.stages import build_optimizer, enter_stage
+from hive.train.step import train_step
+
+WARM_UP = 3  # steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A training step on a device."""
+
+    seconds: list[float]
+    """Of a step, in each run."""
+    parts: dict[str, float]
+    """Seconds of one more step, by part, in the order of `profiling.PARTS`."""
+    peak: int
+    """Most bytes in tensors: torch's max_memory_allocated on a GPU; on a CPU what the step's operations allocate, on
+    top of weights, gradients and the optimiser's state."""
+    reserved: int | None = None
+    """torch's max_memory_reserved, on a GPU: the allocator's rounding and gaps included."""
+    process: int | None = None
+    """What NVML says of the process: CUDA's context included."""
+    launches: int | None = None
+    """Kernels that a step launches, on a GPU."""
+    busy: float | None = None
+    """Share of a step in which a kernel runs, on a GPU."""
+    remark: str = ""
+    """What could not be measured, and why."""
+
+    @property
+    def median(self) -> float:
+        """Seconds a step."""
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Largest minus smallest, as a share of the median."""
+        return (max(self.seconds) - min(self.seconds)) / self.median
+
+
+def measure(
+    model: Subject,
+    parts: frozenset[str],
+    schedule: Schedule,
+    batches: Iterator[Batch],
+    device: torch.device,
+    *,
+    runs: int,
+    steps_a_run: int,
+) -> Measured:
+    """Trains `model`, which lies on `device`, for a few steps of a stage, a micro-batch each, and measures `runs` more.
+
+    Raises torch.OutOfMemoryError where a step does not fit.
+    """
+    world = World(0, 1, device)
+    optimizer = build_optimizer(enter_stage(model, parts), schedule)
+
+    def step() -> None:
+        batch = next(batches)
+        train_step(
+            model, optimizer, [batch], tokens=batch.token_count, rate=schedule.min_lr, clip=schedule.clip, world=world
+        )
+
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    for _ in range(WARM_UP):
+        step()
+    seconds = [_timed(step, steps_a_run, device) for _ in range(runs)]
+    if not on_gpu:
+        return Measured(seconds, _by_part(step, device), _cpu_peak(step, model, optimizer))
+    process, remark = process_bytes(device)
+    peak, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+    launches, busy = _launches(step, statistics.median(seconds))
+    return Measured(seconds, _by_part(step, device), peak, reserved, process, launches, busy, remark)
+
+
+def _timed(step: Callable[[], None], steps: int, device: torch.device) -> float:
+    """Seconds a step, of `steps` in a row."""
+    _wait(device)
+    before = time.perf_counter()
+    for _ in range(steps):
+        step()
+    _wait(device)
+    return (time.perf_counter() - before) / steps
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _by_part(step: Callable[[], None], device: torch.device) -> dict[str, float]:
+    """Seconds by part, of a step with a clock at every boundary: the GPU's own clock there."""
+    marks: list[tuple[str, torch.cuda.Event | float]] = []
+
+    def note(part: str) -> None:
+        marks.append((part, _now(device)))
+
+    _wait(device)
+    with listening(note):
+        note("data")
+        step()
+    _wait(device)
+    seconds: dict[str, float] = defaultdict(float)
+    for (part, start), (_, end) in pairwise(marks):
+        seconds[part] += _between(start, end)
+    return {part: seconds[part] for part in PARTS if part in seconds}
+
+
+def _now(device: torch.device) -> torch.cuda.Event | float:
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _between(start: torch.cuda.Event | float, end: torch.cuda.Event | float) -> float:
+    if isinstance(start, float) or isinstance(end, float):
+        assert isinstance(start, float)
+        assert isinstance(end, float)
+        return end - start
+    return start.elapsed_time(end) / 1000
+
+
+def _cpu_peak(step: Callable[[], None], model: Subject, optimizer: torch.optim.Optimizer) -> int:
+    with PeakBytes() as memory:
+        states = [value for state in optimizer.state.values() for value in state.values()]
+        for tensor in [*model.parameters(), *(value for value in states if isinstance(value, torch.Tensor))]:
+            memory.add(tensor)
+        step()
+    return memory.peak
+
+
+def _launches(step: Callable[[], None], seconds: float) -> tuple[int, float]:
+    with profile(activities=[ProfilerActivity.CUDA]) as recorded:
+        step()
+        torch.cuda.synchronize()
+    kernels = [event for event in recorded.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    return len(kernels), sum(event.device_time for event in kernels) / 1e6 / seconds
