@@ -1,7 +1,7 @@
 """The methods that are compared, each a model behind one interface."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -10,9 +10,10 @@ from hive.data.images import ImageSpec
 from hive.efficiency.usual import UsualLlava
 from hive.model.build import Model, build_model, fresh_language, fresh_vision, image_spec
 
-Method = Literal["hive", "hive-joint", "self-attention", "transformers"]
+Method = Literal["hive", "hive-mlp", "hive-joint", "self-attention", "transformers"]
 METHODS: dict[Method, str] = {
     "hive": "HIVE, cross-attention",
+    "hive-mlp": "HIVE, plain MLP projector",
     "hive-joint": "HIVE, joint softmax",
     "self-attention": "self-attention, this engine",
     "transformers": "self-attention, transformers' LLaVA",
@@ -28,9 +29,14 @@ def configured(config: Config, method: Method) -> Config:
         vision=dataclasses.replace(config.vision, weights=None),
         language=dataclasses.replace(config.language, weights=None),
     )
-    if method in ("hive", "hive-joint"):
-        return dataclasses.replace(plain, method="hive", fusion="joint" if method == "hive-joint" else "cross")
-    return dataclasses.replace(plain, method="self-attention")
+    changes: dict[Method, dict[str, Any]] = {
+        "hive": {"method": "hive", "fusion": "cross", "projector": "residual"},
+        "hive-mlp": {"method": "hive", "fusion": "cross", "projector": "mlp"},
+        "hive-joint": {"method": "hive", "fusion": "joint", "projector": "residual"},
+        "self-attention": {"method": "self-attention"},
+        "transformers": {"method": "self-attention"},
+    }
+    return dataclasses.replace(plain, **changes[method])
 
 
 def build(config: Config, method: Method, backend: str) -> Subject:

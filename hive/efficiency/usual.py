@@ -1,5 +1,6 @@
 """What a user would pick instead: transformers' own LLaVA, padded batches, SDPA, logits for every position."""
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -14,6 +15,7 @@ from transformers import (
 
 from hive.data.images import ImageSpec
 from hive.data.text import Batch
+from hive.profiling import begin, boundary
 from hive_kernels.packing import padded_layout
 
 IGNORED = -100
@@ -48,6 +50,14 @@ class UsualLlava(nn.Module):
         self.patches = (self.image_size // self.patch_size) ** 2
         self.register_buffer("mean", 255 * torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
+
+        model = self.llava.model
+        model.vision_tower.register_forward_pre_hook(lambda module, args: begin("tower"))
+        model.multi_modal_projector.register_forward_pre_hook(_passes("tower", "projector"))
+        model.multi_modal_projector.register_forward_hook(
+            lambda module, args, out: boundary(out, "projector", "language")
+        )
+        self.llava.lm_head.register_forward_pre_hook(_passes("language", "head"))
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """The parameters by the part that the stages name."""
@@ -90,3 +100,12 @@ class UsualLlava(nn.Module):
         bos = batch.tokens[batch.cu_seqlens[:-1].long()]
         ids = torch.cat([bos[:, None], front[:, 1:] * self.image_token, captions.clamp(max=self.image_token - 1)], 1)
         return ids, mask, labels
+
+
+def _passes(before: str, after: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    """A hook in front of a module, whose input is the boundary between two parts."""
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        boundary(args[0], before, after)
+
+    return hook

@@ -1,0 +1,73 @@
+"""The command line of python -m hive.efficiency."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from hive.config import Config
+from hive.errors import UserError
+from hive.recipes import load_recipe
+
+PAPER = ("clip-l-336-mobilellm-350m", "siglip-l-384-mobilellm-350m", "siglip-l-384-llama-1b")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Compares HIVE with self-attention: Tables 6 to 9 of the paper, and how cost grows.
+
+    Writes efficiency.json, efficiency.md and plots.
+    """
+
+    recipe: str | None = None
+    """A recipe's name; by default the paper's three, and the demo on a CPU, where they would take hours."""
+    text_tokens: str = "16,77,data"
+    """Tokens a caption, with commas between; "data" are the captions and images of the recipe's data."""
+    stages: str = "1,2,3"
+    """Stages, with commas between."""
+    device: Literal["auto", "cuda", "cpu", "meta"] = "auto"
+    """auto is the GPU where there is one, else meta: FLOPs and memory at full size without running anything."""
+    samples: int = 32
+    """Images in the micro-batch of a step."""
+    runs: int = 5
+    """Timed runs of each step."""
+    kernel: Literal["auto", "torch", "triton"] = "auto"
+    """The kernels of HIVE and of this engine's baseline."""
+    data: str | None = None
+    """Pairs for "data" instead of the recipe's: "embedded" or a path, as for hive.train."""
+    scaling: bool = True
+    """Also vary visual tokens, text tokens, layers, batch and language model one by one."""
+    fit: bool = True
+    """Also look for the biggest micro-batches that fit into 24, 48 and 80 GB."""
+    out: Path = Path("runs/efficiency")
+    """Folder for what is written."""
+
+    def configs(self, device: str) -> list[Config]:
+        """The recipes that are compared on the device."""
+        names = (self.recipe,) if self.recipe else ("demo",) if device == "cpu" else PAPER
+        configs = [load_recipe(name) for name in names]
+        if self.data is None:
+            return configs
+        return [dataclasses.replace(config, data=self.data, image_root=None) for config in configs]
+
+    def text_names(self) -> list[str]:
+        """What `text_tokens` lists; `UserError` where that is nothing to be had."""
+        names = self.text_tokens.split(",")
+        if not all(name == "data" or (name.isdecimal() and 0 < int(name) <= 2048) for name in names):
+            raise UserError(
+                f'--text-tokens is "{self.text_tokens}", but it must be numbers from 1 to 2048 or the word data, with '
+                "commas between, such as 16,77,data."
+            )
+        return list(dict.fromkeys(names))
+
+    def stage_numbers(self) -> tuple[int, ...]:
+        """What `stages` lists."""
+        names = self.stages.split(",")
+        if not names or not set(names) <= {"1", "2", "3"}:
+            raise UserError(f'--stages is "{self.stages}", but it must be some of 1,2,3, such as 2,3.')
+        return tuple(sorted({int(name) for name in names}))
+
+    def check(self) -> None:
+        """Refuses numbers that can't work."""
+        for name, value in (("samples", self.samples), ("runs", self.runs)):
+            if not 0 < value <= 4096:
+                raise UserError(f"--{name} is {value}, but it must be from 1 to 4096.")

@@ -1,0 +1,123 @@
+"""The comparison as pictures, each as PNG and SVG."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hive.efficiency.compare import Row
+from hive.efficiency.methods import METHODS, Method
+from hive.efficiency.scaling import Point, exponent
+
+COLOURS: dict[Method, str] = {"hive": "tab:blue", "self-attention": "tab:red"}
+PARTS = {
+    "tower": "tab:grey",
+    "projector": "tab:cyan",
+    "fusion": "tab:blue",
+    "language": "tab:orange",
+    "head": "tab:red",
+}
+BYTES = {
+    "weights": "tab:grey",
+    "gradients": "tab:olive",
+    "optimiser": "tab:orange",
+    "activations and what passes by": "tab:blue",
+}
+
+
+def draw(folder: Path, stem: str, rows: Sequence[Row], points: Sequence[Point]) -> list[Path]:
+    """Writes all pictures to `folder`, names starting with `stem`; returns the PNG files."""
+    files = []
+    for recipe in dict.fromkeys(row.recipe for row in rows):
+        for text in dict.fromkeys(row.text for row in rows):
+            here = [row for row in rows if (row.recipe, row.text) == (recipe, text)]
+            if here:
+                files.append(_save(_costs(here), folder, f"{stem}-{recipe}-{text}"))
+    if points:
+        files.append(_save(_scaling(points), folder, f"{stem}-scaling"))
+    return files
+
+
+def _save(figure: Figure, folder: Path, name: str) -> Path:
+    figure.savefig(folder / f"{name}.svg")
+    figure.savefig(folder / f"{name}.png", dpi=120)
+    return folder / f"{name}.png"
+
+
+def _costs(rows: Sequence[Row]) -> Figure:
+    """FLOPs by part and memory by use as stacked bars, a row of bars a stage; seconds where they were measured."""
+    timed = any(row.measured for row in rows)
+    figure = Figure(figsize=(13 if timed else 10, 0.42 * len(rows) + 1.8), layout="constrained")
+    axes = figure.subplots(1, 3 if timed else 2, sharey=True)
+    names = [f"{METHODS[row.method]}, stage {row.stage}" for row in rows]
+    flops = {part: [row.parts[part].total / 1e9 if part in row.parts else 0.0 for row in rows] for part in PARTS}
+    _bars(axes[0], names, flops, PARTS, "GFLOP a sample, forward and backward")
+    steps = [row.step for row in rows]
+    held = {
+        "weights": [step.parameters / 1e9 for step in steps],
+        "gradients": [step.gradients / 1e9 for step in steps],
+        "optimiser": [step.optimizer / 1e9 for step in steps],
+    }
+    rest = [step.peak / 1e9 - sum(held[use][i] for use in held) for i, step in enumerate(steps)]
+    # at the peak of a forward pass no gradient is there yet, so the rest may be less than nothing
+    title = f"GB at the peak of a step on {rows[0].samples} samples"
+    _bars(axes[1], names, {**held, "activations and what passes by": [max(0.0, left) for left in rest]}, BYTES, title)
+    if timed:
+        seconds = [1000 * row.measured.median if row.measured else 0.0 for row in rows]
+        _bars(axes[2], names, {"measured": seconds}, {"measured": "tab:green"}, "milliseconds a step")
+    axes[0].invert_yaxis()
+    figure.suptitle(f"{rows[0].recipe}, {rows[0].text_tokens:.0f} text tokens")
+    return figure
+
+
+def _bars(
+    axes: Axes, names: Sequence[str], stacks: dict[str, list[float]], colours: dict[str, str], title: str
+) -> None:
+    left = [0.0] * len(names)
+    places = range(len(names))
+    for label, lengths in stacks.items():
+        axes.barh(places, lengths, left=left, color=colours[label], label=label)
+        left = [start + length for start, length in zip(left, lengths, strict=True)]
+    axes.set_yticks(places, names, fontsize="small")
+    axes.set_xlabel(title)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    if len(stacks) > 1:
+        axes.legend(fontsize="x-small", loc="lower right", framealpha=0.9)
+
+
+def _scaling(points: Sequence[Point]) -> Figure:
+    """Cost against each axis: a column an axis, a row a sort of cost."""
+    axis_names = list(dict.fromkeys(point.axis for point in points))
+    costs = [
+        ("GFLOP a sample, LLM side", lambda point: point.language_side / 1e9),
+        ("GFLOP a sample, everything", lambda point: (point.tower + point.language_side) / 1e9),
+        ("peak memory, GB", lambda point: None if point.peak is None else point.peak / 1e9),
+        ("ms a step", lambda point: None if point.seconds is None else 1000 * point.seconds),
+    ]
+    if all(point.seconds is None for point in points):
+        costs.pop()
+    figure = Figure(figsize=(3.1 * len(axis_names), 2.7 * len(costs)), layout="constrained")
+    grid = figure.subplots(len(costs), len(axis_names), squeeze=False)
+    for row, (title, cost) in zip(grid, costs, strict=True):
+        for axes, axis in zip(row, axis_names, strict=True):
+            for method, colour in COLOURS.items():
+                here = [
+                    (point.at, value)
+                    for point in points
+                    if point.axis == axis and point.method == method and (value := cost(point)) is not None
+                ]
+                at, values = [place for place, _ in here], [value for _, value in here]
+                grows = [(place, value) for place, value in here if place > 0]
+                label = f"{METHODS[method]}, x^{exponent(*zip(*grows, strict=True)):.2f}"
+                axes.plot(at, values, "o-", color=colour, markersize=4, label=label)
+            axes.set_yscale("log")
+            if axis != "share of the tower's layers read, %":
+                axes.set_xscale("log")
+            axes.grid(alpha=0.3, which="both")
+            axes.legend(fontsize="x-small")
+            axes.set_xlabel(axis)
+        row[0].set_ylabel(title)
+    figure.suptitle("Stage 2; one axis at a time, everything else as in the recipe with 8 samples of 77 text tokens")
+    return figure

@@ -1,0 +1,233 @@
+"""The whole comparison: runs it, shows it, and writes it as JSON, Markdown and pictures."""
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hive.config import Config
+from hive.efficiency import paper, tables
+from hive.efficiency.cases import Texts, texts
+from hive.efficiency.compare import Row, count, fitting, measure_rows
+from hive.efficiency.machine import machine, matrix_rate
+from hive.efficiency.methods import METHODS, Method
+from hive.efficiency.options import Options
+from hive.efficiency.plots import draw
+from hive.efficiency.scaling import Point, places, points
+from hive.efficiency.tables import Table
+from hive.errors import UserError
+from hive.files import replace_text
+from hive.model.build import kernel_for
+
+FITTED: tuple[Method, ...] = ("hive", "self-attention", "transformers")
+FITTED_TOKENS = 77
+STEM = "efficiency"
+
+
+@dataclasses.dataclass
+class Result:
+    """Everything that was found."""
+
+    command: str
+    machine: dict[str, Any]
+    device: str
+    rate: float | None
+    """FLOP/s of a large matrix product on the device."""
+    rows: list[Row] = dataclasses.field(default_factory=list)
+    fits: dict[str, list[tuple[Method, int, list[int]]]] = dataclasses.field(default_factory=dict)
+    """By recipe: method, stage, and the biggest micro-batch for each capacity."""
+    points: list[Point] = dataclasses.field(default_factory=list)
+    remarks: list[str] = dataclasses.field(default_factory=list)
+    """What is missing, and why."""
+
+
+def produce(options: Options, arguments: Sequence[str]) -> None:
+    """Compares, prints each table as soon as it is known, and writes the files after every recipe."""
+    options.check()
+    stages, names = options.stage_numbers(), options.text_names()
+    device = _device(options.device)
+    configs = options.configs(device.type)
+    console = Console(soft_wrap=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {options.out} can't be made ({error.strerror}): give another folder.") from error
+    backend = "torch" if device.type == "meta" else kernel_for(options.kernel, device)
+    result = Result(
+        shlex.join(["python", "-m", "hive.efficiency", *arguments]),
+        machine(),
+        device.type,
+        None if device.type == "meta" else matrix_rate(device),
+    )
+    _say(console, _introduction(device, configs))
+    for config in configs:
+        for name in names:
+            _compare(console, options, config, name, stages, device, backend, result)
+        if options.fit and device.type != "cpu":
+            _fit(console, config, stages, result)
+        _write(options.out, configs, result)
+    if options.scaling:
+        _scale(console, configs[-1] if len(configs) == 1 else configs[1], device, backend, result)
+    files = _write(options.out, configs, result)
+    for remark in result.remarks:
+        _say(console, remark)
+    _say(console, f"\nwritten to {files}")
+
+
+def _compare(
+    console: Console,
+    options: Options,
+    config: Config,
+    text: str,
+    stages: tuple[int, ...],
+    device: torch.device,
+    backend: str,
+    result: Result,
+) -> None:
+    try:
+        captions = texts(text, config, options.samples)
+    except UserError as error:
+        result.remarks.append(f"{config.recipe}, text tokens {text}: left out. {error}")
+        return
+    rows: list[Row] = []
+    with _progress(console) as progress:
+        task = progress.add_task(f"{config.recipe}, text tokens {text}", total=len(METHODS))
+        for method in METHODS:
+            rows += _rows(config, method, stages, captions, device, backend, options.runs)
+            progress.advance(task)
+    result.rows += rows
+    result.remarks += dict.fromkeys(
+        f"{METHODS[row.method]}, stage {row.stage}: {row.remark}" for row in rows if row.remark
+    )
+    for table in _tables(rows, config, result.rate):
+        _say(console, f"\n{table.text()}")
+
+
+def _rows(
+    config: Config,
+    method: Method,
+    stages: tuple[int, ...],
+    captions: Texts,
+    device: torch.device,
+    backend: str,
+    runs: int,
+) -> list[Row]:
+    precision = torch.float32 if device.type == "cpu" else torch.bfloat16
+    rows = count(config, method, stages, captions, precision)
+    return rows if device.type == "meta" else list(measure_rows(config, rows, captions, device, backend, runs))
+
+
+def _tables(rows: Sequence[Row], config: Config, rate: float | None) -> list[Table]:
+    shown = [tables.flops(rows, config), tables.by_part(rows), tables.memory(rows)]
+    return shown if rate is None else [*shown, tables.time(rows, rate), tables.shares(rows)]
+
+
+def _fit(console: Console, config: Config, stages: tuple[int, ...], result: Result) -> None:
+    found: list[tuple[Method, int, list[int]]] = []
+    with _progress(console) as progress:
+        task = progress.add_task(f"{config.recipe}, what fits", total=len(FITTED) * len(stages))
+        for method in FITTED:
+            for stage in stages:
+                found.append((method, stage, fitting(config, method, stage, FITTED_TOKENS)))
+                progress.advance(task)
+    result.fits[config.recipe] = found
+    _say(console, f"\n{config.recipe}\n{tables.fits(found, FITTED_TOKENS).text()}")
+
+
+def _scale(console: Console, config: Config, device: torch.device, backend: str, result: Result) -> None:
+    where = places(config, small=device.type == "cpu")
+    with _progress(console) as progress:
+        task = progress.add_task(f"{config.recipe}, scaling", total=len(where))
+        for place in where:
+            result.points += points(place, device, backend)
+            progress.advance(task)
+    _say(console, f"\n{config.recipe}\n{tables.growth(result.points).text()}")
+
+
+def _write(folder: Path, configs: Sequence[Config], result: Result) -> str:
+    """JSON, Markdown and pictures; returns where."""
+    pictures = draw(folder, STEM, result.rows, result.points)
+    replace_text(folder / f"{STEM}.json", json.dumps(dataclasses.asdict(result), indent=1) + "\n")
+    replace_text(folder / f"{STEM}.md", _markdown(configs, result, pictures))
+    return f"{folder / STEM}.md, {STEM}.json and {len(pictures)} pictures beside them"
+
+
+def _markdown(configs: Sequence[Config], result: Result, pictures: Sequence[Path]) -> str:
+    found = result.machine
+    where = found["gpu"] or found["cpu"]
+    parts = [
+        "# What HIVE costs beside self-attention",
+        f"`{result.command}` wrote this page on {found['date'][:10]}: {where}, torch {found['torch']}, "
+        f"transformers {found['transformers']}.",
+        _MEANING[result.device],
+    ]
+    for config in configs:
+        rows = [row for row in result.rows if row.recipe == config.recipe]
+        if not rows:
+            continue
+        parts.append(f"## {config.recipe}")
+        for text in dict.fromkeys(row.text for row in rows):
+            here = [row for row in rows if row.text == text]
+            parts += [table.markdown() for table in _tables(here, config, result.rate)]
+            name = f"{STEM}-{config.recipe}-{text}.png"
+            parts += [f"![FLOPs and memory by method and stage]({name})" for path in pictures if path.name == name]
+        parts.append(tables.formulas(rows, config).markdown())
+        if config.recipe in result.fits:
+            parts.append(tables.fits(result.fits[config.recipe], FITTED_TOKENS).markdown())
+    if result.points:
+        parts += ["## Scaling", f"![Cost along each axis]({STEM}-scaling.png)", tables.growth(result.points).markdown()]
+    if result.remarks:
+        parts += ["## What is missing", *(f"- {remark}" for remark in result.remarks)]
+    claims = (paper.FLOPS, paper.MEMORY_OVERHEAD, paper.TIME, paper.MEMORY)
+    printed = Table(
+        "Printed there",
+        ("table", "what", "self-attention", "HIVE"),
+        [(claim.table, claim.what, claim.self_attention, claim.hive) for claim in claims],
+        4,
+    )
+    parts += ["## The paper's numbers", printed.markdown(), "### Where they are at odds"]
+    parts.append("\n".join(f"{number}. {text}" for number, text in enumerate(paper.INCONSISTENCIES, 1)))
+    return "\n\n".join(parts) + "\n"
+
+
+_MEANING = {
+    "meta": "No device was used: FLOPs are counted and memory is simulated on tensors without data, at full size. "
+    "Times need a GPU: the same command without `--device meta`.",
+    "cpu": "Measured on a CPU in fp32, on a small model: what this shows is that the ways to count agree, not what a "
+    "GPU would take.",
+    "cuda": "Measured on this GPU: bf16 autocast over fp32 weights.",
+}
+
+
+def _introduction(device: torch.device, configs: Sequence[Config]) -> str:
+    names = ", ".join(config.recipe for config in configs)
+    return f"{names} on {torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type}. " + _MEANING[
+        device.type
+    ].replace("`", "")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "meta"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"--device is cuda, but this torch ({torch.__version__}) sees no GPU: --device meta counts without one, "
+            "--device cpu measures a small model."
+        )
+    return torch.device(name)
+
+
+def _progress(console: Console) -> Progress:
+    """A bar on a terminal, and nothing in a file."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False)

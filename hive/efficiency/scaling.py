@@ -1,0 +1,126 @@
+"""How cost grows: along one axis at a time, everything else at the recipe's value."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from itertools import cycle
+from typing import Any
+
+import torch
+
+from hive.config import Config
+from hive.efficiency.cases import empty_batch, random_batch
+from hive.efficiency.flops import step_flops
+from hive.efficiency.measure import measure
+from hive.efficiency.methods import Method, build, configured
+from hive.efficiency.simulate import StageShape, simulate
+from hive.recipes import LLAMA_1B, MOBILELLM_350M
+from hive.stages import trained_parts
+
+METHODS: tuple[Method, ...] = ("hive", "self-attention")
+STAGE = 2
+SAMPLES, TOKENS = 8, 77
+DENSITY = "share of the tower's layers read, %"
+MOBILELLM_125M = dataclasses.replace(MOBILELLM_350M, hidden_size=576, layers=30, heads=9, kv_heads=3, mlp_size=1536)
+MOBILELLM_600M = dataclasses.replace(MOBILELLM_350M, hidden_size=1152, layers=40, heads=18, kv_heads=6, mlp_size=3072)
+LANGUAGE_MODELS = (MOBILELLM_125M, MOBILELLM_350M, MOBILELLM_600M, LLAMA_1B)
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """The cost of a step of stage 2 somewhere along an axis."""
+
+    axis: str
+    at: float
+    method: Method
+    tower: float
+    """FLOPs a sample."""
+    language_side: float
+    """FLOPs a sample of projector, fusion, language model and head."""
+    peak: int | None
+    """Bytes, simulated; None for the text alone."""
+    seconds: float | None = None
+    """Of a step, measured."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    axis: str
+    at: float
+    config: Config
+    samples: int = SAMPLES
+    tokens: int = TOKENS
+
+
+def places(config: Config, *, small: bool) -> list[_Place]:
+    """Where along which axis; `small` are those that a CPU can run."""
+    patch, layers = config.vision.patch_size, config.vision.layers
+    found = [
+        _Place("visual tokens", side**2, _with(config, image_size=side * patch))
+        for side in ((4, 6, 8, 12) if small else (16, 24, 32, 48, 64, 96))
+    ]
+    lengths = (8, 16, 32, 64) if small else (8, 16, 32, 77, 128, 256, 512)
+    found += [_Place("text tokens", tokens, config, tokens=tokens) for tokens in lengths]
+    found += [
+        _Place(DENSITY, 100 * share, _with(config, selection="uniform", density=share))
+        for share in (0.0, 1 / layers, 0.25, 0.5, 0.75, 1.0)
+    ]
+    sizes = (1, 2, 4, 8) if small else (1, 2, 4, 8, 16, 32, 64)
+    found += [_Place("samples a micro-batch", samples, config, samples=samples) for samples in sizes]
+    found = [place for place in found if place.at / 100 * layers <= config.language.layers or place.axis != DENSITY]
+    if not small:
+        for language in LANGUAGE_MODELS:
+            at = dataclasses.replace(config, language=dataclasses.replace(language, weights=None))
+            found.append(_Place("parameters of the language model, millions", _millions(at), at))
+    return found
+
+
+def _with(config: Config, **vision: Any) -> Config:
+    return dataclasses.replace(config, vision=dataclasses.replace(config.vision, **vision))
+
+
+def _millions(config: Config) -> float:
+    with torch.device("meta"):
+        model = build(config, "self-attention", "torch")
+    return sum(parameter.numel() for parameter in model.parts()["language"]) / 1e6
+
+
+def points(place: _Place, device: torch.device, backend: str) -> Iterator[Point]:
+    """The cost of both methods there; seconds only where the device holds data and the step fits on it."""
+    for method in METHODS:
+        alone = place.axis == DENSITY and place.at == 0
+        settings = configured(_with(place.config, density=0.25) if alone else place.config, method)
+        with torch.device("meta"):
+            model = build(settings, method, "torch")
+        parts, lengths = trained_parts(settings, STAGE), (place.tokens,) * place.samples
+        costs = {name: cost.total for name, cost in step_flops(model, parts, place.samples, lengths).items()}
+        if alone:  # no layer is read: only the text is left, and the baseline has no such thing
+            if method == "hive":
+                text = (costs["language"] + costs["head"]) / place.samples
+                yield Point(place.axis, 0, method, 0, text, None)
+            continue
+        schedule = dataclasses.replace(settings.schedule(STAGE), batch_size=place.samples)
+        precision = torch.float32 if device.type == "cpu" else torch.bfloat16
+        (step,) = simulate(model, [StageShape(parts, schedule, empty_batch(lengths, model))], precision)
+        tower, total = costs["tower"] / place.samples, sum(costs.values()) / place.samples
+        seconds = None if device.type == "meta" else _seconds(settings, method, parts, lengths, device, backend)
+        yield Point(place.axis, place.at, method, tower, total - tower, step.peak, seconds)
+
+
+def _seconds(
+    config: Config, method: Method, parts: frozenset[str], lengths: tuple[int, ...], device: torch.device, backend: str
+) -> float | None:
+    with torch.device(device):
+        model = build(config, method, backend)
+    batch = random_batch(lengths, model)
+    try:
+        return measure(model, parts, config.schedule(STAGE), cycle([batch]), device, runs=3, steps_a_run=1).median
+    except torch.OutOfMemoryError:
+        return None
+
+
+def exponent(at: Sequence[float], cost: Sequence[float]) -> float:
+    """The p of cost ~ at^p: the slope of a least-squares line through the logarithms."""
+    x, y = [math.log(value) for value in at], [math.log(value) for value in cost]
+    middle, height = sum(x) / len(x), sum(y) / len(y)
+    return sum((a - middle) * (b - height) for a, b in zip(x, y, strict=True)) / sum((a - middle) ** 2 for a in x)

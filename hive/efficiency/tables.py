@@ -1,0 +1,267 @@
+"""The comparison as tables: the paper's numbers, the formula's, the counted and the measured ones side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hive.config import Config
+from hive.efficiency import paper
+from hive.efficiency.compare import CAPACITIES, Row
+from hive.efficiency.methods import METHODS, Method
+from hive.efficiency.scaling import Point, exponent
+from hive.profiling import PARTS
+
+EPOCHS = {1: 1, 2: 2, 3: 1}
+"""Passes over the data in each stage (the paper's Table 3): the weights of a stage in a whole training."""
+BASELINE: Method = "self-attention"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of words; all but the first few are numbers and stand to the right."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    words: int = 1
+    """Columns that are words."""
+    note: str = ""
+
+    def text(self) -> str:
+        """For a terminal."""
+        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if index < self.words else cell.rjust(width)
+                for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in (self.header, *self.rows)
+        ]
+        return "\n".join([self.title, *lines, *([self.note] if self.note else [])])
+
+    def markdown(self) -> str:
+        """For a document."""
+        rule = ["---" if index < self.words else "---:" for index in range(len(self.header))]
+        lines = ["| " + " | ".join(row) + " |" for row in (self.header, rule, *self.rows)]
+        return "\n".join([f"### {self.title}", "", *lines, *(["", self.note] if self.note else [])])
+
+
+def flops(rows: Sequence[Row], config: Config) -> Table:
+    """Tables 6 and 7: each method's FLOPs and how they compare with self-attention in the same engine."""
+    lines = []
+    for row in rows:
+        base = _baseline(rows, row)
+        lines.append(
+            (
+                METHODS[row.method],
+                str(row.stage),
+                _gflop(row.language_side),
+                _gflop(row.counted.language_side),
+                _ratio(row.counted.language_side, base.counted.language_side if base else None),
+                _gflop(row.everything),
+                _gflop(row.counted.everything),
+                _ratio(row.counted.everything, base.counted.everything if base else None),
+            )
+        )
+    for method in dict.fromkeys(row.method for row in rows):
+        own, base_rows = ([row for row in rows if row.method == name] for name in (method, BASELINE))
+        if len(own) > 1 and len(own) == len(base_rows):
+            (side, everything), (base_side, base_everything) = _whole(own), _whole(base_rows)
+            cells = ("", _gflop(side), _ratio(side, base_side), "", _gflop(everything))
+            lines.append((METHODS[method], "all", *cells, _ratio(everything, base_everything)))
+    return Table(
+        f"FLOPs of a training sample, forward and backward, {_case(rows)} (Table 6)",
+        ("method", "stage", "LLM side: GFLOP", "counted", "ratio", "everything: GFLOP", "counted", "ratio"),
+        lines,
+        2,
+        "LLM side: projector, fusion, language model, head. Everything: with the vision tower. GFLOP by the closed "
+        f"form; counted by torch; ratio to {METHODS[BASELINE]}. All: stages weighted by their epochs. The paper: "
+        f"{paper.FLOPS.hive}, scope not named. Its formulas: {_formula(config, rows[0]):.3f}x.",
+    )
+
+
+def _whole(rows: Sequence[Row]) -> tuple[float, float]:
+    """Counted FLOPs a sample over all stages, each as often as a sample passes it: LLM side, everything."""
+    side = sum(EPOCHS[row.stage] * row.counted.language_side for row in rows)
+    return side, sum(EPOCHS[row.stage] * row.counted.everything for row in rows)
+
+
+def formulas(rows: Sequence[Row], config: Config) -> Table:
+    """Table 7: the paper's orders of growth with numbers in them."""
+    layers, width = config.language.layers, config.language.hidden_size
+    visual = (config.vision.image_size // config.vision.patch_size) ** 2
+    selected = round(config.vision.density * config.vision.layers)
+    lines = []
+    for text in dict.fromkeys(round(row.text_tokens) for row in rows):
+        own = paper.cross_attention_complexity(layers, selected, width, visual, text)
+        full = paper.self_attention_complexity(layers, width, visual, text)
+        lines.append((str(text), f"{full / 1e9:,.2f}", f"{own / 1e9:,.3f}", f"{own / full:.4f}"))
+    return Table(
+        "The paper's formulas (Equations 2 to 5, Table 7), giga multiply-adds without constants",
+        ("text tokens", "self-attention", "HIVE", "ratio"),
+        lines,
+        note=f"L {layers}, d {width}, N_v {visual}, S {selected}. Orders of growth: they leave out projector, keys and "
+        "values, vocabulary and the constants.",
+    )
+
+
+def _formula(config: Config, row: Row) -> float:
+    layers, width = config.language.layers, config.language.hidden_size
+    visual = (config.vision.image_size // config.vision.patch_size) ** 2
+    selected = round(config.vision.density * config.vision.layers)
+    own = paper.cross_attention_complexity(layers, selected, width, visual, round(row.text_tokens))
+    return own / paper.self_attention_complexity(layers, width, visual, round(row.text_tokens))
+
+
+def by_part(rows: Sequence[Row]) -> Table:
+    """Where the FLOPs go."""
+    names = [part for part in PARTS if any(part in row.parts for row in rows)]
+    lines = [
+        (
+            METHODS[row.method],
+            str(row.stage),
+            *(
+                f"{_gflop(row.parts[name].forward)} + {_gflop(row.parts[name].backward)}" if name in row.parts else "-"
+                for name in names
+            ),
+        )
+        for row in rows
+    ]
+    note = "Keys and values count to the fusion."
+    return Table(
+        f"GFLOP of a sample by part, forward + backward, {_case(rows)}", ("method", "stage", *names), lines, 2, note
+    )
+
+
+def memory(rows: Sequence[Row]) -> Table:
+    """Table 9: bytes by what they are for."""
+    lines = []
+    for row in rows:
+        base, step, measured = _baseline(rows, row), row.step, row.measured
+        peak, reserved, process = (measured.peak, measured.reserved, measured.process) if measured else (None,) * 3
+        lines.append(
+            (
+                METHODS[row.method],
+                str(row.stage),
+                *(_gb(size) for size in (step.parameters, step.gradients, step.optimizer, step.kept, step.peak)),
+                _ratio(step.peak, base.step.peak if base else None),
+                *(_gb(size) for size in (peak, reserved, process)),
+                _ratio(peak, base.measured.peak if base and base.measured else None),
+            )
+        )
+    return Table(
+        f"Memory of a step on {rows[0].samples} samples in one micro-batch, GB, {_case(rows)} (Table 9)",
+        (
+            *("method", "stage", "weights", "gradients", "optimiser", "kept for backward", "simulated peak", "ratio"),
+            *("allocated", "reserved", "process", "ratio"),
+        ),
+        lines,
+        2,
+        "Weights, gradients and moments in fp32; what is kept includes 16-bit copies of weights. Allocated, reserved "
+        f"(by torch), process (by NVML) are measured. The paper: {paper.MEMORY.self_attention}, {paper.MEMORY.hive}; "
+        f"in Table 6 {paper.MEMORY_OVERHEAD.hive}.",
+    )
+
+
+def time(rows: Sequence[Row], rate: float) -> Table:
+    """Table 8: seconds, and what they say of the machine."""
+    lines = []
+    for row in rows:
+        measured, base = row.measured, _baseline(rows, row)
+        if measured is None:
+            lines.append((METHODS[row.method], str(row.stage), *["-"] * 8))
+            continue
+        done = row.everything * row.samples / measured.median
+        lines.append(
+            (
+                METHODS[row.method],
+                str(row.stage),
+                f"{1000 * measured.median:,.1f}",
+                f"{100 * measured.spread:.0f} %",
+                f"{row.samples / measured.median:,.1f}",
+                f"{paper.EPOCH_PAIRS * measured.median / row.samples / 60:,.0f}",
+                f"{base.measured.median / measured.median:.2f}x" if base and base.measured else "-",
+                f"{done / 1e12:,.3g}",
+                f"{100 * done / rate:.0f} %",
+                "-" if measured.launches is None else f"{measured.launches:,} / {100 * (measured.busy or 0):.0f} %",
+            )
+        )
+    return Table(
+        f"Time of a step on {rows[0].samples} samples, {_case(rows)} (Table 8)",
+        (
+            *("method", "stage", "median ms", "spread", "images/s", "minutes an epoch", "faster"),
+            *("TFLOP/s", "of the matrix rate", "launches / busy"),
+        ),
+        lines,
+        2,
+        f"An epoch is {paper.EPOCH_PAIRS:,} pairs. The matrix rate, {rate / 1e12:,.3g} TFLOP/s, was measured on this "
+        f"machine in the same run. The paper: {paper.TIME.self_attention} and {paper.TIME.hive}.",
+    )
+
+
+def shares(rows: Sequence[Row]) -> Table:
+    """Where the time goes."""
+    lines = []
+    for row in rows:
+        if row.measured is not None:
+            total = sum(row.measured.parts.values())
+            cells = (f"{100 * row.measured.parts.get(part, 0) / total:.1f} %" for part in PARTS)
+            lines.append((METHODS[row.method], str(row.stage), *cells))
+    note = "Keys and values count to the projector here, and clipping to the optimiser; the parts' clocks add a little."
+    return Table(f"Share of a step's time by part, {_case(rows)}", ("method", "stage", *PARTS), lines, 2, note)
+
+
+def fits(found: Sequence[tuple[Method, int, list[int]]], tokens: int) -> Table:
+    """The biggest micro-batches."""
+    lines = [(METHODS[method], str(stage), *map(str, most)) for method, stage, most in found]
+    note = f"{tokens} text tokens, bf16 autocast, one micro-batch a step, 1 GiB left to CUDA's context. Simulated."
+    return Table(
+        "The biggest micro-batch that fits",
+        ("method", "stage", *(f"{capacity} GB" for capacity in CAPACITIES)),
+        lines,
+        2,
+        note,
+    )
+
+
+def growth(points: Sequence[Point]) -> Table:
+    """The fitted exponents."""
+    lines = []
+    for axis in dict.fromkeys(point.axis for point in points):
+        for method in dict.fromkeys(point.method for point in points):
+            here = [point for point in points if point.axis == axis and point.method == method and point.at > 0]
+            at = [point.at for point in here]
+            cells = [f"{exponent(at, [point.language_side for point in here]):.2f}"]
+            costs: tuple[list[float | None], ...] = ([point.peak for point in here], [point.seconds for point in here])
+            for cost in costs:
+                there = [value for value in cost if value is not None]
+                cells.append(f"{exponent(at, there):.2f}" if len(there) == len(at) else "-")
+            lines.append((axis, METHODS[method], *cells))
+    note = "p of cost ~ x^p, by least squares over the points of the plot; FLOPs a sample of the LLM side, stage 2."
+    return Table("How cost grows", ("along", "method", "FLOPs", "peak memory", "time"), lines, 2, note)
+
+
+def _case(rows: Sequence[Row]) -> str:
+    row = rows[0]
+    words = f"{row.text_tokens:.1f} on average, as in the data" if row.text == "data" else row.text
+    return f"{row.recipe}, text tokens {words}"
+
+
+def _baseline(rows: Sequence[Row], row: Row) -> Row | None:
+    return next((other for other in rows if other.method == BASELINE and other.stage == row.stage), None)
+
+
+def _gflop(count: float) -> str:
+    return _number(count / 1e9)
+
+
+def _gb(size: int | None) -> str:
+    return "-" if size is None else _number(size / 1e9)
+
+
+def _number(value: float) -> str:
+    """Three digits at least, and one behind the point."""
+    return f"{value:,.1f}" if value >= 100 or value == 0 else f"{value:.3g}"
+
+
+def _ratio(own: float | None, base: float | None) -> str:
+    return f"{own / base:.3f}" if own and base else "-"
