@@ -164,12 +164,13 @@ class Batch:
 
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         """The batch with `function` of each of its tensors."""
-        tensors: dict[str, Any] = {
-            item.name: function(value)
-            for item in fields(self)
-            if isinstance(value := getattr(self, item.name), torch.Tensor)
-        }
-        return replace(self, **tensors)
+        changed: dict[str, Any] = {name: function(tensor) for name, tensor in self.tensors().items()}
+        return replace(self, **changed)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The tensors by their fields' names."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
 
 
 def pack(samples: Sequence[tuple[torch.Tensor, Sequence[int]]], bad: Sequence[BadSample] = ()) -> Batch:

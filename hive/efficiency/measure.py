@@ -12,6 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from hive.config import Schedule
+from hive.data.prefetch import Prefetcher
 from hive.data.text import Batch
 from hive.distributed import World
 from hive.efficiency.machine import process_bytes
@@ -71,13 +72,19 @@ def measure(
 
     Raises torch.OutOfMemoryError where a step does not fit.
     """
-    world = World(0, 1, device)
+    world, prefetch = World(0, 1, device), Prefetcher(device)
     optimizer = build_optimizer(enter_stage(model, parts), schedule)
 
     def step() -> None:
         batch = next(batches)
         train_step(
-            model, optimizer, [batch], tokens=batch.token_count, rate=schedule.min_lr, clip=schedule.clip, world=world
+            model,
+            optimizer,
+            prefetch([batch]),
+            tokens=batch.token_count,
+            rate=schedule.min_lr,
+            clip=schedule.clip,
+            world=world,
         )
 
     on_gpu = device.type == "cuda"

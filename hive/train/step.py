@@ -1,9 +1,9 @@
 """One optimiser step over micro-batches, the same for training and for measuring it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hive.data.text import Batch
 from hive.distributed import World
@@ -11,31 +11,30 @@ from hive.profiling import begin
 
 
 def train_step(
-    model: nn.Module,
+    loss_of: Callable[[Batch], Tensor],
     optimizer: torch.optim.Optimizer,
-    micro_batches: Sequence[Batch],
+    micro_batches: Iterator[Batch],
     *,
     tokens: float,
     rate: float,
     clip: float,
     world: World,
 ) -> tuple[Tensor, Tensor]:
-    """Micro-batches, clip, step, on `model(batch)`, a loss summed over the batch's supervised tokens.
+    """Micro-batches, clip, step. `loss_of` a batch on the device is summed over its supervised tokens.
 
-    `tokens` counts those of all micro-batches and processes: every one weighs the same, however the batch is split.
+    `micro_batches` come to the device as they are asked for. `tokens` counts those of all micro-batches and processes: every one weighs the same, however the batch is split.
     `rate` is the learning rate, `clip` the largest norm of the gradient. Returns this process's share of the mean loss
     and the norm before clipping, on the device: nothing waits for it.
     """
     device = world.device
     total = torch.zeros((), device=device)
+    begin("data")
     for batch in micro_batches:
-        if batch.samples == 0:
-            continue
-        begin("data")
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-            loss = model(batch.to(device)) / tokens
+            loss = loss_of(batch) / tokens
         loss.backward()
         total += loss.detach()
+        begin("data")
     begin("optimizer")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     world.sum_gradients(parameters)

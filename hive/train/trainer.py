@@ -15,6 +15,7 @@ from hive.config import Config, to_json
 from hive.data.images import ImageSpec
 from hive.data.ledger import Ledger
 from hive.data.loader import batches, heldout_batches, start_workers
+from hive.data.prefetch import Prefetcher
 from hive.data.text import Batch
 from hive.distributed import World
 from hive.efficiency.flops import step_flops, text_lengths
@@ -65,6 +66,7 @@ class Trainer:
         self.config = dataclasses.replace(resolved(config, self.model), kernel=self.backend, device=world.device.type)
         self.spec: ImageSpec = image_spec(self.model.tower.model)
         self.model.to(world.device)
+        self.prefetch = Prefetcher(world.device)
         if config.compile:
             for layer in self.model.tower.read_layers:
                 layer.compile()
@@ -163,7 +165,7 @@ class Trainer:
             pin=self.world.device.type == "cuda",
         )
 
-        def flops_of(batch: Batch) -> float:
+        def flops_of(batch: Batch) -> float:  # asks only the host's batch, so the GPU isn't waited for
             costs = step_flops(self.model, parts, batch.samples, text_lengths(batch.cu_seqlens.tolist()))
             return sum(cost.total for cost in costs.values())
 
@@ -202,7 +204,13 @@ class Trainer:
                 f"{self.ledger.path}."
             )
         return train_step(
-            self.model, self.optimizer, micro_batches, tokens=tokens, rate=rate, clip=clip, world=self.world
+            self.model,
+            self.optimizer,
+            self.prefetch(batch for batch in micro_batches if batch.samples),
+            tokens=tokens,
+            rate=rate,
+            clip=clip,
+            world=self.world,
         )
 
     # ------------------------------------------------------------------------------------------------ between stages

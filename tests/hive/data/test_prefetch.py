@@ -1,0 +1,49 @@
+"""Batches arrive as they were sent, each under way while the one before is worked on."""
+
+import pytest
+import torch
+from pairs_on_the_spot import same
+
+from hive.data.prefetch import Prefetcher
+from hive.data.text import Batch, pack
+
+
+def batch(number: int) -> Batch:
+    return pack([(torch.full((3, 4, 4), number, dtype=torch.uint8), [1, number, 2])])
+
+
+def test_on_a_cpu_batches_pass_unchanged() -> None:
+    sent = [batch(number) for number in range(4)]
+    received = list(Prefetcher(torch.device("cpu"))(sent))
+    assert all(x is y for x, y in zip(received, sent, strict=True))
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_one_copy_ahead(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of copies and of work, with a list in the GPU's place."""
+    done: list[str] = []
+    prefetch = Prefetcher(torch.device("cpu"))
+    prefetch.stream = object()  # type: ignore[assignment]
+    monkeypatch.setattr(prefetch, "_send", lambda number, stream: (done.append(f"copy {number}"), (number, None))[1])
+    monkeypatch.setattr(prefetch, "_receive", lambda number, copied: number)
+    for number in prefetch(range(count)):  # type: ignore[arg-type]
+        done.append(f"work {number}")
+    expected = ["copy 0", "copy 1", "work 0", "copy 2", "work 1", "copy 3", "work 2", "work 3"]
+    assert done == [entry for entry in expected if int(entry[-1]) < count]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_nothing_is_lost_or_overwritten() -> None:
+    """Long work on each batch, and many batches, so that memory of earlier ones is given to later ones."""
+    device = torch.device("cuda")
+    sent = [pack([(torch.full((3, 512, 512), n, dtype=torch.uint8), [1, n, 2])] * 8).pin_memory() for n in range(40)]
+    weight = torch.randn(4096, 4096, device=device)
+    sums = []
+    for received in Prefetcher(device)(sent):
+        for _ in range(20):
+            weight = torch.tanh(weight @ weight)
+        sums.append(received.pixels.sum(dtype=torch.int64))
+        last = received
+    assert torch.stack(sums).tolist() == [n * 8 * 3 * 512 * 512 for n in range(40)]
+    assert same(last.to("cpu"), sent[-1])
