@@ -25,6 +25,7 @@ class Rule(NamedTuple):
 
 
 Kernel = Literal["auto", "reference", "torch", "triton", "cuda"]
+FrozenPrecision = Literal["autocast", "fp8", "int8"]
 Count = Annotated[int, Rule("1 or more", lambda value: value >= 1)]
 CountOrZero = Annotated[int, Rule("0 or more", lambda value: value >= 0)]
 Seed = Annotated[int, Rule("between 0 and 4294967295", lambda value: 0 <= value < 2**32)]
@@ -75,6 +76,9 @@ class VisionConfig:
     (0 = embeddings, k = output of layer k)."""
     density: Annotated[float, Rule("above 0 and at most 1", lambda value: 0 < value <= 1)] = 0.25
     """Share of the layers that "uniform" and "later" select (paper, section 3.2: 25 %)."""
+    frozen_precision: FrozenPrecision = "autocast"
+    """Matrix products of the tower while it doesn't train: autocast (bf16 on a GPU, fp32 on a CPU), or 8 bits by
+    torchao: fp8 (GPUs from Ada and Hopper on) or int8 (from Ampere on, and CPUs)."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Caption loss on pairs that were not trained on, with the right image and with a wrong one."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -28,10 +28,17 @@ class HeldOut:
 
 
 @torch.no_grad()
-def evaluate(model: Model, batches: Iterable[tuple[Batch, Batch]], world: World, ledger: Ledger) -> HeldOut:
+def evaluate(
+    model: Model,
+    batches: Iterable[tuple[Batch, Batch]],
+    world: World,
+    ledger: Ledger,
+    encode: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> HeldOut:
     """Loss over pairs of batches that share their texts: the first with right images, the second with wrong ones.
 
-    Every process reads all batches and runs its share of them; all get the same result.
+    Every process reads all batches and runs its share of them; all get the same result. `encode` takes the place of the
+    model's tower.
     """
     right = torch.zeros((), dtype=torch.float64, device=world.device)
     wrong = torch.zeros_like(right)
@@ -41,8 +48,8 @@ def evaluate(model: Model, batches: Iterable[tuple[Batch, Batch]], world: World,
         pairs += with_right.samples
         tokens += with_right.token_count
         if with_right.samples and number % world.size == world.rank:
-            right += model(with_right.to(world.device)).double()
-            wrong += model(with_wrong.to(world.device)).double()
+            right += model(with_right.to(world.device), encode).double()
+            wrong += model(with_wrong.to(world.device), encode).double()
     sums = world.sum(right.item()), world.sum(wrong.item())
     return HeldOut(sums[0] / tokens, sums[1] / tokens, pairs, tokens) if tokens else HeldOut(None, None, 0, 0)
 

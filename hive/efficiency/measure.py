@@ -16,7 +16,7 @@ from hive.data.prefetch import Prefetcher
 from hive.data.text import Batch
 from hive.distributed import World
 from hive.efficiency.machine import process_bytes
-from hive.efficiency.methods import Subject
+from hive.efficiency.methods import Subject, loss_of
 from hive.efficiency.simulate import PeakBytes
 from hive.profiling import PARTS, listening
 from hive.stages import build_optimizer, enter_stage
@@ -74,11 +74,12 @@ def measure(
     """
     world, prefetch = World(0, 1, device), Prefetcher(device)
     optimizer = build_optimizer(enter_stage(model, parts), schedule)
+    loss_of_batch = loss_of(model, parts, torch.bfloat16 if device.type == "cuda" else torch.float32)
 
     def step() -> None:
         batch = next(batches)
         train_step(
-            model,
+            loss_of_batch,
             optimizer,
             prefetch([batch]),
             tokens=batch.token_count,

@@ -1,14 +1,19 @@
 """The methods that are compared, each a model behind one interface."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from hive.config import Config
 from hive.data.images import ImageSpec
+from hive.data.text import Batch
 from hive.efficiency.usual import UsualLlava
 from hive.model.build import Model, build_model, fresh_language, fresh_vision, image_spec
+from hive.model.frozen_tower import FrozenTower
 
 Method = Literal["hive", "hive-mlp", "hive-joint", "self-attention", "transformers"]
 METHODS: dict[Method, str] = {
@@ -48,6 +53,13 @@ def build(config: Config, method: Method, backend: str) -> Subject:
         vision, llama = fresh_vision(config.vision), fresh_language(config.language)
     torch.manual_seed(config.seed)
     return UsualLlava(vision.config, llama.config, image_spec(vision))
+
+
+def loss_of(model: Subject, parts: frozenset[str], dtype: torch.dtype) -> Callable[[Batch], Tensor]:
+    """What a stage that trains these parts minimises, as the trainer computes it: a frozen tower has its own form."""
+    if isinstance(model, UsualLlava) or "tower" in parts:
+        return model
+    return partial(model, encode=FrozenTower(model.tower, dtype))
 
 
 def spec_of(model: Subject) -> ImageSpec:

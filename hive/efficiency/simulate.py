@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from hive.config import Schedule
 from hive.data.text import Batch
 from hive.efficiency.counted import Counted, StepCounter
-from hive.efficiency.methods import Subject
+from hive.efficiency.methods import Subject, loss_of
 from hive.stages import build_optimizer, enter_stage
 
 
@@ -84,7 +84,8 @@ def simulate(model: Subject, stages: Sequence[StageShape], precision: torch.dtyp
 
     `model` lies on the meta device and is not usable afterwards. The step is a full one: the optimiser has its state,
     and where a batch has several micro-batches, the gradients of the earlier ones lie there while the last one is run.
-    `precision` is autocast's dtype. Allocator rounding, cuBLAS workspaces and the CUDA context come on top of the peak.
+    `precision` is autocast's dtype and that of a frozen tower's copy, also where a run's has 8 bits. Allocator
+    rounding, cuBLAS workspaces and the CUDA context come on top of the peak.
     """
     with FakeTensorMode(allow_non_fake_inputs=True), PeakBytes() as memory, _unread():
         model.to_empty(device="cpu")
@@ -107,6 +108,7 @@ def _run_step(model: Subject, stage: StageShape, precision: torch.dtype, memory:
     memory.peak = memory.live
     batch = stage.micro_batch.map(lambda tensor: torch.empty_like(tensor, device="cpu"))
     parameters = enter_stage(model, stage.parts)
+    loss_of_batch = loss_of(model, stage.parts, precision)
     optimizer = build_optimizer(parameters, stage.schedule)
     for parameter in parameters.values():
         parameter.grad = torch.empty_like(parameter)
@@ -118,7 +120,7 @@ def _run_step(model: Subject, stage: StageShape, precision: torch.dtype, memory:
         optimizer.zero_grad(set_to_none=True)  # nothing accumulates
     kept = _Kept(model)
     with torch.autocast("cpu", precision, enabled=precision != torch.float32), kept:
-        loss = model(batch)
+        loss = loss_of_batch(batch)
     loss.backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

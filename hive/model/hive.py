@@ -1,5 +1,7 @@
 """HIVE: the language model reads selected layers of the tower through cross-attention at aligned depths."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from hive.data.text import Batch
@@ -35,10 +37,10 @@ class HiveModel(nn.Module):
             "tower": list(self.tower.reached_parameters()),
         }
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Cross-entropy summed over the batch's supervised tokens, fp32 scalar."""
+    def forward(self, batch: Batch, encode: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Cross-entropy summed over the batch's supervised tokens, fp32 scalar; `encode` takes the tower's place."""
         begin("tower")
-        features = boundary(self.tower(batch.pixels), "tower", "projector")  # [S, B, N, Dv]
+        features = boundary((encode or self.tower)(batch.pixels), "tower", "projector")  # [S, B, N, Dv]
         injection = self.fusion(self.projector(features), batch)
         hidden = self.language(self.language.embed(batch.tokens), batch, injection)
         return self.language.loss(boundary(hidden, "language", "head"), batch.targets)

@@ -1,5 +1,6 @@
 """The baseline, LLaVA-style: image tokens stand in the text's sequence and pass every layer of the language model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -62,10 +63,10 @@ class SelfAttentionModel(nn.Module):
             "tower": list(self.tower.reached_parameters()),
         }
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Cross-entropy summed over the batch's supervised tokens, fp32 scalar."""
+    def forward(self, batch: Batch, encode: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Cross-entropy summed over the batch's supervised tokens, fp32 scalar; `encode` takes the tower's place."""
         begin("tower")
-        features = boundary(self.tower(batch.pixels)[0], "tower", "projector")  # [B, N, Dv]
+        features = boundary((encode or self.tower)(batch.pixels)[0], "tower", "projector")  # [B, N, Dv]
         image = boundary(self.projector(features).flatten(0, 1), "projector", "language")
         text = self.language.embed(batch.tokens)
         layout = interleave(batch, features.shape[1])

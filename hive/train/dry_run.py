@@ -1,6 +1,7 @@
 """--dry-run: what a run would train and cost, and what it lacks, without a GPU, weights or data."""
 
 import dataclasses
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from hive.efficiency.flops import step_flops
 from hive.efficiency.simulate import StageShape, simulate
 from hive.errors import UserError
 from hive.model.build import Model, build_model
+from hive.model.eight_bit import how_to_get_torchao
 from hive.model.pretrained import how_to_get, is_present
 from hive.stages import enter_stage, stage_steps, trained_parts
 
@@ -35,7 +37,7 @@ def report(config: Config) -> str:
     """The dry run's tables; shapes come from the configuration wherever weights are missing."""
     found = find(config)
     pairs, text_tokens, data_line = _measure_data(config, found)
-    model = _on_meta(config)
+    model, precision = _on_meta(config), config.vision.frozen_precision
     return "\n".join(
         [
             f"recipe {config.recipe}, method {config.method}",
@@ -48,7 +50,8 @@ def report(config: Config) -> str:
             *_stage_rows(config, model, pairs, text_tokens),
             "",
             f"Peak memory is that of one process with bf16 autocast and micro-batches of {config.micro_batch_size}: "
-            "what torch allocates, without the CUDA context.",
+            "what torch allocates, without the CUDA context."
+            + (f" A frozen tower in {precision} is counted as one in bf16." if precision != "autocast" else ""),
             "",
             *(found.missing or ["Nothing is missing."]),
         ]
@@ -64,6 +67,8 @@ def find(config: Config) -> Found:
         if weights is not None and not is_present(weights):
             absent.add(weights)
             missing.append(f"missing: {how_to_get(weights, flag)}")
+    if config.vision.frozen_precision != "autocast" and find_spec("torchao") is None:
+        missing.append(f"missing: {how_to_get_torchao(config.vision.frozen_precision)}")
     tokenizer_source = config.language.tokenizer or config.language.weights
     if tokenizer_source not in absent:  # it comes with the weights
         try:

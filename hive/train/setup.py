@@ -9,7 +9,8 @@ from hive.data.pairs import EMBEDDED_HELDOUT, Pairs, open_pairs, split_heldout
 from hive.data.text import Tokenizer, load_tokenizer
 from hive.errors import UserError
 from hive.model.build import Model
-from hive.stages import warmup_steps
+from hive.model.eight_bit import check_eight_bit
+from hive.stages import trained_parts, warmup_steps
 from hive.train.cli import CONFIG_FILE
 
 
@@ -60,6 +61,14 @@ def check_stages(config: Config, stage: int, unfinished: bool) -> None:
             if unfinished
             else f"--stages is {chosen}, but the run has already finished stage {stage}: add a later one."
         )
+
+
+def check_frozen_precision(config: Config, first_stage: int, model: Model) -> None:
+    """Refuses an 8-bit tower where it can't run, if a stage from this one on freezes it."""
+    precision = config.vision.frozen_precision
+    left = [stage for stage in config.stages if stage >= first_stage]
+    if precision != "autocast" and any("tower" not in trained_parts(config, stage) for stage in left):
+        check_eight_bit(precision, model.tower, config.compile)
 
 
 def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:

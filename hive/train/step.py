@@ -22,9 +22,9 @@ def train_step(
 ) -> tuple[Tensor, Tensor]:
     """Micro-batches, clip, step. `loss_of` a batch on the device is summed over its supervised tokens.
 
-    `micro_batches` come to the device as they are asked for. `tokens` counts those of all micro-batches and processes: every one weighs the same, however the batch is split.
-    `rate` is the learning rate, `clip` the largest norm of the gradient. Returns this process's share of the mean loss
-    and the norm before clipping, on the device: nothing waits for it.
+    `micro_batches` come to the device as they are asked for. `tokens` counts those of all micro-batches and processes:
+    every one weighs the same, however the batch is split. `rate` is the learning rate, `clip` the largest norm of the
+    gradient. Returns this process's share of the mean loss and the norm before clipping, on the device: nothing waits.
     """
     device = world.device
     total = torch.zeros((), device=device)

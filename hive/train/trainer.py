@@ -3,6 +3,7 @@
 import dataclasses
 import signal
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,6 +25,7 @@ from hive.export import export_tower
 from hive.files import replace_text
 from hive.heldout import evaluate, table
 from hive.model.build import Model, build_model, image_spec, kernel_for, resolved
+from hive.model.frozen_tower import FrozenTower
 from hive.profiling import StepProfiler
 from hive.stages import build_optimizer, enter_stage, learning_rate, stage_steps, trained_parts
 from hive.telemetry import Telemetry, plot_losses
@@ -31,6 +33,7 @@ from hive.train.cli import CONFIG_FILE, fingerprint
 from hive.train.meter import Meter
 from hive.train.setup import (
     check_batches,
+    check_frozen_precision,
     check_out,
     check_stages,
     check_vocabulary,
@@ -82,6 +85,7 @@ class Trainer:
         self.optimizer_state: dict[str, torch.Tensor] = {}
         self.stopped_by: int | None = None
         scalars = self.restore(config.out) if resume and config.out is not None else {}
+        check_frozen_precision(config, self.stage, self.model)
         self.folder = world.from_main(make_run_folder(config) if world.is_main else Path())
         counts = scalars.get("ledger", {})
         self.ledger = Ledger(self.folder, config.dataset.max_bad_share, writes=world.is_main, **counts)
@@ -129,6 +133,8 @@ class Trainer:
             torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
         )
         precision = "bf16 autocast, fp32 weights" if device.type == "cuda" else "fp32"
+        if self.config.vision.frozen_precision != "autocast":
+            precision += f", frozen tower in {self.config.vision.frozen_precision}"
         self.telemetry.say(
             f"{self.config.recipe}: {self.config.method} on {name}, {precision}, kernel {self.backend}, "
             f"{len(self.pairs):,} training pairs\nrun folder {self.folder}"
@@ -141,6 +147,7 @@ class Trainer:
         config, schedule = self.config, self.config.schedule(self.stage)
         parts = trained_parts(config, self.stage)
         self.parameters = enter_stage(self.model, parts)
+        self.encode = self.model.tower if "tower" in parts else self.frozen_tower()
         self.optimizer = build_optimizer(self.parameters, schedule)
         load_optimizer(self.optimizer, self.parameters, self.optimizer_state)
         steps = stage_steps(config, self.stage, self.epoch_pairs)
@@ -195,6 +202,12 @@ class Trainer:
         self.save_checkpoint(or_warn=False)
         return not stopping
 
+    def frozen_tower(self) -> FrozenTower:
+        """The tower as it is now, for a stage that doesn't train it."""
+        dtype = torch.bfloat16 if self.world.device.type == "cuda" else torch.float32
+        precision, compiled = self.config.vision.frozen_precision, self.config.compile
+        return FrozenTower(self.model.tower, dtype, precision, compiled=compiled)
+
     def train_step(self, micro_batches: Sequence[Batch], rate: float, clip: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean loss and gradient norm of a step, still on the device."""
         tokens = self.world.sum(sum(batch.token_count for batch in micro_batches))
@@ -204,7 +217,7 @@ class Trainer:
                 f"{self.ledger.path}."
             )
         return train_step(
-            self.model,
+            partial(self.model, encode=self.encode),
             self.optimizer,
             self.prefetch(batch for batch in micro_batches if batch.samples),
             tokens=tokens,
@@ -230,7 +243,7 @@ class Trainer:
                 self.config.dataset.heldout_pairs,
             )
             with torch.autocast("cuda", torch.bfloat16, enabled=self.world.device.type == "cuda"):
-                results[split] = evaluate(self.model, data, self.world, self.ledger)
+                results[split] = evaluate(self.model, data, self.world, self.ledger, self.encode)
             self.telemetry.record_held_out(split, results[split], step=self.step, stage=self.stage)
         self.telemetry.say(table(results))
 

@@ -12,6 +12,7 @@ from hive.config import Schedule
 from hive.efficiency.cases import empty_batch
 from hive.efficiency.simulate import PeakBytes, StageShape, simulate
 from hive.model.build import Model, build_model
+from hive.model.frozen_tower import FrozenTower
 from hive.stages import build_optimizer, enter_stage, trained_parts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
@@ -68,14 +69,26 @@ def test_every_micro_batch_in_turn_peaks_as_high(stage: int, micro_batches: int)
         model.to_empty(device="cpu")
         batch = item.micro_batch.map(lambda tensor: torch.empty_like(tensor, device="cpu"))
         optimizer = build_optimizer(enter_stage(model, item.parts), item.schedule)
+        encode = model.tower if stage == 3 else FrozenTower(model.tower, torch.float32)
         for _ in range(2):
             for _ in range(micro_batches):
-                loss = model(batch)
+                loss = model(batch, encode)
                 loss.backward()
                 del loss
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
     assert peak == pytest.approx(memory.peak, rel=0.001)
+
+
+def test_a_frozen_towers_copy_lies_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = on_meta()
+    layers = 2 * sum(p.numel() for layer in model.tower.read_layers for p in layer.parameters() if p.ndim > 1)
+    patches = 2 * model.tower.model.embeddings.patch_embedding.weight.numel()
+    (copied,) = step_bytes(model, [shape(model, 2, 1, 1)], torch.bfloat16)
+    monkeypatch.setattr("hive.efficiency.methods.FrozenTower", lambda tower, dtype: tower)
+    model = on_meta()
+    (alone,) = step_bytes(model, [shape(model, 2, 1, 1)], torch.bfloat16)
+    assert copied - alone == pytest.approx(layers + patches, rel=0.1)
 
 
 def test_gradients_lie_beside_the_next_micro_batch() -> None:

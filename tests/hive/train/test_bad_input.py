@@ -44,6 +44,9 @@ def fails(flags: list[str], out: Path, capsys: pytest.CaptureFixture) -> str:
         (["--vision.selection", "later,3"], "--vision.selection"),
         (["--vision.density", "2"], "--vision.density is 2.0, but it must be above 0 and at most 1"),
         (["--device", "tpu"], '--device is "tpu"'),
+        (["--vision.frozen-precision", "fp8"], "--vision.frozen-precision fp8 needs a GPU"),
+        (["--vision.frozen-precision", "int4"], "invalid choice 'int4'"),
+        (["--vision.frozen-precision", "int8", "--vision.mlp-size", "24"], "the tower has one of 24"),
         (["--resume", "nowhere"], "--resume nowhere is no run folder"),
     ],
 )

@@ -11,7 +11,9 @@ import torch
 from tiny_run import TINY, losses, records, start
 from transformers import AutoModel
 
+from hive.checkpoint import load, newest
 from hive.train.__main__ import main
+from hive.train.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +37,32 @@ def test_three_stages_leave_everything_behind(finished: Path) -> None:
 
 
 def test_the_exported_tower_is_the_trained_one(finished: Path) -> None:
-    from hive.checkpoint import load, newest
-
     saved = load(newest(finished / "checkpoints")).tensors
     tower = AutoModel.from_pretrained(finished / "tower")
     assert all(torch.equal(saved[f"model.tower.model.{name}"], weight) for name, weight in tower.named_parameters())
+
+
+def test_a_frozen_tower_changes_neither_losses_nor_names(finished: Path, tmp_path: Path, monkeypatch) -> None:
+    """Against a run whose frozen stages use the tower itself; it is that tower which stage 3 trains."""
+    monkeypatch.setattr(Trainer, "frozen_tower", lambda self: self.model.tower)
+    assert main([*TINY, "--out", str(tmp_path / "plain")]) == 0
+    assert losses(finished) == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)
+    stage2, stage3 = (load(finished / "checkpoints" / f"step-{step:08}").tensors for step in (8, 12))
+    assert stage3.keys() == load(newest(tmp_path / "plain" / "checkpoints")).tensors.keys()
+    weight = "model.tower.model.encoder.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(stage2[weight], stage3[weight])
+
+
+def test_an_8_bit_tower_trains_and_stays_8_bit(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("torchao")
+    flags = ["--vision.frozen-precision", "int8", "--stages", "1,2"]
+    assert main([*TINY, "--out", str(tmp_path / "int8"), *flags]) == 0
+    assert "fp32, frozen tower in int8" in capsys.readouterr().out
+    rounded, exact = losses(tmp_path / "int8"), losses(finished)[:8]
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, abs=1e-2)
+    assert main(["--resume", str(tmp_path / "int8"), "--vision.frozen-precision", "autocast"]) == 2
+    assert "but the run that --resume continues has int8" in capsys.readouterr().err
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:

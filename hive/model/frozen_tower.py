@@ -1,0 +1,116 @@
+"""A tower that doesn't train, rebuilt for speed: what runs in stages 1 and 2 in place of transformers' layers."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
+
+from hive.config import FrozenPrecision
+from hive.model.eight_bit import check_eight_bit, quantize
+from hive.model.vision import VisionTower
+from hive_kernels.validation import without_autocast
+
+
+class FrozenTower(nn.Module):
+    """A `VisionTower`'s selected hidden states by copies of its weights in the compute dtype, for inference alone.
+
+    Rounds as autocast does: products in the compute dtype, LayerNorms and the residual stream in fp32. The copies don't
+    follow the tower's weights, so a stage makes its own and drops it at its end; no part of the model that is trained,
+    saved or exported holds one.
+    """
+
+    def __init__(
+        self, tower: VisionTower, dtype: torch.dtype, precision: FrozenPrecision = "autocast", *, compiled: bool = False
+    ) -> None:
+        """`dtype` is that of the products; with an 8-bit `precision`, of their results. `compiled` by torch.compile.
+
+        Raises `UserError` where the 8-bit precision can't run.
+        """
+        super().__init__()
+        if precision != "autocast":
+            check_eight_bit(precision, tower, compiled)
+        self.selected, self.patches, self.class_tokens = tower.selected, tower.patches, tower.class_tokens
+        self.normalise = tower.normalise
+        self.embeddings = cast(nn.Module, tower.model.embeddings)
+        patches = cast(nn.Module, self.embeddings.patch_embedding).named_parameters("patch_embedding")
+        self.patch_embedding = {name: parameter.detach().to(dtype) for name, parameter in patches}
+        self.first_norm = cast(nn.Module, getattr(tower.model, "pre_layrnorm", nn.Identity()))
+        self.layers = nn.ModuleList(FrozenLayer(cast(CLIPEncoderLayer, layer), dtype) for layer in tower.read_layers)
+        if precision != "autocast":
+            quantize(self.layers, precision)
+        if compiled:
+            for layer in self.layers:
+                layer.compile()
+
+    # no_grad, not inference_mode: the projector saves its input for backward, which an inference tensor refuses.
+    @torch.no_grad()
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels [B, 3, H, W] to the selected hidden states of the patch tokens, fp32 [S, B, N, Dv]."""
+        with without_autocast(pixels.device):
+            hidden = self.first_norm(self.embed(self.normalise(pixels)))  # [B, class token + N, Dv]
+            # Written one by one into their place: a stack at the end would hold all of them twice.
+            features = hidden.new_empty(len(self.selected), len(pixels), self.patches, hidden.shape[-1])
+            places = dict(zip(self.selected, features, strict=True))
+            for index, layer in enumerate([nn.Identity(), *self.layers]):
+                hidden = layer(hidden)
+                if index in places:
+                    places[index].copy_(hidden[:, self.class_tokens :])
+        return features
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Normalised images [B, 3, H, W] to patch, class and position embeddings, fp32 [B, class token + N, Dv]."""
+        return functional_call(self.embeddings, self.patch_embedding, images)
+
+
+class FrozenLayer(nn.Module):
+    """An encoder layer of CLIP or SigLIP with one product for query, key and value; its LayerNorms are the tower's."""
+
+    def __init__(self, layer: CLIPEncoderLayer | SiglipEncoderLayer, dtype: torch.dtype) -> None:
+        super().__init__()
+        attention, mlp = layer.self_attn, layer.mlp
+        self.dtype, self.heads = dtype, attention.num_heads
+        self.norm1, self.norm2, self.activation = layer.layer_norm1, layer.layer_norm2, mlp.activation_fn
+        self.qkv = _side_by_side([attention.q_proj, attention.k_proj, attention.v_proj], dtype)
+        self.out = _side_by_side([attention.out_proj], dtype)
+        self.fc1 = _side_by_side([mlp.fc1], dtype)
+        self.fc2 = _side_by_side([mlp.fc2], dtype)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """fp32 [B, N, Dv] to the same."""
+        heads = self.qkv(self.norm1(hidden).to(self.dtype)).unflatten(-1, (3, self.heads, -1))
+        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)  # views, [B, H, N, d]
+        attended = F.scaled_dot_product_attention(query, key, value)
+        hidden = hidden + self.out(attended.transpose(1, 2).flatten(2))
+        return hidden + self.fc2(self.activation(self.fc1(self.norm2(hidden).to(self.dtype))))
+
+
+def _side_by_side(sources: Sequence[nn.Linear], dtype: torch.dtype) -> nn.Linear:
+    """One Linear with the outputs of all sources, one after the other."""
+    first = sources[0]
+    joined = nn.Linear(first.in_features, sum(source.out_features for source in sources), device="meta")
+    for name in ("weight", "bias"):
+        parts = [getattr(source, name).detach() for source in sources]
+        whole = torch.cat(parts) if len(parts) > 1 else parts[0]
+        setattr(joined, name, nn.Parameter(whole.to(dtype), requires_grad=False))
+    return joined
+
+
+def frozen_effect(
+    tower: VisionTower, pixels: Tensor, precisions: Sequence[FrozenPrecision], dtype: torch.dtype = torch.bfloat16
+) -> dict[FrozenPrecision, list[float]]:
+    """|features - exact| / |exact| of each selected state in each precision; exact are those of the fp32 tower.
+
+    pixels uint8 [B, 3, H, W]; norms are over B, N and Dv. Raises `UserError` for a precision that can't run here.
+    """
+    with torch.no_grad(), without_autocast(pixels.device):
+        exact = tower(pixels).flatten(1)
+    effect = {}
+    for precision in precisions:
+        features = FrozenTower(tower, dtype, precision, compiled=pixels.is_cuda)(pixels).flatten(1)
+        effect[precision] = ((features - exact).norm(dim=1) / exact.norm(dim=1)).tolist()
+    return effect
