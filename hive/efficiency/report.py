@@ -2,8 +2,12 @@
 
 import dataclasses
 import json
+import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +17,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hive.config import Config
 from hive.efficiency import paper, tables
-from hive.efficiency.cases import Texts, texts
+from hive.efficiency.cases import texts
 from hive.efficiency.compare import Row, count, fitting, measure_rows
 from hive.efficiency.machine import machine, matrix_rate
 from hive.efficiency.methods import METHODS, Method
 from hive.efficiency.options import Options
 from hive.efficiency.plots import draw
-from hive.efficiency.scaling import Point, places, points
+from hive.efficiency.scaling import Point, places, points, timed
 from hive.efficiency.tables import Table
 from hive.errors import UserError
 from hive.files import replace_text
@@ -66,22 +70,34 @@ def produce(options: Options, arguments: Sequence[str]) -> None:
         None if device.type == "meta" else matrix_rate(device),
     )
     _say(console, _introduction(device, configs))
-    for config in configs:
-        for name in names:
-            _compare(console, options, config, name, stages, device, backend, result)
-        if options.fit and device.type != "cpu":
-            _fit(console, config, stages, result)
-        _write(options.out, configs, result)
-    if options.scaling:
-        _scale(console, configs[-1] if len(configs) == 1 else configs[1], device, backend, result)
+    with _simulators() as pool:
+        for config in configs:
+            for name in names:
+                _compare(console, pool, options, config, name, stages, device, backend, result)
+            if options.fit and device.type != "cpu":
+                _fit(console, pool, config, stages, result)
+            _write(options.out, configs, result)
+        if options.scaling:
+            _scale(console, pool, configs[len(configs) // 2], device, backend, result)
     files = _write(options.out, configs, result)
     for remark in result.remarks:
         _say(console, remark)
     _say(console, f"\nwritten to {files}")
 
 
+@contextmanager
+def _simulators() -> Iterator[Executor]:
+    """Processes for what needs no device; each holds a gigabyte or so. Ctrl-C drops what has not begun."""
+    pool = ProcessPoolExecutor(min(8, os.cpu_count() or 1), mp_context=get_context("spawn"))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def _compare(
     console: Console,
+    pool: Executor,
     options: Options,
     config: Config,
     text: str,
@@ -95,12 +111,19 @@ def _compare(
     except UserError as error:
         result.remarks.append(f"{config.recipe}, text tokens {text}: left out. {error}")
         return
+    precision = torch.float32 if device.type == "cpu" else torch.bfloat16
     rows: list[Row] = []
     with _progress(console) as progress:
-        task = progress.add_task(f"{config.recipe}, text tokens {text}", total=len(METHODS))
-        for method in METHODS:
-            rows += _rows(config, method, stages, captions, device, backend, options.runs)
+        task = progress.add_task(f"{config.recipe}, text tokens {text}: counting", total=len(METHODS))
+        for counted in [pool.submit(count, config, method, stages, captions, precision) for method in METHODS]:
+            rows += counted.result()
             progress.advance(task)
+        if device.type != "meta":
+            progress.reset(task, total=len(rows), description=f"{config.recipe}, text tokens {text}: measuring")
+            for method in METHODS:
+                own = [row for row in rows if row.method == method]
+                for _ in measure_rows(config, own, captions, device, backend, options.runs):
+                    progress.advance(task)
     result.rows += rows
     result.remarks += dict.fromkeys(
         f"{METHODS[row.method]}, stage {row.stage}: {row.remark}" for row in rows if row.remark
@@ -109,43 +132,36 @@ def _compare(
         _say(console, f"\n{table.text()}")
 
 
-def _rows(
-    config: Config,
-    method: Method,
-    stages: tuple[int, ...],
-    captions: Texts,
-    device: torch.device,
-    backend: str,
-    runs: int,
-) -> list[Row]:
-    precision = torch.float32 if device.type == "cpu" else torch.bfloat16
-    rows = count(config, method, stages, captions, precision)
-    return rows if device.type == "meta" else list(measure_rows(config, rows, captions, device, backend, runs))
-
-
 def _tables(rows: Sequence[Row], config: Config, rate: float | None) -> list[Table]:
     shown = [tables.flops(rows, config), tables.by_part(rows), tables.memory(rows)]
     return shown if rate is None else [*shown, tables.time(rows, rate), tables.shares(rows)]
 
 
-def _fit(console: Console, config: Config, stages: tuple[int, ...], result: Result) -> None:
+def _fit(console: Console, pool: Executor, config: Config, stages: tuple[int, ...], result: Result) -> None:
+    wanted = [(method, stage) for method in FITTED for stage in stages]
     found: list[tuple[Method, int, list[int]]] = []
     with _progress(console) as progress:
-        task = progress.add_task(f"{config.recipe}, what fits", total=len(FITTED) * len(stages))
-        for method in FITTED:
-            for stage in stages:
-                found.append((method, stage, fitting(config, method, stage, FITTED_TOKENS)))
-                progress.advance(task)
+        task = progress.add_task(f"{config.recipe}, what fits", total=len(wanted))
+        answers = [pool.submit(fitting, config, method, stage, FITTED_TOKENS) for method, stage in wanted]
+        for (method, stage), answer in zip(wanted, answers, strict=True):
+            found.append((method, stage, answer.result()))
+            progress.advance(task)
     result.fits[config.recipe] = found
     _say(console, f"\n{config.recipe}\n{tables.fits(found, FITTED_TOKENS).text()}")
 
 
-def _scale(console: Console, config: Config, device: torch.device, backend: str, result: Result) -> None:
+def _scale(
+    console: Console, pool: Executor, config: Config, device: torch.device, backend: str, result: Result
+) -> None:
     where = places(config, small=device.type == "cpu")
     with _progress(console) as progress:
         task = progress.add_task(f"{config.recipe}, scaling", total=len(where))
-        for place in where:
-            result.points += points(place, device, backend)
+        counted = [pool.submit(points, place, device.type) for place in where]
+        for place, answer in zip(where, counted, strict=True):
+            found = answer.result()
+            result.points += (
+                found if device.type == "meta" else [timed(place, point, device, backend) for point in found]
+            )
             progress.advance(task)
     _say(console, f"\n{config.recipe}\n{tables.growth(result.points).text()}")
 

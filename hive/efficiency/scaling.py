@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
 
@@ -85,38 +85,50 @@ def _millions(config: Config) -> float:
     return sum(parameter.numel() for parameter in model.parts()["language"]) / 1e6
 
 
-def points(place: _Place, device: torch.device, backend: str) -> Iterator[Point]:
-    """The cost of both methods there; seconds only where the device holds data and the step fits on it."""
+def points(place: _Place, device: str) -> list[Point]:
+    """The cost of both methods there, without seconds; in fp32 for a CPU, else in bf16."""
+    found = []
     for method in METHODS:
-        alone = place.axis == DENSITY and place.at == 0
-        settings = configured(_with(place.config, density=0.25) if alone else place.config, method)
+        settings, parts, lengths = _case(place, method)
         with torch.device("meta"):
             model = build(settings, method, "torch")
-        parts, lengths = trained_parts(settings, STAGE), (place.tokens,) * place.samples
         costs = {name: cost.total for name, cost in step_flops(model, parts, place.samples, lengths).items()}
-        if alone:  # no layer is read: only the text is left, and the baseline has no such thing
+        if _is_text_alone(place):
             if method == "hive":
                 text = (costs["language"] + costs["head"]) / place.samples
-                yield Point(place.axis, 0, method, 0, text, None)
+                found.append(Point(place.axis, 0, method, 0, text, None))
             continue
         schedule = dataclasses.replace(settings.schedule(STAGE), batch_size=place.samples)
-        precision = torch.float32 if device.type == "cpu" else torch.bfloat16
+        precision = torch.float32 if device == "cpu" else torch.bfloat16
         (step,) = simulate(model, [StageShape(parts, schedule, empty_batch(lengths, model))], precision)
         tower, total = costs["tower"] / place.samples, sum(costs.values()) / place.samples
-        seconds = None if device.type == "meta" else _seconds(settings, method, parts, lengths, device, backend)
-        yield Point(place.axis, place.at, method, tower, total - tower, step.peak, seconds)
+        found.append(Point(place.axis, place.at, method, tower, total - tower, step.peak))
+    return found
 
 
-def _seconds(
-    config: Config, method: Method, parts: frozenset[str], lengths: tuple[int, ...], device: torch.device, backend: str
-) -> float | None:
+def timed(place: _Place, point: Point, device: torch.device, backend: str) -> Point:
+    """The point with the seconds that its step takes; without where it does not fit, or is the text alone."""
+    if _is_text_alone(place):
+        return point
+    settings, parts, lengths = _case(place, point.method)
     with torch.device(device):
-        model = build(config, method, backend)
-    batch = random_batch(lengths, model)
+        model = build(settings, point.method, backend)
+    batches = cycle([random_batch(lengths, model)])
     try:
-        return measure(model, parts, config.schedule(STAGE), cycle([batch]), device, runs=3, steps_a_run=1).median
+        found = measure(model, parts, settings.schedule(STAGE), batches, device, runs=3, steps_a_run=1)
     except torch.OutOfMemoryError:
-        return None
+        return point
+    return dataclasses.replace(point, seconds=found.median)
+
+
+def _is_text_alone(place: _Place) -> bool:
+    """No layer is read: only the text is left, and the baseline has no such thing."""
+    return place.axis == DENSITY and place.at == 0
+
+
+def _case(place: _Place, method: Method) -> tuple[Config, frozenset[str], tuple[int, ...]]:
+    config = configured(_with(place.config, density=0.25) if _is_text_alone(place) else place.config, method)
+    return config, trained_parts(config, STAGE), (place.tokens,) * place.samples
 
 
 def exponent(at: Sequence[float], cost: Sequence[float]) -> float:

@@ -259,8 +259,8 @@ def _gb(size: int | None) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits at least, and one behind the point."""
-    return f"{value:,.1f}" if value >= 100 or value == 0 else f"{value:.3g}"
+    """Three digits or more."""
+    return f"{value:,.1f}" if value >= 10 or value == 0 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
 
 
 def _ratio(own: float | None, base: float | None) -> str:
