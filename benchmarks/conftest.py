@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks import report
 from benchmarks.measure import Row
+from hive.efficiency.machine import machine, machine_name
 
 _ROWS = pytest.StashKey[list[Row]]()
 
@@ -18,6 +19,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """Writes the file, whatever has passed or failed."""
     collected = config.stash.get(_ROWS, [])
     if collected:
-        path = report.results_folder() / f"kernels-{report.name()}.json"
-        report.write(path, {"machine": report.machine(), "rows": report.rows_as_json(collected)})
+        path = report.results_folder() / f"kernels-{machine_name()}.json"
+        report.write(path, {"machine": machine(), "rows": report.rows_as_json(collected)})
         terminalreporter.write_line(f"\n{report.table(collected)}\n\nwritten to {path}")

@@ -1,6 +1,7 @@
 """``python -m benchmarks.gpu_run``, which ``make gpu`` runs: everything that only a GPU can tell, in 8 minutes or less.
 
-GPU tests, self-check, kernel benchmarks, tuning, in this order, each within its seconds. One JSON and one short table
+GPU tests, self-check, a short training run, kernel benchmarks, the efficiency comparison, tuning, in this order, each
+within its seconds. One JSON and one short table
 are written to benchmarks/results/, or the folder in HIVE_RESULTS, after every step and every benchmark case, so that a
 run that is cut off leaves what it has. It needs what the package imports and nothing else: without pytest it says that
 the tests didn't run.
@@ -9,6 +10,7 @@ the tests didn't run.
 import argparse
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +22,10 @@ import torch
 
 from benchmarks import cases, peers, report
 from benchmarks.measure import Row, Truth, measure
+from hive.efficiency.machine import machine, machine_name
 
-BUDGET = {"tests": 140, "self-check": 40, "benchmarks": 190, "tuning": 90}
-"""Seconds; 460 in all. What one step leaves over goes to the benchmarks after it."""
+BUDGET = {"tests": 100, "self-check": 30, "training": 40, "benchmarks": 130, "efficiency": 120, "tuning": 50}
+"""Seconds; 470 in all. What one step leaves over goes to the benchmarks after it."""
 BAD = ("wrong", "failed")
 """What a benchmark row of ours mustn't be; a peer may."""
 
@@ -36,8 +39,8 @@ class Record:
     rows: list[Row] = field(default_factory=list)
 
     def save(self) -> None:
-        stem = f"gpu-{report.name()}"
-        content = {"machine": report.machine(), "steps": self.steps, "rows": report.rows_as_json(self.rows)}
+        stem = f"gpu-{machine_name()}"
+        content = {"machine": machine(), "steps": self.steps, "rows": report.rows_as_json(self.rows)}
         report.write(self.folder / f"{stem}.json", content)
         (self.folder / f"{stem}.txt").write_text(self.text() + "\n")
 
@@ -70,7 +73,21 @@ def run_tests(seconds: float) -> dict[str, Any]:
     if find_spec("pytest") is None:
         return {"outcome": "not run: pytest is not installed", "seconds": 0.0, "output": []}
     options = ["-m", "gpu", "--continue-on-collection-errors", "-rfEs", "--tb=short"]
-    return command(["-m", "pytest", *options, "tests/kernels"], seconds)
+    return command(["-m", "pytest", *options, "tests"], seconds)
+
+
+def run_training(seconds: float) -> dict[str, Any]:
+    """The demo on our kernels, with the recorded steps of --profile."""
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ["--kernel", "triton", "--max-steps", "20", "--profile", "--out", str(Path(folder) / "run")]
+        return command(["-m", "hive.train", *flags], seconds)
+
+
+def run_efficiency(folder: Path, seconds: float) -> dict[str, Any]:
+    """Stages 2 and 3 of the paper's SigLIP recipe at a usual caption's length; writes its own files."""
+    flags = ["--recipe", "siglip-l-384-mobilellm-350m", "--text-tokens", "16", "--stages", "2,3", "--runs", "3"]
+    out = str(folder / f"efficiency-{machine_name()}")
+    return command(["-m", "hive.efficiency", *flags, "--no-fit", "--no-scaling", "--out", out], seconds)
 
 
 def run_tuning(seconds: float) -> dict[str, Any]:
@@ -115,7 +132,9 @@ def main(arguments: list[str] | None = None) -> int:
     steps: dict[str, Callable[[float], dict[str, Any]]] = {
         "tests": run_tests,
         "self-check": lambda seconds: command(["-m", "hive_kernels.selfcheck"], seconds),
+        "training": run_training,
         "benchmarks": lambda seconds: run_benchmarks(record, seconds, cases.full(), torch.device("cuda")),
+        "efficiency": lambda seconds: run_efficiency(record.folder, seconds),
         "tuning": run_tuning,
     }
     for name, step in steps.items():

@@ -3,16 +3,10 @@
 import json
 import math
 import os
-import platform
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from benchmarks.measure import Row
 
@@ -23,52 +17,6 @@ def results_folder() -> Path:
     folder = Path(os.environ.get("HIVE_RESULTS") or ROOT / "results")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def machine() -> dict[str, Any]:
-    """Everything that a measured time depends on."""
-    facts: dict[str, Any] = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _first_line("git", "-C", str(ROOT), "rev-parse", "HEAD"),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "torch": torch.__version__,
-        **{package: _version(package) for package in ("triton", "flash_attn", "xformers")},
-    }
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        facts |= {
-            "gpu": properties.name,
-            "compute_capability": f"{properties.major}.{properties.minor}",
-            "gpu_memory": properties.total_memory,
-            "driver": _first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
-        }
-    else:
-        facts |= {"gpu": None, "threads": torch.get_num_threads()}
-    return facts
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _first_line(*command: str) -> str | None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return next(iter(done.stdout.splitlines()), None)
-
-
-def name() -> str:
-    """Of the machine, as part of a file's name."""
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
-    return "-".join(gpu.lower().replace("/", " ").split())
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ def cpu_name() -> str:
     return f"{model or platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
-def name() -> str:
+def machine_name() -> str:
     """Of the machine, as part of a file's name."""
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
     return "-".join(gpu.lower().replace("/", " ").split())

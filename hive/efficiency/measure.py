@@ -72,22 +72,8 @@ def measure(
 
     Raises torch.OutOfMemoryError where a step does not fit.
     """
-    world, prefetch = World(0, 1, device), Prefetcher(device)
     optimizer = build_optimizer(enter_stage(model, parts), schedule)
-    loss_of_batch = loss_of(model, parts, torch.bfloat16 if device.type == "cuda" else torch.float32)
-
-    def step() -> None:
-        batch = next(batches)
-        train_step(
-            loss_of_batch,
-            optimizer,
-            prefetch([batch]),
-            tokens=batch.token_count,
-            rate=schedule.min_lr,
-            clip=schedule.clip,
-            world=world,
-        )
-
+    step = one_step(model, parts, schedule, optimizer, batches, device)
     on_gpu = device.type == "cuda"
     if on_gpu:
         gc.collect()
@@ -102,6 +88,33 @@ def measure(
     peak, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
     launches, busy = _launches(step, statistics.median(seconds))
     return Measured(seconds, _by_part(step, device), peak, reserved, process, launches, busy, remark)
+
+
+def one_step(
+    model: Subject,
+    parts: frozenset[str],
+    schedule: Schedule,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[Batch],
+    device: torch.device,
+) -> Callable[[], None]:
+    """A function that takes the trainer's own step on the next micro-batch; `model` has entered its stage."""
+    world, prefetch = World(0, 1, device), Prefetcher(device)
+    loss_of_batch = loss_of(model, parts, torch.bfloat16 if device.type == "cuda" else torch.float32)
+
+    def step() -> None:
+        batch = next(batches)
+        train_step(
+            loss_of_batch,
+            optimizer,
+            prefetch([batch]),
+            tokens=batch.token_count,
+            rate=schedule.min_lr,
+            clip=schedule.clip,
+            world=world,
+        )
+
+    return step
 
 
 def _timed(step: Callable[[], None], steps: int, device: torch.device) -> float:

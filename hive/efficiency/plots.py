@@ -22,7 +22,7 @@ BYTES = {
     "weights": "tab:grey",
     "gradients": "tab:olive",
     "optimiser": "tab:orange",
-    "activations and what passes by": "tab:blue",
+    "activations, passing": "tab:blue",
 }
 
 
@@ -47,10 +47,11 @@ def _save(figure: Figure, folder: Path, name: str) -> Path:
 
 def _costs(rows: Sequence[Row]) -> Figure:
     """FLOPs by part and memory by use as stacked bars, a row of bars a stage; seconds where they were measured."""
+    rows = sorted(rows, key=lambda row: row.stage)
     timed = any(row.measured for row in rows)
-    figure = Figure(figsize=(13 if timed else 10, 0.42 * len(rows) + 1.8), layout="constrained")
+    figure = Figure(figsize=(14 if timed else 11, 0.3 * len(rows) + 2.2), layout="constrained")
     axes = figure.subplots(1, 3 if timed else 2, sharey=True)
-    names = [f"{METHODS[row.method]}, stage {row.stage}" for row in rows]
+    names = [f"stage {row.stage}: {METHODS[row.method]}" for row in rows]
     flops = {part: [row.parts[part].total / 1e9 if part in row.parts else 0.0 for row in rows] for part in PARTS}
     _bars(axes[0], names, flops, PARTS, "GFLOP a sample, forward and backward")
     steps = [row.step for row in rows]
@@ -62,7 +63,7 @@ def _costs(rows: Sequence[Row]) -> Figure:
     rest = [step.peak / 1e9 - sum(held[use][i] for use in held) for i, step in enumerate(steps)]
     # at the peak of a forward pass no gradient is there yet, so the rest may be less than nothing
     title = f"GB at the peak of a step on {rows[0].samples} samples"
-    _bars(axes[1], names, {**held, "activations and what passes by": [max(0.0, left) for left in rest]}, BYTES, title)
+    _bars(axes[1], names, {**held, "activations, passing": [max(0.0, left) for left in rest]}, BYTES, title)
     if timed:
         seconds = [1000 * row.measured.median if row.measured else 0.0 for row in rows]
         _bars(axes[2], names, {"measured": seconds}, {"measured": "tab:green"}, "milliseconds a step")
@@ -84,7 +85,7 @@ def _bars(
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     if len(stacks) > 1:
-        axes.legend(fontsize="x-small", loc="lower right", framealpha=0.9)
+        axes.legend(fontsize="x-small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, frameon=False)
 
 
 def _scaling(points: Sequence[Point]) -> Figure:

@@ -87,7 +87,7 @@ class UsualLlava(nn.Module):
     def pad(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Ids, attention mask, labels, each int64 [B, 1 + N + L]: BOS, image, caption, padding on the right.
 
-        L is the longest caption. A caption token that equals the image's placeholder, the vocabulary's last id, is
+        L is the longest caption. A token that equals the image's placeholder, the vocabulary's last id, is
         exchanged for its neighbour: what is measured here is cost.
         """
         layout = padded_layout(batch.cu_seqlens, batch.token_count, batch.max_seqlen)
@@ -98,8 +98,8 @@ class UsualLlava(nn.Module):
         mask = torch.cat([front, there], 1)
         labels = torch.cat([front * IGNORED, captions.masked_fill(there == 0, IGNORED)], 1)
         bos = batch.tokens[batch.cu_seqlens[:-1].long()]
-        ids = torch.cat([bos[:, None], front[:, 1:] * self.image_token, captions.clamp(max=self.image_token - 1)], 1)
-        return ids, mask, labels
+        text = [part.clamp(max=self.image_token - 1) for part in (bos[:, None], captions)]
+        return torch.cat([text[0], front[:, 1:] * self.image_token, text[1]], 1), mask, labels
 
 
 def _passes(before: str, after: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

@@ -1,0 +1,44 @@
+"""What must hold on every machine, exactly: FLOPs and bytes of HIVE against self-attention at the paper's size.
+
+Not a benchmark, so `--benchmark-only` leaves it out. Times are printed by the benchmarks and asserted nowhere.
+"""
+
+import pytest
+import torch
+
+from hive.efficiency.cases import texts
+from hive.efficiency.compare import Row, count
+from hive.efficiency.methods import METHODS, Method
+from hive.recipes import load_recipe
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[tuple[Method, int], Row]:
+    config = load_recipe("siglip-l-384-mobilellm-350m")
+    captions = texts("16", config, 32)
+    counted = [row for method in METHODS for row in count(config, method, (2, 3), captions, torch.bfloat16)]
+    return {(row.method, row.stage): row for row in counted}
+
+
+@pytest.mark.parametrize("method", ["hive", "hive-mlp", "hive-joint"])
+@pytest.mark.parametrize("stage", [2, 3])
+def test_hive_costs_less(rows: dict[tuple[Method, int], Row], method: Method, stage: int) -> None:
+    own, full = rows[method, stage], rows["self-attention", stage]
+    assert own.counted.language_side < 0.10 * full.counted.language_side
+    assert own.step.kept < full.step.kept
+    assert own.step.peak < (0.40 if stage == 2 else 0.60) * full.step.peak
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_our_baseline_is_the_stronger_one(rows: dict[tuple[Method, int], Row], stage: int) -> None:
+    ours, usual = rows["self-attention", stage], rows["transformers", stage]
+    assert ours.counted.everything < usual.counted.everything
+    assert ours.step.peak < usual.step.peak
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("stage", [2, 3])
+def test_the_ways_to_count_agree(rows: dict[tuple[Method, int], Row], method: Method, stage: int) -> None:
+    row = rows[method, stage]
+    assert row.counted.everything == pytest.approx(row.everything, rel=0.01)
+    assert row.counted.language_side == pytest.approx(row.language_side, rel=0.01)

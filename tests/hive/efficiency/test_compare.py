@@ -1,0 +1,146 @@
+"""The comparison's pieces against hand-computed cases, and the command as a person meets it."""
+
+import json
+import sys
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+import torch
+
+from hive.data.text import load_tokenizer
+from hive.efficiency import paper
+from hive.efficiency.__main__ import main
+from hive.efficiency.cases import random_batch, texts
+from hive.efficiency.compare import count, on_meta, stage_shape
+from hive.efficiency.measure import measure
+from hive.efficiency.methods import METHODS, Method, build, configured
+from hive.efficiency.scaling import Point, exponent
+from hive.efficiency.simulate import biggest_micro_batch, simulate
+from hive.efficiency.tables import Table, growth
+from hive.profiling import PARTS
+from hive.recipes import load_recipe
+from hive.stages import trained_parts
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
+from tiny_models import TINY
+
+CPU = torch.device("cpu")
+
+
+def test_the_papers_formulas_by_hand() -> None:
+    """One layer of width 2, 3 visual tokens and 1 of text: 16 * 2 / 2 + 4 * 4, and 1 * 1 * 3 * 2 + (2 / 2 + 4)."""
+    assert paper.self_attention_complexity(1, 2, 3, 1) == 32
+    assert paper.cross_attention_complexity(1, 1, 2, 3, 1) == 11
+
+
+def test_exponents() -> None:
+    assert exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
+    points = [Point("x", at, "hive", 0, at**1.5, 10 * at) for at in (1, 2, 4)]
+    assert growth(points).rows == [("x", METHODS["hive"], "1.50", "1.00", "-")]
+
+
+def test_captions_of_the_data_have_their_own_lengths() -> None:
+    found = texts("data", load_recipe("demo"), 5)
+    assert len(found.lengths) == 5
+    assert len(set(found.lengths)) > 1
+    assert max(found.lengths) < load_tokenizer().vocab_size
+    assert texts("7", TINY, 3).lengths == (7, 7, 7)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("stage", [2, 3])
+def test_what_is_simulated_is_what_is_measured(method: Method, stage: int) -> None:
+    """Every allocation of a real step is added up, and every part is heard."""
+    captions = texts("5", TINY, 40)
+    (row,) = count(TINY, method, (stage,), captions, torch.float32)
+    config = configured(TINY, method)
+    model = build(config, method, "torch")
+    batches = cycle([random_batch(captions.lengths, model)])
+    parts = trained_parts(config, stage)
+    found = measure(model, parts, config.schedule(stage), batches, CPU, runs=2, steps_a_run=1)
+    assert row.step.peak == pytest.approx(found.peak, rel=0.10)
+    assert len(found.seconds) == 2
+    silent = {"fusion"} if method not in ("hive", "hive-mlp") else set()
+    assert list(found.parts) == [part for part in PARTS if part not in silent]
+    assert sum(found.parts.values()) < 5 * found.median
+
+
+def test_the_biggest_micro_batch_fits_and_the_next_does_not() -> None:
+    shapes = on_meta(TINY, "hive")
+
+    def peak(samples: int) -> int:
+        (step,) = simulate(on_meta(TINY, "hive"), [stage_shape(TINY, shapes, 3, (5,) * samples)], torch.float32)
+        return step.peak
+
+    capacity = (peak(90) + peak(91)) // 2
+    found = biggest_micro_batch(
+        lambda: on_meta(TINY, "hive"),
+        lambda samples: stage_shape(TINY, shapes, 3, (5,) * samples),
+        [capacity, 1000],
+        torch.float32,
+    )
+    assert found == [90, 0]
+
+
+def test_a_table_lines_up() -> None:
+    table = Table("t", ("word", "n"), [("a", "1"), ("long", "100")])
+    assert table.text().splitlines() == ["t", "word    n", "a       1", "long  100"]
+    assert table.markdown().splitlines()[2:] == ["| word | n |", "| --- | ---: |", "| a | 1 |", "| long | 100 |"]
+
+
+def test_the_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    flags = ["--device", "cpu", "--samples", "2", "--runs", "1", "--text-tokens", "4", "--stages", "2"]
+    assert main([*flags, "--no-scaling", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "(Table 6)" in printed
+    assert "(Table 8)" in printed
+    content = json.loads((tmp_path / "efficiency.json").read_text())
+    assert {row["method"] for row in content["rows"]} == set(METHODS)
+    assert all(row["measured"]["seconds"] for row in content["rows"])
+    page = (tmp_path / "efficiency.md").read_text()
+    assert "54.2 GB" in page
+    assert (tmp_path / "efficiency-demo-4.png").exists()
+    assert (tmp_path / "efficiency-demo-4.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--recipe", "nothing"], "--recipe"),
+        (["--text-tokens", "16,many"], "--text-tokens"),
+        (["--text-tokens", "0"], "--text-tokens"),
+        (["--stages", "4"], "--stages"),
+        (["--runs", "0"], "--runs"),
+        (["--samples", "-1"], "--samples"),
+    ],
+)
+def test_mistakes_are_one_sentence(flags: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main([*flags, "--device", "meta", "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {said} is ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_no_gpu_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["--device", "cuda", "--out", str(tmp_path / "out")]) == 2
+    assert "sees no GPU" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", ["hive", "self-attention"])
+@pytest.mark.parametrize("stage", [2, 3])
+def test_the_estimate_on_a_gpu(method: Method, stage: int) -> None:
+    """What --dry-run prints is within 10 % of what torch allocates."""
+    config, device = load_recipe("siglip-l-384-mobilellm-350m"), torch.device("cuda")
+    captions = texts("77", config, 8)
+    (row,) = count(config, method, (stage,), captions, torch.bfloat16)
+    settings = configured(config, method)
+    with torch.device(device):
+        model = build(settings, method, "torch")
+    batches = cycle([random_batch(captions.lengths, model).pin_memory()])
+    parts, schedule = trained_parts(settings, stage), settings.schedule(stage)
+    found = measure(model, parts, schedule, batches, device, runs=1, steps_a_run=1)
+    assert row.step.peak == pytest.approx(found.peak, rel=0.10)
