@@ -9,14 +9,19 @@ from typing import Any
 
 def replace_text(path: Path, text: str) -> None:
     """Writes a file that is either the old one or the new one, never a part."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
+    """The same for any content."""
     new = path.with_name(f".{path.name}.new")
     try:
-        with new.open("w") as file:
-            file.write(text)
+        with new.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
-    except OSError:
+    except BaseException:  # Ctrl-C as well
         new.unlink(missing_ok=True)
         raise
 

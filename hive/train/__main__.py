@@ -1,15 +1,11 @@
 """python -m hive.train: pre-trains a vision encoder through a language model, in three stages."""
 
-import errno
 import os
 import sys
 from pathlib import Path
 
-from hive.errors import UserError
+from hive.command import exit_code
 from hive.train.cli import Command, parse
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
 def run(command: Command) -> int:
@@ -31,25 +27,14 @@ def run(command: Command) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point: a person's mistake is one sentence and exit code 2, Ctrl-C before training starts 130."""
-    try:
-        return run(parse(sys.argv[1:] if argv is None else argv))
-    except KeyboardInterrupt:
-        return _say("interrupted", 130)
-    except UserError as error:
-        return _say(f"error: {error}", 2)
-    except OSError as error:
-        place = error.filename or error
-        if error.errno in NO_ROOM:
-            return _say(f"error: The disk or its quota is full ({place}): make room, then continue with --resume.", 2)
-        if error.errno in NO_ACCESS:
-            return _say(f"error: {place} can't be used ({error.strerror}): choose another, or change its rights.", 2)
-        raise
+    return exit_code(
+        lambda: run(parse(sys.argv[1:] if argv is None else argv)), when_full="continue with --resume", say=_say
+    )
 
 
-def _say(sentence: str, code: int) -> int:
+def _say(sentence: str) -> None:
     if _first_to_fail():
         print(sentence, file=sys.stderr)
-    return code
 
 
 def _first_to_fail() -> bool:

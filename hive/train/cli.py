@@ -75,15 +75,15 @@ def parse(argv: list[str]) -> Command:
     return Command(config, known.resume, flags.dry_run, flags.profile)
 
 
-def load_config(run: Path) -> Config:
-    """The configuration that a run folder was started with."""
+def load_config(run: Path, flag: str = "--resume") -> Config:
+    """The configuration that a run folder was started with; `flag` is what the person named the folder by."""
     try:
         return from_json((run / CONFIG_FILE).read_text())
     except UserError:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"--resume {run} is no run folder (its {CONFIG_FILE} can't be read: {error}): give the folder "
+            f"{flag} {run} is no run folder (its {CONFIG_FILE} can't be read: {error}): give the folder "
             "that the run printed when it started."
         ) from error
 

@@ -24,9 +24,11 @@ from hive.errors import UserError
 from hive.export import export_tower
 from hive.files import replace_text
 from hive.heldout import evaluate, table
+from hive.maps.heldout import draw_heldout
 from hive.model.build import Model, build_model, image_spec, kernel_for, resolved
 from hive.model.frozen_tower import FrozenTower
 from hive.profiling import StepProfiler
+from hive.runs import Run
 from hive.stages import build_optimizer, enter_stage, learning_rate, stage_steps, trained_parts
 from hive.telemetry import Telemetry, plot_losses
 from hive.train.cli import CONFIG_FILE, fingerprint
@@ -248,10 +250,15 @@ class Trainer:
         self.telemetry.say(table(results))
 
     def finish(self) -> None:
-        """Exports the tower and draws the loss curve."""
+        """Exports the tower and draws the loss curve and the maps."""
         if self.world.is_main:
             export_tower(self.model.tower.model, self.folder / "tower", self.spec)
             self.telemetry.say(f"tower       {self.folder / 'tower'}\nloss curve  {plot_losses(self.folder)}")
+            run = Run(self.folder, self.config, self.model, self.tokenizer, self.spec, self.step)
+            try:
+                self.telemetry.say(f"maps        {draw_heldout(run, self.heldout)}")
+            except Exception as error:  # a picture is no reason to lose a run
+                self.telemetry.say(f"warning: The maps could not be drawn ({error}): try python -m hive.maps.")
         self.world.barrier()
 
     # ---------------------------------------------------------------------------------------------------- checkpoints

@@ -1,0 +1,59 @@
+"""What every command does with a person's mistake: one sentence on standard error, and exit code 2."""
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from hive.errors import UserError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_ACCESS = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose refusals are a `UserError`, without usage in front; flags can't be cut short."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**({"allow_abbrev": False} | settings))  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message[0].upper()}{message[1:]}: see {self.prog} --help.")
+
+
+def _print(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+
+
+def exit_code(
+    command: Callable[[], int], *, when_full: str = "run it again", say: Callable[[str], None] = _print
+) -> int:
+    """Runs `command`; returns its exit code, 2 after a person's mistake, 130 after Ctrl-C.
+
+    `when_full` is what to do once a full disk has room again.
+    """
+    try:
+        return command()
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    except UserError as error:
+        say(f"error: {error}")
+    except OSError as error:
+        place = error.filename or error
+        if error.errno in NO_ROOM:
+            say(f"error: The disk or its quota is full ({place}): make room, then {when_full}.")
+        elif error.errno in NO_ACCESS:
+            say(f"error: {place} can't be used ({error.strerror}): choose another, or change its rights.")
+        else:
+            raise
+    return 2

@@ -1,0 +1,188 @@
+"""From trained models, an image and its caption to a figure, its arrays and its numbers."""
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hive.data.images import BadImage, ImageSpec, load
+from hive.data.text import Batch, pack
+from hive.errors import UserError
+from hive.files import replace_bytes
+from hive.maps.attention import AttentionMaps, attention_maps
+from hive.maps.draw import AttentionBlock, GradientRow, attention_figure, gradient_figure
+from hive.maps.gradients import gradient_maps
+from hive.maps.numbers import effective_area, energy_share, entropy, unit_range
+from hive.maps.words import Word, choose, words_of
+from hive.runs import Run
+
+PICTURE = 256  # pixels: the image is drawn at the tower's size times what makes it at least this large
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A figure, and for each run the arrays behind it."""
+
+    png: bytes
+    arrays: dict[str, Arrays]
+    """By the run's label; what an .npz file holds."""
+    table: str
+    """The numbers, for the person."""
+
+    def write(self, folder: Path, name: str) -> list[Path]:
+        """Writes folder/name.png and folder/name.npz, or name-LABEL.npz for several runs; returns the paths."""
+        contents = {folder / f"{name}.png": self.png}
+        for label, arrays in self.arrays.items():
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+            suffix = f"-{slug(label)}" if len(self.arrays) > 1 else ""
+            contents[folder / f"{name}{suffix}.npz"] = buffer.getvalue()
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, data in contents.items():
+            replace_bytes(path, data)
+        return list(contents)
+
+
+def make_gradients(runs: Sequence[Run], image: bytes, caption: str) -> Made:
+    """Gradient maps of every encoder layer of each run, below each other. `UserError` for an image that can't be read.
+
+    Arrays a run: `maps` fp32 [L, h, w] of L2 norms, not scaled; `energy_share` [L]; `image` uint8 [P, P, 3]; `caption`.
+    """
+    rows, arrays, lines = [], {}, []
+    picture = _picture(image, runs[0])
+    for label, run in _labelled(runs).items():
+        maps = gradient_maps(run.model, _batch(image, caption, run)).cpu()
+        shares, reached = energy_share(maps), len(run.model.tower.read_layers)
+        rows.append(GradientRow(label, unit_range(maps).numpy(), shares.numpy(), reached))
+        arrays[label] = {
+            "maps": maps.numpy(),
+            "energy_share": shares.numpy(),
+            "image": picture,
+            "caption": np.array(caption),
+        }
+        numbers = "".join(f"{100 * share:>7.1f}" for share in shares[:reached].tolist())
+        lines.append(f"{label:<16}{numbers}   (layers 1 to {reached} of {len(maps)})")
+    table = "\n".join(["share of gradient energy by layer, %", *lines])
+    return Made(gradient_figure(picture, caption, rows), arrays, table)
+
+
+def make_attention(
+    runs: Sequence[Run], image: bytes, caption: str, words: Sequence[str] = (), head: int | None = None
+) -> Made:
+    """Attention maps of words of the caption at each depth of each run, side by side.
+
+    A word's map is the mean over its tokens; `head` None is the mean over the query heads. Arrays a run: `weights`
+    fp32 [S, K, Hq, h, w] of all heads; `entropy`, `effective_area` and `image_share` [S, K] of the maps shown (the
+    entropy in nats, of the map scaled to sum to 1; the share is its sum before); `words`, `caption`, `decoder_layers`
+    and `hidden_states` [S], `head` (-1 the mean), `image` uint8 [P, P, 3]. `UserError` for a word that the caption
+    lacks, a head that the model lacks, or an image that can't be read.
+    """
+    blocks, arrays, lines = [], {}, []
+    picture = _picture(image, runs[0])
+    names: list[str] = []
+    for label, run in _labelled(runs).items():
+        chosen = choose(words_of(run.tokenizer, caption, run.config.dataset.max_text_tokens), words or names)
+        names = [word.text for word in chosen]
+        maps, weights = _of_words(run, _batch(image, caption, run), chosen)
+        shown = _of_head(weights, head)
+        areas, share = effective_area(shown), shown.sum((-2, -1))
+        depths = [
+            f"encoder {state} →\ndecoder {layer}"
+            for state, layer in zip(maps.hidden_states, maps.decoder_layers, strict=True)
+        ]
+        blocks.append(AttentionBlock(label, depths, unit_range(shown).numpy(), areas.numpy()))
+        arrays[label] = {
+            "weights": weights.numpy(),
+            "entropy": entropy(shown).numpy(),
+            "effective_area": areas.numpy(),
+            "image_share": share.numpy(),
+            "words": np.array(names),
+            "caption": np.array(caption),
+            "decoder_layers": np.array(maps.decoder_layers),
+            "hidden_states": np.array(maps.hidden_states),
+            "head": np.array(-1 if head is None else head),
+            "image": picture,
+        }
+        lines += _attention_table(label, depths, names, entropy(shown), areas, share)
+    heads = "mean over heads" if head is None else f"head {head}"
+    return Made(attention_figure(picture, caption, names, blocks, heads), arrays, "\n".join(lines))
+
+
+def _of_words(run: Run, batch: Batch, words: Sequence[Word]) -> tuple[AttentionMaps, Tensor]:
+    """The maps of all tokens of the words, and their means by word, [S, K, Hq, h, w] on the CPU."""
+    tokens = torch.tensor([token for word in words for token in word.tokens], device=batch.pixels.device)
+    maps = attention_maps(run.model, run.config, batch, tokens)
+    pieces = maps.weights.cpu().split([len(word.tokens) for word in words], 1)
+    return maps, torch.stack([piece.mean(1) for piece in pieces], 1)
+
+
+def _of_head(weights: Tensor, head: int | None) -> Tensor:
+    heads = weights.shape[2]
+    if head is None:
+        return weights.mean(2)
+    if not 0 <= head < heads:
+        raise UserError(f"--head is {head}, but the model's query heads are 0 to {heads - 1}: choose one, or mean.")
+    return weights[:, :, head]
+
+
+def _attention_table(
+    label: str, depths: Sequence[str], words: Sequence[str], entropies: Tensor, areas: Tensor, share: Tensor
+) -> list[str]:
+    width = max(10, *(len(word) + 2 for word in words))
+    lines = [f"{label:<40}" + "".join(f"{word:>{width}}" for word in words)]
+    for depth, *numbers in zip(depths, entropies.tolist(), areas.tolist(), share.tolist(), strict=True):
+        for name, values, form in (
+            ("entropy, nats", numbers[0], "{:.2f}"),
+            ("effective area, %", [100 * area for area in numbers[1]], "{:.0f}"),
+            ("attention on the image, %", [100 * part for part in numbers[2]], "{:.0f}"),
+        ):
+            start = depth.replace("\n", " ") if name.startswith("entropy") else ""
+            lines.append(
+                f"{start:<22}{name:>26}"[:48].ljust(40) + "".join(f"{form.format(v):>{width}}" for v in values)
+            )
+    return lines
+
+
+def _labelled(runs: Sequence[Run]) -> dict[str, Run]:
+    """The runs by method, by folder where methods repeat."""
+    namings: tuple[Callable[[Run], str], ...] = (
+        lambda run: "HIVE" if run.config.method == "hive" else run.config.method,
+        lambda run: run.folder.resolve().name,
+        lambda run: str(run.folder.resolve()),
+    )
+    for naming in namings:
+        labels = [naming(run) for run in runs]
+        if len({slug(label) for label in labels}) == len(runs):
+            return dict(zip(labels, runs, strict=True))
+    raise UserError(f"--run names {runs[0].folder} more than once: give different runs.")
+
+
+def _batch(image: bytes, caption: str, run: Run) -> Batch:
+    pixels = _pixels(image, run, run.spec)
+    ids = run.tokenizer.encode(caption, run.config.dataset.max_text_tokens)
+    return pack([(pixels, ids)]).to(run.model.tower.mean.device)
+
+
+def _picture(image: bytes, run: Run) -> np.ndarray:
+    """What the tower sees, at a higher resolution."""
+    factor = -(-PICTURE // run.spec.size)
+    pixels = _pixels(image, run, replace(run.spec, size=factor * run.spec.size))
+    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+
+
+def _pixels(image: bytes, run: Run, spec: ImageSpec) -> Tensor:
+    try:
+        return load(image, spec, run.config.dataset.max_megapixels)
+    except BadImage as error:
+        raise UserError(f"The image can't be used ({error}): give a whole JPEG, PNG or WebP file.") from None
+
+
+def slug(text: str) -> str:
+    """The text as a part of a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"

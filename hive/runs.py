@@ -1,0 +1,77 @@
+"""A finished or stopped run, read back from its folder."""
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hive import checkpoint
+from hive.config import Config, Kernel
+from hive.data.images import ImageSpec
+from hive.data.text import Tokenizer
+from hive.errors import UserError
+from hive.model.build import Model, build_model, image_spec, kernel_for
+from hive.model.pretrained import how_to_get, is_present
+from hive.train.cli import load_config
+from hive.train.setup import open_tokenizer
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds, ready to be used."""
+
+    folder: Path
+    config: Config
+    """As the run resolved it, but with the kernel in use now."""
+    model: Model
+    """The newest checkpoint's weights, fp32, in evaluation mode, on the device asked for."""
+    tokenizer: Tokenizer
+    spec: ImageSpec
+    """How the tower wants its images."""
+    step: int
+    """Optimiser steps behind those weights, over all stages."""
+
+
+def load_run(folder: Path, device: torch.device, kernel: Kernel | None = None, flag: str = "--run") -> Run:
+    """The trained model of a run folder, from its newest whole checkpoint.
+
+    `kernel` None takes the run's own. `flag` is what the person named the folder by. Raises `UserError` where the
+    folder is no run, has no checkpoint yet, or needs something that this machine lacks.
+    """
+    saved = load_config(folder, flag)
+    try:
+        backend = kernel_for(kernel or saved.kernel, device)
+    except UserError as error:
+        raise UserError(f"{str(error).removesuffix('.')}; --kernel auto picks one that can.") from error
+    config = dataclasses.replace(saved, kernel=backend, checkpoint_activations=False)
+    for weights, name in ((config.vision.weights, "--vision.weights"), (config.language.weights, "--language.weights")):
+        if weights is not None and not is_present(weights):  # they tell the architecture
+            raise UserError(f"{flag} {folder} started from weights that are not here: {how_to_get(weights, name)}")
+    path = checkpoint.newest(folder / "checkpoints", lambda sentence: print(f"warning: {sentence}", file=sys.stderr))
+    if path is None:
+        raise UserError(f"{flag} {folder} has no whole checkpoint yet: wait for its first one, or give another run.")
+    loaded = checkpoint.load(path)
+    tokenizer = open_tokenizer(config)
+    if tokenizer.fingerprint != loaded.fingerprints.get("tokenizer"):
+        raise UserError(
+            f"{flag} {folder} was trained with another tokenizer than {config.language.tokenizer or 'the one'} that is "
+            "found now: put back the one that it began with."
+        )
+    model = build_model(config, backend, pretrained=False)
+    _fill(model, loaded.tensors, folder, flag)
+    spec = image_spec(model.tower.model)
+    return Run(folder, config, model.to(device).eval(), tokenizer, spec, loaded.step)
+
+
+@torch.no_grad()
+def _fill(model: Model, tensors: dict[str, torch.Tensor], folder: Path, flag: str) -> None:
+    for name, parameter in model.named_parameters():
+        value = tensors.get(f"model.{name}")
+        if value is None or value.shape != parameter.shape:
+            raise UserError(
+                f"The checkpoint of {flag} {folder} does not fit its config.json ({name} is missing or of another "
+                "shape): restore the config.json that the run wrote."
+            )
+        parameter.copy_(value)
