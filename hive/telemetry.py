@@ -19,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from hive.files import keep_records, read_records
 from hive.heldout import HeldOut
+from hive.smoothing import smoothed
 
 METRICS = "metrics.jsonl"
 
@@ -171,7 +172,7 @@ def plot_losses(folder: Path) -> Path:
             continue
         steps, losses = [record["step"] for record in train], [record["loss"] for record in train]
         axes.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.8)
-        axes.plot(steps, _smoothed(losses), color=colour, label=f"training, stage {stage}")
+        axes.plot(steps, smoothed(losses), color=colour, label=f"training, stage {stage}")
     held_out = [record for record in records if record["kind"].startswith("heldout") and record["right"] is not None]
     for split, marker in zip(dict.fromkeys(record["kind"] for record in held_out), "os^Dv", strict=False):
         points = [record for record in held_out if record["kind"] == split]
@@ -190,10 +191,3 @@ def plot_losses(folder: Path) -> Path:
     axes.legend(fontsize="small", ncols=2)
     figure.savefig(folder / "loss_curve.png", dpi=130)
     return folder / "loss_curve.png"
-
-
-def _smoothed(values: list[float]) -> list[float]:
-    """Centred mean over a fortieth of the values, which lags behind neither way."""
-    half = max(1, len(values) // 80)
-    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
-    return [sum(window) / len(window) for window in windows]

@@ -10,15 +10,17 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 DPI = 200
+NARROWEST = 4.5  # inches, so that the legend has room
 CELL, GAP, MARGIN = 0.86, 0.07, 0.12  # inches
 LABEL, LINE = 0.17, 0.14  # inches: a row for a label over a cell, one for the number below it
 LEFT = 0.75  # inches for the labels of rows
 SIZE, SMALL = 8.0, 6.5  # points
 COLUMNS = 9  # gradient maps a line, the image's column included
-STRENGTH = 0.62  # how far an overlay covers the image
-GRADIENT_COLOURS, ATTENTION_COLOURS = matplotlib.colormaps["viridis"], matplotlib.colormaps["turbo"]
+STRENGTH = 0.75  # how far a map's maximum covers the image; its minimum leaves it bare
+GRADIENT_COLOURS, ATTENTION_COLOURS = matplotlib.colormaps["viridis"], matplotlib.colormaps["YlOrRd"]
 
 
 @dataclass(frozen=True)
@@ -53,24 +55,24 @@ def gradient_figure(picture: np.ndarray, caption: str, rows: Sequence[GradientRo
     per_line = columns - 1
     lines = [-(-len(row.maps) // per_line) for row in rows]
     height = LABEL + CELL + LINE + GAP
-    page = _Page(2 * MARGIN + LEFT + columns * (CELL + GAP), sum(lines) * height, caption)
+    page = _Page(2 * MARGIN + LEFT + columns * (CELL + GAP) - GAP, sum(lines) * height, caption, MARGIN + LEFT)
     top = page.top
+    at = [page.left + column * (CELL + GAP) for column in range(columns)]
     for row, count in zip(rows, lines, strict=True):
         page.side_label(row.label, top + LABEL + CELL / 2)
-        page.cell(picture, 0, top, over="image")
+        page.cell(picture, at[0], top, over="image")
         for layer, (values, share) in enumerate(zip(row.maps, row.shares, strict=True)):
             line, column = divmod(layer, per_line)
             over = f"layer {layer + 1}" if column == 0 else f"{layer + 1}"
             if layer < row.reached:
-                page.cell(GRADIENT_COLOURS(values), column + 1, top + line * height, over, f"{100 * share:.1f} %")
+                page.cell(GRADIENT_COLOURS(values), at[column + 1], top + line * height, over, f"{100 * share:.1f} %")
             else:
-                page.blank("not read", column + 1, top + line * height, over)
+                page.blank("not read", at[column + 1], top + line * height, over)
         top += count * height
     page.legend(
-        GRADIENT_COLOURS,
+        GRADIENT_COLOURS(np.linspace(0, 1, 256)[None]),
         "Gradient of the caption loss at each encoder layer's patch tokens, L2 norm over channels, each map from its "
         "minimum (dark) to its maximum (bright). Below: the layer's share of the summed squared norms.",
-        1.0,
     )
     return page.png()
 
@@ -79,104 +81,100 @@ def attention_figure(
     picture: np.ndarray, caption: str, words: Sequence[str], blocks: Sequence[AttentionBlock], head: str
 ) -> bytes:
     """Rows depths, columns words, runs side by side; `picture` uint8 [P, P, 3]; `head` says which heads are shown."""
-    space = 0.35 + LEFT if len(blocks) > 1 else 0.0  # between two runs, for the second one's row labels
     width = len(words) * (CELL + GAP)
-    most = max(len(block.rows) for block in blocks)
     height = CELL + LINE + GAP
-    shift = CELL + GAP  # the image's column
-    total = 2 * MARGIN + LEFT + shift + len(blocks) * width + (len(blocks) - 1) * space
-    page = _Page(total, most * height + 2 * LABEL, caption)
-    page.cell(picture, 0, page.top + LABEL, over="image")
+    content = max(len(block.rows) for block in blocks) * height + 2 * LABEL
+    page = _Page(2 * MARGIN + CELL + len(blocks) * (LEFT + width), content, caption, MARGIN)
+    page.cell(picture, MARGIN, page.top + LABEL, over="image")
     for number, block in enumerate(blocks):
-        left = page.left + shift + number * (width + space)
-        page.text(left + width / 2, page.top + LABEL / 2, block.label, weight="bold")
+        left = MARGIN + CELL + LEFT + number * (LEFT + width)
+        page.text(left + (width - GAP) / 2, page.top + LABEL / 2, block.label, weight="bold")
         for column, word in enumerate(words):
             at = left + column * (CELL + GAP) + CELL / 2
             page.text(at, page.top + 1.5 * LABEL, word, size=_fit(word, CELL + GAP), style="italic")
         for row, name in enumerate(block.rows):
             top = page.top + LABEL + row * height
-            # The first run's labels stand left of the image's column only where that column is empty.
             page.text(left - 0.08, top + LABEL + CELL / 2, name, size=SMALL, ha="right")
             for column in range(len(words)):
                 area = f"{100 * block.areas[row, column]:.0f} %"
-                shown = overlay(picture, block.maps[row, column])
-                page.cell(shown, (left - page.left) / (CELL + GAP) + column, top, below=area)
+                page.cell(overlay(picture, block.maps[row, column]), left + column * (CELL + GAP), top, below=area)
     page.legend(
-        ATTENTION_COLOURS,
-        f"Attention of each word's tokens to the patches, {head}, each map from its minimum (blue) to its maximum "
+        overlay(np.full((256, 256, 3), 200, np.uint8), np.linspace(0, 1, 256)[None]),
+        f"Attention of each word's tokens to the patches, {head}, each map from its minimum (grey) to its maximum "
         "(red). Below: effective area, exp(entropy) as a share of the patches.",
-        STRENGTH,
     )
     return page.png()
 
 
 def overlay(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """A map [h, w] from 0 to 1 in colour over the greyed picture, a block a patch: float [P, P, 3]."""
+    """A map [h, w] from 0 to 1 in colour over the greyed picture, a block a patch: uint8 [P, P, 3]."""
     size = len(picture)
     rows, columns = (np.arange(size) * side // size for side in values.shape)
     grey = picture.astype(float) @ [0.299, 0.587, 0.114] / 255
-    colour = ATTENTION_COLOURS(values[rows][:, columns])[..., :3]
-    return (1 - STRENGTH) * grey[..., None] + STRENGTH * colour
+    blocks = values[rows][:, columns]
+    cover = STRENGTH * blocks[..., None] ** 0.5
+    colour = (1 - cover) * (0.25 + 0.75 * grey[..., None]) + cover * ATTENTION_COLOURS(0.9 * blocks)[..., :3]
+    return (255 * colour).round().clip(0, 255).astype(np.uint8)
 
 
 class _Page:
     """A figure of given content, with the caption on top and a legend at the bottom."""
 
-    def __init__(self, width: float, content: float, caption: str) -> None:
-        self.caption = textwrap.wrap(f"“{caption}”", int(0.95 * width * 72 / (0.52 * SIZE)), max_lines=2)
-        self.foot = 4 * LINE
-        self.left, self.top = MARGIN + LEFT, MARGIN + LABEL * len(self.caption) + 0.05
-        height = self.top + content + self.foot + MARGIN
-        self.width, self.height = width, height
-        self.figure = Figure(figsize=(width, height), dpi=DPI)
+    def __init__(self, width: float, content: float, caption: str, left: float) -> None:
+        """`left` is where the content starts, all in inches."""
+        width = max(width, NARROWEST)
+        lines = textwrap.wrap(f"“{caption}”", int((width - 2 * MARGIN) * 72 / (0.56 * SIZE)), max_lines=3)
+        self.left, self.top = left, MARGIN + LABEL * len(lines) + 0.05
+        self.width, self.foot = width, self.top + content
+        self.figure = Figure(dpi=DPI)
         self.axes: Axes = self.figure.add_axes((0, 0, 1, 1))
         self.axes.set_axis_off()
-        self.axes.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
-        for line, text in enumerate(self.caption):
+        for line, text in enumerate(lines):
             self.text(MARGIN, MARGIN + LABEL * (line + 0.5), text, ha="left", style="italic")
 
     def text(self, x: float, y: float, text: str, size: float = SIZE, ha: str = "center", **style: Any) -> None:
-        """One line, centred on height y; a caption's dollar signs are no formula."""
+        """Text centred on height y; a caption's dollar signs are no formula."""
         self.axes.text(x, y, text, fontsize=size, ha=ha, va="center", parse_math=False, **style)
 
     def side_label(self, text: str, y: float) -> None:
         """A run's name left of its rows."""
-        lines = textwrap.wrap(text, 11, break_long_words=True, max_lines=3)
-        for line, part in enumerate(lines):
-            self.text(self.left - 0.08, y + (line - (len(lines) - 1) / 2) * LINE, part, ha="right", weight="bold")
+        lines = textwrap.wrap(text, 11, max_lines=3)
+        self.text(self.left - 0.08, y, "\n".join(lines), ha="right", weight="bold")
 
-    def cell(self, image: np.ndarray, column: float, top: float, over: str = "", below: str = "") -> None:
+    def cell(self, image: np.ndarray, x: float, top: float, over: str = "", below: str = "") -> None:
         """A picture or map, with a label over it and a number below."""
-        x, y = self.left + column * (CELL + GAP), top + LABEL
+        y = top + LABEL
         smooth = "auto" if image.shape[0] > 64 else "nearest"
         self.axes.imshow(image, extent=(x, x + CELL, y + CELL, y), aspect="auto", interpolation=smooth)
-        self._labels(x, y, over, below)
+        self._frame(x, y, over, below)
 
-    def blank(self, text: str, column: float, top: float, over: str) -> None:
+    def blank(self, text: str, x: float, top: float, over: str) -> None:
         """A cell with nothing to show."""
-        x, y = self.left + column * (CELL + GAP), top + LABEL
-        self.axes.fill([x, x + CELL, x + CELL, x], [y, y, y + CELL, y + CELL], color="0.93")
-        self.text(x + CELL / 2, y + CELL / 2, text, size=SMALL)
-        self._labels(x, y, over, "")
+        self.text(x + CELL / 2, top + LABEL + CELL / 2, text, size=SMALL)
+        self._frame(x, top + LABEL, over, "", face="0.95")
 
-    def _labels(self, x: float, y: float, over: str, below: str) -> None:
+    def _frame(self, x: float, y: float, over: str, below: str, face: str = "none") -> None:
+        self.axes.add_patch(Rectangle((x, y), CELL, CELL, facecolor=face, edgecolor="0.6", linewidth=0.5))
         self.text(x + CELL / 2, y - LABEL / 2, over, size=SMALL)
         self.text(x + CELL / 2, y + CELL + LINE / 2, below, size=SMALL)
 
-    def legend(self, colours: matplotlib.colors.Colormap, text: str, strength: float) -> None:
-        """Colour bar and what it means, at the bottom; `strength` as the maps are laid over white."""
-        ramp = colours(np.linspace(0, 1, 256)[None])[..., :3] * strength + (1 - strength)
-        y, x, length = self.height - MARGIN - self.foot + LINE, MARGIN, 0.9
+    def legend(self, ramp: np.ndarray, text: str) -> None:
+        """Colour bar, minimum left, and what it means, at the bottom; ends the page."""
+        y, x, length = self.foot + LINE, MARGIN, 0.9
         self.axes.imshow(ramp, extent=(x, x + length, y + 0.1, y), aspect="auto")
         self.text(x, y + 0.19, "min", size=SMALL, ha="left")
         self.text(x + length, y + 0.19, "max", size=SMALL, ha="right")
         start = x + length + 0.15
-        lines = textwrap.wrap(text, int((self.width - start - MARGIN) * 72 / (0.5 * SMALL)), max_lines=4)
+        lines = textwrap.wrap(text, int((self.width - start - MARGIN) * 72 / (0.53 * SMALL)))
         for line, part in enumerate(lines):
-            self.text(start, y + (line - 0.1) * LINE, part, size=SMALL, ha="left")
+            self.text(start, y + (line + 0.35) * LINE, part, size=SMALL, ha="left")
+        self.foot = y + LINE * max(2, len(lines))
 
     def png(self) -> bytes:
         """The figure, encoded."""
+        height = self.foot + MARGIN
+        self.figure.set_size_inches(self.width, height)
+        self.axes.set(xlim=(0, self.width), ylim=(height, 0))
         buffer = io.BytesIO()
         self.figure.savefig(buffer, format="png")
         return buffer.getvalue()
@@ -184,4 +182,4 @@ class _Page:
 
 def _fit(word: str, width: float) -> float:
     """Points at which a word fits into `width` inches, SMALL - 2 at least."""
-    return max(SMALL - 2, min(SIZE, width * 72 / (0.6 * max(1, len(word)))))
+    return max(SMALL - 2, min(SIZE, width * 72 / (0.62 * max(1, len(word)))))

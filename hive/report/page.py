@@ -1,0 +1,265 @@
+"""The report's page: a section a question, runs side by side in each."""
+
+import base64
+import html
+import statistics
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from hive import __version__
+from hive.config import flatten
+from hive.report.chart import COLOURS, Line, chart
+from hive.report.html import Html, element, join, table
+from hive.report.read import Recorded
+from hive.report.style import STYLE
+from hive.smoothing import smoothed
+
+SHOWN_BAD = 100  # lines of a ledger
+# The page may use its own styles and images, and ask nobody for anything.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+SPEEDS = (
+    ("images/s", "images_per_second", 1.0, ",.0f"),
+    ("tokens/s", "tokens_per_second", 1.0, ",.0f"),
+    ("TFLOP/s", "tflops", 1.0, ".3g"),
+    ("waiting for data, %", "data_wait", 100.0, ".1f"),
+)
+
+
+def page(runs: Sequence[Recorded]) -> str:
+    """The whole file."""
+    sections = {
+        "Loss": _losses(runs),
+        "Held-out pairs": _held_out(runs),
+        "Efficiency": _efficiency(runs),
+        "Maps": _maps(runs),
+        "Bad samples": _ledgers(runs),
+        "Configuration": _configuration(runs),
+    }
+    title = f"HIVE: {', '.join(run.label for run in runs)}"
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    head = element(
+        "head",
+        Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
+        Html(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
+        element("title", title),
+        element("style", Html(STYLE)),
+    )
+    body = element(
+        "body",
+        element("h1", "HIVE pre-training report"),
+        element("nav", *(element("a", name, href=f"#{_anchor(name)}") for name in sections)),
+        element("h2", "Runs"),
+        element("div", *(_card(run, number) for number, run in enumerate(runs)), class_="cards"),
+        *(element("section", element("h2", name), content, id=_anchor(name)) for name, content in sections.items()),
+        element("footer", f"Made by python -m hive.report, HIVE {__version__}, {made}."),
+    )
+    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+
+
+def _anchor(name: str) -> str:
+    return name.lower().replace(" ", "-")
+
+
+def _own(number: int) -> str:
+    return f"--own:var(--run-{number % COLOURS})"
+
+
+def _card(run: Recorded, number: int) -> Html:
+    config = run.config
+    facts = {
+        "method": config.method,
+        "recipe": config.recipe,
+        "seed": str(config.seed),
+        "device, kernel": f"{config.device}, {config.kernel}",
+        "last step": f"{run.train[-1]['step']:,} (stage {run.train[-1]['stage']})" if run.train else "none yet",
+    }
+    if run.train:
+        facts["training loss"] = f"{smoothed([record['loss'] for record in run.train[-80:]])[-1]:.3f}"
+        facts["images/s, last stage"] = _median(run, run.train[-1]["stage"], "images_per_second", 1.0, ",.0f")
+    if run.bad:
+        facts["bad samples"] = f"{len(run.bad):,}"
+    listed = join(join([element("dt", name), element("dd", value)]) for name, value in facts.items())
+    return element(
+        "div",
+        element("h3", run.label),
+        element("p", str(run.folder), class_="soft"),
+        element("dl", listed),
+        class_="card",
+        style=_own(number),
+    )
+
+
+def _legend(runs: Sequence[Recorded]) -> Html:
+    return element(
+        "div", *(element("span", element("i"), run.label, style=_own(n)) for n, run in enumerate(runs)), class_="legend"
+    )
+
+
+def _losses(runs: Sequence[Recorded]) -> Html:
+    if not any(run.train for run in runs):
+        return element("p", "No step has been recorded yet.")
+    lines: list[Line] = []
+    marks: dict[float, str] = {}
+    for number, run in enumerate(runs):
+        for stage in sorted({record["stage"] for record in run.train}):
+            records = [record for record in run.train if record["stage"] == stage]
+            steps, losses = [record["step"] for record in records], [record["loss"] for record in records]
+            marks.setdefault(steps[0], str(stage))
+            name = f"{run.label}, stage {stage}"
+            lines += [Line(name, number, steps, losses, "faint"), Line(name, number, steps, smoothed(losses))]
+    return join(
+        [
+            chart(lines, "step", "training loss, nats a token", sorted(marks.items()), "stage"),
+            _legend(runs),
+            element(
+                "p", "Strong lines are centred means over a fortieth of a stage; faint ones every step.", class_="soft"
+            ),
+        ]
+    )
+
+
+def _held_out(runs: Sequence[Recorded]) -> Html:
+    splits = list(dict.fromkeys(split for run in runs for split in run.held_out))
+    if not splits:
+        return element("p", "No held-out loss has been recorded yet.")
+    rows = []
+    for split in splits:
+        for run in runs:
+            if split in run.held_out:
+                last = run.held_out[split][-1]
+                difference = f"{last['wrong'] - last['right']:.3f}"
+                numbers = (f"{last['step']:,}", f"{last['pairs']:,}", f"{last['right']:.3f}", f"{last['wrong']:.3f}")
+                rows.append((_spaced(split), run.label, *numbers, difference))
+    figures = []
+    for split in splits:
+        lines = []
+        for number, run in enumerate(runs):
+            records = run.held_out.get(split, [])
+            for name, key, kind in (("right", "right", "line"), ("wrong", "wrong", "dashed")):
+                steps, losses = [record["step"] for record in records], [record[key] for record in records]
+                if records:
+                    lines.append(Line(f"{run.label}, {name} image", number, steps, losses, kind, dots=True))
+        heading = element("h3", _spaced(split))
+        figures.append(element("div", heading, chart(lines, "step", "loss, nats a token", width=420)))
+    return join(
+        [
+            table(("split", "run", "step", "pairs", "right image", "wrong image", "difference"), rows),
+            element(
+                "p",
+                "Mean loss in nats a token; the difference is what seeing the right image in place of a wrong one is "
+                "worth. Below: right image solid, wrong image dashed.",
+                class_="soft",
+            ),
+            element("div", *figures, class_="cards"),
+            _legend(runs),
+        ]
+    )
+
+
+def _efficiency(runs: Sequence[Recorded]) -> Html:
+    parts = []
+    stages = sorted({record["stage"] for run in runs for record in run.train})
+    if stages:
+        rows = [
+            (f"stage {stage}: {name}", *(_median(run, stage, key, factor, form) for run in runs))
+            for stage in stages
+            for name, key, factor, form in SPEEDS
+        ]
+        rows.append(("peak memory, GB", *(_peak(run) for run in runs)))
+        parts.append(table(("", *(run.label for run in runs)), rows))
+        parts.append(
+            element("p", "Medians over the steps of a stage; memory is the most of the whole run.", class_="soft")
+        )
+    else:
+        parts.append(element("p", "No step has been recorded yet."))
+    measured = [dict(_leaves(run.efficiency, "")) for run in runs]
+    names = list(dict.fromkeys(name for values in measured for name in values))
+    if names:
+        cells = [(name, *(values.get(name, "") for values in measured)) for name in names]
+        parts.append(element("h3", "efficiency.json"))
+        parts.append(table(("", *(run.label for run in runs)), cells))
+    return join(parts)
+
+
+def _median(run: Recorded, stage: int, key: str, factor: float, form: str) -> str:
+    values = [factor * record[key] for record in run.train if record["stage"] == stage]
+    return format(statistics.median(values), form) if values else "–"
+
+
+def _peak(run: Recorded) -> str:
+    return f"{max(record['peak_memory_gb'] for record in run.train):.2f}" if run.train else "–"
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, str]]:
+    """Every number and text of nested JSON by its path."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value, 1):
+            yield from _leaves(inner, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _maps(runs: Sequence[Recorded]) -> Html:
+    names = list(dict.fromkeys(name for run in runs for name in run.maps))
+    if not names:
+        return element(
+            "p", "No maps have been drawn yet: the end of a run draws some, and so does python -m hive.maps."
+        )
+    if len(runs) == 1:
+        return element("div", *(_figure(name, runs[0], _spaced(name)) for name in names), class_="columns")
+    parts = []
+    for name in names:
+        figures = [_figure(name, run, run.label) for run in runs if name in run.maps]
+        parts += [element("h3", _spaced(name)), element("div", *figures, class_="columns")]
+    return join(parts)
+
+
+def _figure(name: str, run: Recorded, caption: str) -> Html:
+    data = base64.b64encode(run.maps[name]).decode()
+    image = Html(f'<img src="data:image/png;base64,{data}" alt="{html.escape(_spaced(name))}">')
+    return element("figure", image, element("figcaption", caption))
+
+
+def _spaced(name: str) -> str:
+    return name.replace("-", " ").replace("_", " ")
+
+
+def _ledgers(runs: Sequence[Recorded]) -> Html:
+    parts = []
+    for run in runs:
+        if not run.bad:
+            parts.append(element("p", f"{run.label}: every image could be read."))
+            continue
+        rows = [(str(line.get("file", "")), str(line.get("reason", ""))) for line in run.bad[:SHOWN_BAD]]
+        more = f", the first {SHOWN_BAD} of them below" if len(run.bad) > SHOWN_BAD else ""
+        parts.append(element("p", f"{run.label}: {len(run.bad):,} images could not be read{more}."))
+        parts.append(element("div", table(("file", "reason"), rows), class_="text"))
+    return join(parts)
+
+
+def _configuration(runs: Sequence[Recorded]) -> Html:
+    flat = [flatten(run.config) for run in runs]
+    rows = [(name, *(_value(values[name]) for values in flat)) for name in flat[0]]
+    different = [row for row in rows if len(set(row[1:])) > 1]
+    same = [row for row in rows if len(set(row[1:])) == 1]
+    head = ("field", *(run.label for run in runs))
+    if len(runs) == 1:
+        return element("div", table(head, rows), class_="text")
+    return element(
+        "div",
+        element("p", "What differs:") if different else element("p", "The runs have the same configuration."),
+        *([table(head, different, range(len(different)))] if different else []),
+        element("details", element("summary", f"What is the same in all runs ({len(same)} fields)"), table(head, same)),
+        class_="text",
+    )
+
+
+def _value(value: object) -> str:
+    return (
+        ", ".join(map(str, value))
+        if isinstance(value, tuple)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
