@@ -27,6 +27,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**({"allow_abbrev": False} | settings))  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
+        message = message.removeprefix("argument ")
         raise UserError(f"{message[0].upper()}{message[1:]}: see {self.prog} --help.")
 
 

@@ -21,15 +21,16 @@ class Page:
     def __init__(self, binary: str, profile: Path) -> None:
         in_read, self._to_browser = os.pipe()
         self._from_browser, out_write = os.pipe()
-        flags = [f"--user-data-dir={profile}", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
+        # the protocol reads from descriptor 3 and writes to 4; sh knows no descriptors above 9
+        start = f'exec "$0" "$@" --remote-debugging-pipe 3<&{in_read} 4>&{out_write}'
         self._process = subprocess.Popen(
-            # the protocol reads from descriptor 3 and writes to 4
-            ["sh", "-c", f'exec "$0" "$@" 3<&{in_read} 4>&{out_write}', binary, "--headless", "--remote-debugging-pipe", *flags],
+            ["bash", "-c", start, binary, f"--user-data-dir={profile}", *flags],
             pass_fds=(in_read, out_write),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         os.close(in_read)
         os.close(out_write)
         self._buffer, self._number, self._session = b"", 0, None
