@@ -45,8 +45,17 @@ class AttentionBlock:
     """S names of depths."""
     maps: np.ndarray
     """[S, K, h, w], each from 0 to 1."""
+    entropies: np.ndarray
+    """[S, K], nats."""
     areas: np.ndarray
     """[S, K]: effective areas."""
+    sums: np.ndarray
+    """[S, K]: attention that falls on the image."""
+
+    @property
+    def shares_with_text(self) -> bool:
+        """Whether a part of the attention falls on the text."""
+        return bool(self.sums.min() < 0.9999)
 
 
 def gradient_figure(picture: np.ndarray, caption: str, rows: Sequence[GradientRow]) -> bytes:
@@ -65,7 +74,7 @@ def gradient_figure(picture: np.ndarray, caption: str, rows: Sequence[GradientRo
             line, column = divmod(layer, per_line)
             over = f"layer {layer + 1}" if column == 0 else f"{layer + 1}"
             if layer < row.reached:
-                page.cell(GRADIENT_COLOURS(values), at[column + 1], top + line * height, over, f"{100 * share:.1f} %")
+                page.cell(GRADIENT_COLOURS(values), at[column + 1], top + line * height, over, f"{share:.1%}")
             else:
                 page.blank("not read", at[column + 1], top + line * height, over)
         top += count * height
@@ -82,7 +91,8 @@ def attention_figure(
 ) -> bytes:
     """Rows depths, columns words, runs side by side; `picture` uint8 [P, P, 3]; `head` says which heads are shown."""
     width = len(words) * (CELL + GAP)
-    height = CELL + LINE + GAP
+    shared = any(block.shares_with_text for block in blocks)
+    height = CELL + (2 if shared else 1) * LINE + GAP
     content = max(len(block.rows) for block in blocks) * height + 2 * LABEL
     page = _Page(2 * MARGIN + CELL + len(blocks) * (LEFT + width), content, caption, MARGIN)
     page.cell(picture, MARGIN, page.top + LABEL, over="image")
@@ -96,12 +106,19 @@ def attention_figure(
             top = page.top + LABEL + row * height
             page.text(left - 0.08, top + LABEL + CELL / 2, name, size=SMALL, ha="right")
             for column in range(len(words)):
-                area = f"{100 * block.areas[row, column]:.0f} %"
-                page.cell(overlay(picture, block.maps[row, column]), left + column * (CELL + GAP), top, below=area)
+                shown, x = overlay(picture, block.maps[row, column]), left + column * (CELL + GAP)
+                page.cell(shown, x, top, below=f"{block.entropies[row, column]:.2f}, {block.areas[row, column]:.0%}")
+                if block.shares_with_text:
+                    page.below(f"{block.sums[row, column]:.2f}", x, top, line=1)
     page.legend(
         overlay(np.full((256, 256, 3), 200, np.uint8), np.linspace(0, 1, 256)[None]),
         f"Attention of each word's tokens to the patches, {head}, each map from its minimum (grey) to its maximum "
-        "(red). Below: effective area, exp(entropy) as a share of the patches.",
+        "(red). Below: entropy in nats and effective area, which is exp(entropy) as a share of the patches"
+        + (
+            "; in the second line the part of the attention that falls on the image, not on the text."
+            if shared
+            else "."
+        ),
     )
     return page.png()
 
@@ -156,7 +173,11 @@ class _Page:
     def _frame(self, x: float, y: float, over: str, below: str, face: str = "none") -> None:
         self.axes.add_patch(Rectangle((x, y), CELL, CELL, facecolor=face, edgecolor="0.6", linewidth=0.5))
         self.text(x + CELL / 2, y - LABEL / 2, over, size=SMALL)
-        self.text(x + CELL / 2, y + CELL + LINE / 2, below, size=SMALL)
+        self.below(below, x, y - LABEL)
+
+    def below(self, text: str, x: float, top: float, line: int = 0) -> None:
+        """A number under a cell."""
+        self.text(x + CELL / 2, top + LABEL + CELL + (line + 0.5) * LINE, text, size=SMALL)
 
     def legend(self, ramp: np.ndarray, text: str) -> None:
         """Colour bar, minimum left, and what it means, at the bottom; ends the page."""

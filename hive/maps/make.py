@@ -91,15 +91,16 @@ def make_attention(
         names = [word.text for word in chosen]
         maps, weights = _of_words(run, _batch(image, caption, run), chosen)
         shown = _of_head(weights, head)
-        areas, share = effective_area(shown), shown.sum((-2, -1))
+        entropies, areas, share = entropy(shown), effective_area(shown), shown.sum((-2, -1))
         depths = [
             f"encoder {state} →\ndecoder {layer}"
             for state, layer in zip(maps.hidden_states, maps.decoder_layers, strict=True)
         ]
-        blocks.append(AttentionBlock(label, depths, unit_range(shown).numpy(), areas.numpy()))
+        numbers = (entropies.numpy(), areas.numpy(), share.numpy())
+        blocks.append(AttentionBlock(label, depths, unit_range(shown).numpy(), *numbers))
         arrays[label] = {
             "weights": weights.numpy(),
-            "entropy": entropy(shown).numpy(),
+            "entropy": entropies.numpy(),
             "effective_area": areas.numpy(),
             "image_share": share.numpy(),
             "words": np.array(names),
@@ -109,7 +110,7 @@ def make_attention(
             "head": np.array(-1 if head is None else head),
             "image": picture,
         }
-        lines += _attention_table(label, depths, names, entropy(shown), areas, share)
+        lines += _attention_table(label, depths, names, entropies, areas, share)
     heads = "mean over heads" if head is None else f"head {head}"
     return Made(attention_figure(picture, caption, names, blocks, heads), arrays, "\n".join(lines))
 
