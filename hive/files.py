@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,23 @@ def replace_text(path: Path, text: str) -> None:
 
 def replace_bytes(path: Path, data: bytes) -> None:
     """The same for any content."""
-    new = path.with_name(f".{path.name}.new")
+    replace_files({path: data})
+
+
+def replace_files(contents: Mapping[Path, bytes]) -> None:
+    """The same for files that belong together: where one can't be written, none is changed."""
+    new = {path: path.with_name(f".{path.name}.new") for path in contents}
     try:
-        with new.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
+        for path, data in contents.items():
+            with new[path].open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in contents:
+            new[path].replace(path)
     except BaseException:  # Ctrl-C as well
-        new.unlink(missing_ok=True)
+        for path in new.values():
+            path.unlink(missing_ok=True)
         raise
 
 

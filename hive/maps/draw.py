@@ -2,6 +2,7 @@
 
 import io
 import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ CELL, GAP, MARGIN = 0.86, 0.07, 0.12  # inches
 LABEL, LINE = 0.17, 0.14  # inches: a row for a label over a cell, one for the number below it
 LEFT = 0.75  # inches for the labels of rows
 SIZE, SMALL = 8.0, 6.5  # points
+LONGEST = 22  # characters of a word
 COLUMNS = 9  # gradient maps a line, the image's column included
 STRENGTH = 0.75  # how far a map's maximum covers the image; its minimum leaves it bare
 GRADIENT_COLOURS, ATTENTION_COLOURS = matplotlib.colormaps["viridis"], matplotlib.colormaps["YlOrRd"]
@@ -101,7 +103,7 @@ def attention_figure(
         page.text(left + (width - GAP) / 2, page.top + LABEL / 2, block.label, weight="bold")
         for column, word in enumerate(words):
             at = left + column * (CELL + GAP) + CELL / 2
-            page.text(at, page.top + 1.5 * LABEL, word, size=_fit(word, CELL + GAP), style="italic")
+            page.text(at, page.top + 1.5 * LABEL, shorten(word), size=_fit(shorten(word)), style="italic")
         for row, name in enumerate(block.rows):
             top = page.top + LABEL + row * height
             page.text(left - 0.08, top + LABEL + CELL / 2, name, size=SMALL, ha="right")
@@ -140,7 +142,7 @@ class _Page:
     def __init__(self, width: float, content: float, caption: str, left: float) -> None:
         """`left` is where the content starts, all in inches."""
         width = max(width, NARROWEST)
-        lines = textwrap.wrap(f"“{caption}”", int((width - 2 * MARGIN) * 72 / (0.56 * SIZE)), max_lines=3)
+        lines = textwrap.wrap(f"“{caption}”", int((width - 2 * MARGIN) * 72 / (0.6 * SIZE)), max_lines=3)
         self.left, self.top = left, MARGIN + LABEL * len(lines) + 0.05
         self.width, self.foot = width, self.top + content
         self.figure = Figure(dpi=DPI)
@@ -197,10 +199,17 @@ class _Page:
         self.figure.set_size_inches(self.width, height)
         self.axes.set(xlim=(0, self.width), ylim=(height, 0))
         buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for it
+            self.figure.savefig(buffer, format="png")
         return buffer.getvalue()
 
 
-def _fit(word: str, width: float) -> float:
-    """Points at which a word fits into `width` inches, SMALL - 2 at least."""
-    return max(SMALL - 2, min(SIZE, width * 72 / (0.62 * max(1, len(word)))))
+def shorten(word: str) -> str:
+    """A word as it fits over a cell and into a table."""
+    return word if len(word) <= LONGEST else f"{word[: LONGEST - 1]}…"
+
+
+def _fit(word: str) -> float:
+    """Points at which a word of up to `LONGEST` characters fits over a cell."""
+    return min(SIZE, (CELL + GAP) * 72 / (0.62 * max(1, len(word))))

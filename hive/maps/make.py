@@ -13,9 +13,9 @@ from torch import Tensor
 from hive.data.images import BadImage, ImageSpec, load
 from hive.data.text import Batch, pack
 from hive.errors import UserError
-from hive.files import replace_bytes
+from hive.files import replace_files
 from hive.maps.attention import AttentionMaps, attention_maps
-from hive.maps.draw import AttentionBlock, GradientRow, attention_figure, gradient_figure
+from hive.maps.draw import AttentionBlock, GradientRow, attention_figure, gradient_figure, shorten
 from hive.maps.gradients import gradient_maps
 from hive.maps.numbers import effective_area, energy_share, entropy, unit_range
 from hive.maps.words import Word, choose, words_of
@@ -44,8 +44,7 @@ class Made:
             suffix = f"-{slug(label)}" if len(self.arrays) > 1 else ""
             contents[folder / f"{name}{suffix}.npz"] = buffer.getvalue()
         folder.mkdir(parents=True, exist_ok=True)
-        for path, data in contents.items():
-            replace_bytes(path, data)
+        replace_files(contents)
         return list(contents)
 
 
@@ -135,13 +134,14 @@ def _of_head(weights: Tensor, head: int | None) -> Tensor:
 def _attention_table(
     label: str, depths: Sequence[str], words: Sequence[str], entropies: Tensor, areas: Tensor, share: Tensor
 ) -> list[str]:
-    width = max(10, *(len(word) + 2 for word in words))
-    lines = [f"{label:<40}" + "".join(f"{word:>{width}}" for word in words)]
+    short = [shorten(word) for word in words]
+    width = max(10, *(len(word) + 2 for word in short))
+    lines = [f"{label:<40}" + "".join(f"{word:>{width}}" for word in short)]
     for depth, *numbers in zip(depths, entropies.tolist(), areas.tolist(), share.tolist(), strict=True):
         for name, values, form in (
             ("entropy, nats", numbers[0], "{:.2f}"),
             ("effective area, %", [100 * area for area in numbers[1]], "{:.0f}"),
-            ("attention on the image, %", [100 * part for part in numbers[2]], "{:.0f}"),
+            ("on the image, %", [100 * part for part in numbers[2]], "{:.0f}"),
         ):
             start = depth.replace("\n", " ") if name.startswith("entropy") else ""
             lines.append(
@@ -161,7 +161,7 @@ def _labelled(runs: Sequence[Run]) -> dict[str, Run]:
         labels = [naming(run) for run in runs]
         if len({slug(label) for label in labels}) == len(runs):
             return dict(zip(labels, runs, strict=True))
-    raise UserError(f"--run names {runs[0].folder} more than once: give different runs.")
+    raise UserError("--run names one folder more than once: give different runs.")
 
 
 def _batch(image: bytes, caption: str, run: Run) -> Batch:
