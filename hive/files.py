@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+METRICS = "metrics.jsonl"  # in a run folder
+
 
 def replace_text(path: Path, text: str) -> None:
     """Writes a file that is either the old one or the new one, never a part."""

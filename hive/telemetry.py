@@ -17,11 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
-from hive.files import keep_records, read_records
+from hive.files import METRICS, keep_records, read_records
 from hive.heldout import HeldOut
 from hive.smoothing import smoothed
-
-METRICS = "metrics.jsonl"
 
 
 def peak_memory_gb(device: torch.device) -> float:

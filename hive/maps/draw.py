@@ -30,6 +30,8 @@ class GradientRow:
     """One run's part of the gradient figure."""
 
     label: str
+    picture: np.ndarray
+    """uint8 [P, P, 3]: the part of the image that this run sees."""
     maps: np.ndarray
     """[L, h, w], each from 0 to 1."""
     shares: np.ndarray
@@ -43,6 +45,8 @@ class AttentionBlock:
     """One run's part of the attention figure."""
 
     label: str
+    picture: np.ndarray
+    """uint8 [P, P, 3]: the part of the image that this run sees."""
     rows: Sequence[str]
     """S names of depths."""
     maps: np.ndarray
@@ -60,8 +64,8 @@ class AttentionBlock:
         return bool(self.sums.min() < 0.9999)
 
 
-def gradient_figure(picture: np.ndarray, caption: str, rows: Sequence[GradientRow]) -> bytes:
-    """Image, then every layer from first to last, a line or more a run; `picture` uint8 [P, P, 3]."""
+def gradient_figure(caption: str, rows: Sequence[GradientRow]) -> bytes:
+    """Image, then every layer from first to last, a line or more a run."""
     columns = min(COLUMNS, 1 + max(len(row.maps) for row in rows))
     per_line = columns - 1
     lines = [-(-len(row.maps) // per_line) for row in rows]
@@ -71,7 +75,7 @@ def gradient_figure(picture: np.ndarray, caption: str, rows: Sequence[GradientRo
     at = [page.left + column * (CELL + GAP) for column in range(columns)]
     for row, count in zip(rows, lines, strict=True):
         page.side_label(row.label, top + LABEL + CELL / 2)
-        page.cell(picture, at[0], top, over="image")
+        page.cell(row.picture, at[0], top, over="image")
         for layer, (values, share) in enumerate(zip(row.maps, row.shares, strict=True)):
             line, column = divmod(layer, per_line)
             over = f"layer {layer + 1}" if column == 0 else f"{layer + 1}"
@@ -88,16 +92,14 @@ def gradient_figure(picture: np.ndarray, caption: str, rows: Sequence[GradientRo
     return page.png()
 
 
-def attention_figure(
-    picture: np.ndarray, caption: str, words: Sequence[str], blocks: Sequence[AttentionBlock], head: str
-) -> bytes:
-    """Rows depths, columns words, runs side by side; `picture` uint8 [P, P, 3]; `head` says which heads are shown."""
+def attention_figure(caption: str, words: Sequence[str], blocks: Sequence[AttentionBlock], head: str) -> bytes:
+    """Rows depths, columns words, runs side by side; `head` says which heads are shown."""
     width = len(words) * (CELL + GAP)
     shared = any(block.shares_with_text for block in blocks)
     height = CELL + (2 if shared else 1) * LINE + GAP
     content = max(len(block.rows) for block in blocks) * height + 2 * LABEL
     page = _Page(2 * MARGIN + CELL + len(blocks) * (LEFT + width), content, caption, MARGIN)
-    page.cell(picture, MARGIN, page.top + LABEL, over="image")
+    page.cell(blocks[0].picture, MARGIN, page.top + LABEL, over="image")
     for number, block in enumerate(blocks):
         left = MARGIN + CELL + LEFT + number * (LEFT + width)
         page.text(left + (width - GAP) / 2, page.top + LABEL / 2, block.label, weight="bold")
@@ -108,7 +110,7 @@ def attention_figure(
             top = page.top + LABEL + row * height
             page.text(left - 0.08, top + LABEL + CELL / 2, name, size=SMALL, ha="right")
             for column in range(len(words)):
-                shown, x = overlay(picture, block.maps[row, column]), left + column * (CELL + GAP)
+                shown, x = overlay(block.picture, block.maps[row, column]), left + column * (CELL + GAP)
                 page.cell(shown, x, top, below=f"{block.entropies[row, column]:.2f}, {block.areas[row, column]:.0%}")
                 if block.shares_with_text:
                     page.below(f"{block.sums[row, column]:.2f}", x, top, line=1)

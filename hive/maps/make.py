@@ -54,11 +54,11 @@ def make_gradients(runs: Sequence[Run], image: bytes, caption: str) -> Made:
     Arrays a run: `maps` fp32 [L, h, w] of L2 norms, not scaled; `energy_share` [L]; `image` uint8 [P, P, 3]; `caption`.
     """
     rows, arrays, lines = [], {}, []
-    picture = _picture(image, runs[0])
     for label, run in _labelled(runs).items():
+        picture = _picture(image, run)
         maps = gradient_maps(run.model, _batch(image, caption, run)).cpu()
         shares, reached = energy_share(maps), len(run.model.tower.read_layers)
-        rows.append(GradientRow(label, unit_range(maps).numpy(), shares.numpy(), reached))
+        rows.append(GradientRow(label, picture, unit_range(maps).numpy(), shares.numpy(), reached))
         arrays[label] = {
             "maps": maps.numpy(),
             "energy_share": shares.numpy(),
@@ -68,7 +68,7 @@ def make_gradients(runs: Sequence[Run], image: bytes, caption: str) -> Made:
         numbers = "".join(f"{100 * share:>7.1f}" for share in shares[:reached].tolist())
         lines.append(f"{label:<16}{numbers}   (layers 1 to {reached} of {len(maps)})")
     table = "\n".join(["share of gradient energy by layer, %", *lines])
-    return Made(gradient_figure(picture, caption, rows), arrays, table)
+    return Made(gradient_figure(caption, rows), arrays, table)
 
 
 def make_attention(
@@ -83,9 +83,9 @@ def make_attention(
     lacks, a head that the model lacks, or an image that can't be read.
     """
     blocks, arrays, lines = [], {}, []
-    picture = _picture(image, runs[0])
     names: list[str] = []
     for label, run in _labelled(runs).items():
+        picture = _picture(image, run)
         chosen = choose(words_of(run.tokenizer, caption, run.config.dataset.max_text_tokens), words or names)
         names = [word.text for word in chosen]
         maps, weights = _of_words(run, _batch(image, caption, run), chosen)
@@ -96,7 +96,7 @@ def make_attention(
             for state, layer in zip(maps.hidden_states, maps.decoder_layers, strict=True)
         ]
         numbers = (entropies.numpy(), areas.numpy(), share.numpy())
-        blocks.append(AttentionBlock(label, depths, unit_range(shown).numpy(), *numbers))
+        blocks.append(AttentionBlock(label, picture, depths, unit_range(shown).numpy(), *numbers))
         arrays[label] = {
             "weights": weights.numpy(),
             "entropy": entropies.numpy(),
@@ -111,7 +111,7 @@ def make_attention(
         }
         lines += _attention_table(label, depths, names, entropies, areas, share)
     heads = "mean over heads" if head is None else f"head {head}"
-    return Made(attention_figure(picture, caption, names, blocks, heads), arrays, "\n".join(lines))
+    return Made(attention_figure(caption, names, blocks, heads), arrays, "\n".join(lines))
 
 
 def _of_words(run: Run, batch: Batch, words: Sequence[Word]) -> tuple[AttentionMaps, Tensor]:

@@ -37,11 +37,13 @@ def choose(words: Sequence[Word], chosen: Sequence[str] = ()) -> list[Word]:
     """The chosen words in the order chosen; without a choice the longest `SHOWN` different ones, in caption order.
 
     Case and punctuation around a word don't matter; of a repeated word the first is taken. Raises `UserError` for a
-    word that the caption lacks.
+    word that the caption lacks, or where there is none.
     """
     first: dict[str, Word] = {}
     for word in words:
         first.setdefault(_key(word.text), word)
+    if not words:
+        raise UserError("The caption has no word that the model reads: give another.")
     if not chosen:
         longest = sorted(first, key=len, reverse=True)[:SHOWN]
         return [word for key, word in first.items() if key in longest]

@@ -9,10 +9,10 @@ from typing import Any
 from hive.config import Config
 from hive.data.ledger import LEDGER
 from hive.errors import UserError
-from hive.files import read_records
+from hive.files import METRICS, read_records
 from hive.train.cli import load_config
 
-METRICS, EFFICIENCY, MAPS = "metrics.jsonl", "efficiency.json", "maps"
+EFFICIENCY, MAPS = "efficiency.json", "maps"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 

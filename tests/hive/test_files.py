@@ -11,7 +11,7 @@ from hive.files import replace_files
 
 def test_a_full_disk_changes_none_of_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [tmp_path / "a.png", tmp_path / "a.npz"]
-    replace_files({path: b"old" for path in files})
+    replace_files(dict.fromkeys(files, b"old"))
     flushed: list[int] = []
 
     def full(handle: int) -> None:
@@ -21,5 +21,5 @@ def test_a_full_disk_changes_none_of_several_files(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        replace_files({path: b"new" for path in files})
+        replace_files(dict.fromkeys(files, b"new"))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.png": b"old", "a.npz": b"old"}

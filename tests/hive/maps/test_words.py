@@ -37,3 +37,5 @@ def test_choosing() -> None:
     assert [word.text for word in choose(words, ["elephant", "dog", "the"])] == ["Elephant", "dog,", "The"]
     with pytest.raises(UserError, match=r'--words names "horse".*choose from The, cat, and, dog,'):
         choose(words, ["horse"])
+    with pytest.raises(UserError, match="has no word"):
+        choose([])
