@@ -3,6 +3,7 @@
 import base64
 import html
 import statistics
+import struct
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -110,7 +111,11 @@ def _losses(runs: Sequence[Recorded]) -> Html:
             lines += [Line(name, number, steps, losses, "faint"), Line(name, number, steps, smoothed(losses))]
     return join(
         [
-            chart(lines, "step", "training loss, nats a token", sorted(marks.items()), "stage"),
+            element(
+                "div",
+                chart(lines, "step", "training loss, nats a token", sorted(marks.items()), "stage"),
+                class_="wide",
+            ),
             _legend(runs),
             element(
                 "p", "Strong lines are centred means over a fortieth of a stage; faint ones every step.", class_="soft"
@@ -207,18 +212,30 @@ def _maps(runs: Sequence[Recorded]) -> Html:
             "p", "No maps have been drawn yet: the end of a run draws some, and so does python -m hive.maps."
         )
     if len(runs) == 1:
-        return element("div", *(_figure(name, runs[0], _spaced(name)) for name in names), class_="columns")
-    parts = []
-    for name in names:
-        figures = [_figure(name, run, run.label) for run in runs if name in run.maps]
-        parts += [element("h3", _spaced(name)), element("div", *figures, class_="columns")]
-    return join(parts)
+        wide = [name for name in names if _is_wide(runs[0].maps[name])]
+        narrow = [name for name in names if name not in wide]
+        return join(_figures(chosen, [(name, runs[0]) for name in chosen]) for chosen in (narrow, wide) if chosen)
+    rows = ((name, [(name, run) for run in runs if name in run.maps]) for name in names)
+    return join(
+        join([element("h3", _spaced(name)), _figures([run.label for _, run in row], row)]) for name, row in rows
+    )
 
 
-def _figure(name: str, run: Recorded, caption: str) -> Html:
-    data = base64.b64encode(run.maps[name]).decode()
-    image = Html(f'<img src="data:image/png;base64,{data}" alt="{html.escape(_spaced(name))}">')
-    return element("figure", image, element("figcaption", caption))
+def _figures(captions: Sequence[str], figures: Sequence[tuple[str, Recorded]]) -> Html:
+    """Maps by name and run, beside each other unless they would be too small to read."""
+    shown = []
+    for caption, (name, run) in zip(captions, figures, strict=True):
+        data = base64.b64encode(run.maps[name]).decode()
+        image = Html(f'<img src="data:image/png;base64,{data}" alt="{html.escape(_spaced(name))}">')
+        shown.append(element("figure", image, element("figcaption", caption)))
+    wide = any(_is_wide(run.maps[name]) for name, run in figures)
+    return element("div", *shown, class_="rows" if wide else "columns")
+
+
+def _is_wide(png: bytes) -> bool:
+    """Whether a PNG would be too small to read in half the page's width."""
+    width, height = struct.unpack(">II", png[16:24])
+    return width > 2 * height
 
 
 def _spaced(name: str) -> str:

@@ -13,7 +13,7 @@ from hive.files import METRICS, read_records
 from hive.train.cli import load_config
 
 EFFICIENCY, MAPS = "efficiency.json", "maps"
-PNG = b"\x89PNG\r\n\x1a\n"
+PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,11 @@ nav a { color: inherit; margin-right: 1rem; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .28rem .8rem; border-bottom: 1px solid var(--rule); text-align: right; vertical-align: top; }
 th:first-child { text-align: left; font-weight: 500; } thead th { font-weight: 600; border-bottom-width: 2px; }
-td { overflow-wrap: anywhere; max-width: 32rem; } .text td, .text thead th { text-align: left; }
+.text td { overflow-wrap: anywhere; max-width: 32rem; } .text td, .text thead th { text-align: left; }
 .differs th, .differs td { background: var(--differs); }
 details { margin: .6rem 0; } summary { cursor: pointer; }
+.wide svg { min-width: 40rem; } .rows { display: grid; gap: 1rem; }
+.columns + .rows { margin-top: 1rem; }
 svg { display: block; width: 100%; height: auto; } svg text { fill: var(--soft); font-size: 13px; }
 .grid { stroke: var(--rule); } .mark { stroke: var(--soft); stroke-dasharray: 2 4; }
 polyline { fill: none; stroke-width: 2; stroke-linejoin: round; }
