@@ -144,3 +144,16 @@ def test_the_fused_kernels_give_the_same_maps(changes: dict[str, Any]) -> None:
 def test_self_attention_is_shown_where_hive_would_read() -> None:
     baseline, hive = tiny_model(method="self-attention"), tiny_model()
     assert depths_of(baseline, TINY) == depths_of(hive, TINY) == (2, 4)
+
+
+@names
+def test_maps_under_bf16_autocast(changes: dict[str, Any]) -> None:
+    model, batch = tiny_model(**changes), tiny_batch((5,))
+    gradients, weights = gradient_maps(model, batch), attention_maps(model, TINY, batch, TOKENS).weights
+    with torch.autocast("cpu", torch.bfloat16):
+        rough_gradients = gradient_maps(model, batch)
+        rough_weights = attention_maps(model, TINY, batch, TOKENS).weights
+    assert rough_gradients.dtype == rough_weights.dtype == torch.float32
+    assert not torch.equal(rough_weights, weights)
+    torch.testing.assert_close(rough_weights, weights, atol=0.02, rtol=0.05)
+    torch.testing.assert_close(rough_gradients, gradients, atol=0.05 * gradients.max().item(), rtol=0.1)
