@@ -4,14 +4,14 @@ import base64
 import html
 import statistics
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from hive import __version__
 from hive.config import flatten
 from hive.report.chart import COLOURS, Line, chart
 from hive.report.html import Html, element, join, table
+from hive.report.measured import measured
 from hive.report.read import Recorded
 from hive.report.style import STYLE
 from hive.smoothing import smoothed
@@ -178,12 +178,10 @@ def _efficiency(runs: Sequence[Recorded]) -> Html:
         )
     else:
         parts.append(element("p", "No step has been recorded yet."))
-    measured = [dict(_leaves(run.efficiency, "")) for run in runs]
-    names = list(dict.fromkeys(name for values in measured for name in values))
-    if names:
-        cells = [(name, *(values.get(name, "") for values in measured)) for name in names]
-        parts.append(element("h3", "efficiency.json"))
-        parts.append(table(("", *(run.label for run in runs)), cells))
+    for run in runs:
+        if run.efficiency:
+            title = element("summary", f"{run.label}: efficiency.json")
+            parts.append(element("details", title, measured(run.efficiency)))
     return join(parts)
 
 
@@ -194,15 +192,6 @@ def _median(run: Recorded, stage: int, key: str, factor: float, form: str) -> st
 
 def _peak(run: Recorded) -> str:
     return f"{max(record['peak_memory_gb'] for record in run.train):.2f}" if run.train else "–"
-
-
-def _leaves(value: Any, name: str) -> Iterator[tuple[str, str]]:
-    """Every number and text of nested JSON by its path."""
-    if isinstance(value, dict | list):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value, 1):
-            yield from _leaves(inner, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _maps(runs: Sequence[Recorded]) -> Html:
