@@ -19,6 +19,7 @@ from hive.config import Config
 from hive.efficiency import paper, tables
 from hive.efficiency.cases import texts
 from hive.efficiency.compare import Row, count, fitting, measure_rows
+from hive.efficiency.frozen import Form, compare_forms
 from hive.efficiency.machine import machine, matrix_rate
 from hive.efficiency.methods import METHODS, Method
 from hive.efficiency.options import Options
@@ -46,6 +47,8 @@ class Result:
     rows: list[Row] = dataclasses.field(default_factory=list)
     fits: dict[str, list[tuple[Method, int, list[int]]]] = dataclasses.field(default_factory=dict)
     """By recipe: method, stage, and the biggest micro-batch for each capacity."""
+    forms: dict[str, list[Form]] = dataclasses.field(default_factory=dict)
+    """By recipe, how a frozen tower can be run."""
     points: list[Point] = dataclasses.field(default_factory=list)
     remarks: list[str] = dataclasses.field(default_factory=list)
     """What is missing, and why."""
@@ -74,6 +77,8 @@ def produce(options: Options, arguments: Sequence[str]) -> None:
         for config in configs:
             for name in names:
                 _compare(console, pool, options, config, name, stages, device, backend, result)
+            if device.type != "meta":
+                _frozen(console, config, options, device, backend, result)
             if options.fit and device.type != "cpu":
                 _fit(console, pool, config, stages, result)
             _write(options.out, configs, result)
@@ -137,6 +142,15 @@ def _tables(rows: Sequence[Row], config: Config, rate: float | None) -> list[Tab
     return shown if rate is None else [*shown, tables.time(rows, rate), tables.shares(rows)]
 
 
+def _frozen(
+    console: Console, config: Config, options: Options, device: torch.device, backend: str, result: Result
+) -> None:
+    forms, missing = compare_forms(config, options.samples, device, backend, options.runs)
+    result.forms[config.recipe] = forms
+    result.remarks += missing
+    _say(console, f"\n{config.recipe}\n{tables.frozen(forms, options.samples).text()}")
+
+
 def _fit(console: Console, pool: Executor, config: Config, stages: tuple[int, ...], result: Result) -> None:
     wanted = [(method, stage) for method in FITTED for stage in stages]
     found: list[tuple[Method, int, list[int]]] = []
@@ -194,6 +208,8 @@ def _markdown(configs: Sequence[Config], result: Result, pictures: Sequence[Path
             name = f"{STEM}-{config.recipe}-{text}.png"
             parts += [f"![FLOPs and memory by method and stage]({name})" for path in pictures if path.name == name]
         parts.append(tables.formulas(rows, config).markdown())
+        if config.recipe in result.forms:
+            parts.append(tables.frozen(result.forms[config.recipe], rows[0].samples).markdown())
         if config.recipe in result.fits:
             parts.append(tables.fits(result.fits[config.recipe], FITTED_TOKENS).markdown())
     if result.points:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from hive.config import Config
 from hive.efficiency import paper
 from hive.efficiency.compare import CAPACITIES, Row
+from hive.efficiency.frozen import Form
 from hive.efficiency.methods import METHODS, Method
 from hive.efficiency.scaling import Point, exponent
 from hive.profiling import PARTS
@@ -208,6 +209,28 @@ def shares(rows: Sequence[Row]) -> Table:
             lines.append((METHODS[row.method], str(row.stage), *cells))
     note = "Keys and values count to the projector here, and clipping to the optimiser; the parts' clocks add a little."
     return Table(f"Share of a step's time by part, {_case(rows)}", ("method", "stage", *PARTS), lines, 2, note)
+
+
+def frozen(forms: Sequence[Form], samples: int) -> Table:
+    """What the forms of the frozen tower gain, and what they change."""
+    lines = [
+        (
+            form.name,
+            f"{form.milliseconds:,.1f}",
+            f"{form.images_per_second:,.1f}",
+            f"{forms[0].milliseconds / form.milliseconds:.2f}x",
+            f"{100 * form.feature_error:.3f} %",
+            f"{form.loss_change:+.5f}",
+        )
+        for form in forms
+    ]
+    return Table(
+        f"The frozen tower of stages 1 and 2, {samples} images",
+        ("form", "median ms", "images/s", "faster", "feature error", "loss, nats a token"),
+        lines,
+        1,
+        "Against the same tower in fp32, fresh weights on noise: the error is the largest over the selected states.",
+    )
 
 
 def fits(found: Sequence[tuple[Method, int, list[int]]], tokens: int) -> Table:

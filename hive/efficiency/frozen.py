@@ -1,0 +1,90 @@
+"""The frozen tower's forms: what each gains in time, and what it does to the features and to the loss."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from hive.config import Config, FrozenPrecision
+from hive.efficiency.cases import random_batch
+from hive.efficiency.methods import build, configured
+from hive.errors import UserError
+from hive.model.frozen_tower import FrozenTower
+from hive.model.hive import HiveModel
+from hive_kernels.validation import without_autocast
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """One way to run a tower that doesn't train."""
+
+    name: str
+    milliseconds: float
+    """Of a forward pass, the median."""
+    images_per_second: float
+    feature_error: float
+    """|features - exact| / |exact|, the largest over the selected states; exact are those of the fp32 tower."""
+    loss_change: float
+    """Of the caption loss on noise and fresh weights, nats a token."""
+
+
+def compare_forms(
+    config: Config, samples: int, device: torch.device, backend: str, runs: int
+) -> tuple[list[Form], list[str]]:
+    """Every form that can run on the device, and a sentence for each that can't."""
+    settings = configured(config, "hive")
+    with torch.device(device):
+        model = build(settings, "hive", backend)
+    assert isinstance(model, HiveModel)
+    batch = random_batch((16,) * samples, model).to(device)
+    with torch.no_grad(), without_autocast(device):
+        exact = model.tower(batch.pixels)
+        exact_loss = model(batch, encode=lambda pixels: exact).item()
+    found, missing = [], []
+    for form, make in _forms(model, device).items():
+        try:
+            encode = make()
+        except UserError as error:
+            missing.append(f"frozen tower, {form}: {error}")
+            continue
+        with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            features = encode(batch.pixels)
+            loss = model(batch, encode=lambda pixels, features=features: features).item()
+            seconds = [_seconds(partial(encode, batch.pixels), device) for _ in range(runs + 1)][1:]
+        distance = (features - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)
+        median = statistics.median(seconds)
+        change = (loss - exact_loss) / batch.token_count
+        found.append(Form(form, 1000 * median, samples / median, distance.max().item(), change))
+    return found, missing
+
+
+def _forms(model: HiveModel, device: torch.device) -> dict[str, Callable[[], Callable[[Tensor], Tensor]]]:
+    on_gpu = device.type == "cuda"
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+
+    def frozen(precision: FrozenPrecision, compiled: bool) -> Callable[[Tensor], Tensor]:
+        return FrozenTower(model.tower, dtype, precision, compiled=compiled)
+
+    forms: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
+        "transformers' layers": lambda: model.tower,
+        "fused projections, weights cast once": lambda: frozen("autocast", False),
+    }
+    if on_gpu:
+        forms["the same, compiled"] = lambda: frozen("autocast", True)
+    forms["int8"] = lambda: frozen("int8", on_gpu)
+    forms["fp8"] = lambda: frozen("fp8", on_gpu)
+    return forms
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    before = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - before
