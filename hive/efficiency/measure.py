@@ -86,8 +86,9 @@ def measure(
         return Measured(seconds, _by_part(step, device), _cpu_peak(step, model, optimizer))
     process, remark = process_bytes(device)
     peak, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
-    launches, busy = _launches(step, statistics.median(seconds))
-    return Measured(seconds, _by_part(step, device), peak, reserved, process, launches, busy, remark)
+    launches, busy, unseen = _launches(step, statistics.median(seconds))
+    remarks = "; ".join(filter(None, (remark, unseen)))
+    return Measured(seconds, _by_part(step, device), peak, reserved, process, launches, busy, remarks)
 
 
 def one_step(
@@ -175,9 +176,16 @@ def _cpu_peak(step: Callable[[], None], model: Subject, optimizer: torch.optim.O
     return memory.peak
 
 
-def _launches(step: Callable[[], None], seconds: float) -> tuple[int, float]:
+def _launches(step: Callable[[], None], seconds: float) -> tuple[int | None, float | None, str]:
+    """Kernels of a step, and the share of `seconds` that they run; or why that is not known."""
     with profile(activities=[ProfilerActivity.CUDA]) as recorded:
         step()
         torch.cuda.synchronize()
     kernels = [event for event in recorded.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-    return len(kernels), sum(event.device_time for event in kernels) / 1e6 / seconds
+    if not kernels:
+        return (
+            None,
+            None,
+            "launches: torch.profiler saw no kernel, as where reading the GPU's counters is not permitted",
+        )
+    return len(kernels), sum(event.device_time for event in kernels) / 1e6 / seconds, ""
