@@ -240,7 +240,7 @@ def flatten(config: Config) -> dict[str, object]:
 
 def check(config: Config) -> None:
     """Raises `UserError` for the first value that can't work: those out of their type's range, then those at odds."""
-    _check_ranges(config, "")
+    check_ranges(config)
     _check_shapes(config.vision, config.language)
     stages = config.stages
     in_order = len(stages) > 0 and list(stages) == sorted(set(stages) & {1, 2, 3})
@@ -266,11 +266,12 @@ def _require(allowed: bool, name: str, value: object, words: str) -> None:
         raise UserError(f"{flag_of(name)} is {value}, but it must be {words}.")
 
 
-def _check_ranges(part: Any, prefix: str) -> None:
+def check_ranges(part: Any, prefix: str = "") -> None:
+    """Raises `UserError` for the first field of a dataclass whose value its type's `Rule` refuses."""
     for name, hint in get_type_hints(type(part), include_extras=True).items():
         value = getattr(part, name)
         if dataclasses.is_dataclass(value):
-            _check_ranges(value, f"{name}.")
+            check_ranges(value, f"{name}.")
         for kind in (hint, *get_args(hint)):  # `Count | None` holds its rule one level down
             for rule in getattr(kind, "__metadata__", ()):
                 if isinstance(rule, Rule) and value is not None:

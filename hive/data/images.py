@@ -56,9 +56,14 @@ def load(data: bytes, spec: ImageSpec, max_megapixels: float) -> torch.Tensor:
         warnings.simplefilter("ignore")  # Pillow's, about metadata and sizes: the reason is all that the ledger needs
         image = _open(data, max_megapixels)
         try:
-            pixels = np.asarray(_resize(image, spec))
+            return fit(image, spec)
         except Exception as error:  # damaged data makes Pillow raise almost anything
             raise BadImage(f"damaged or cut off ({error!s:.120})") from None
+
+
+def fit(image: Image.Image, spec: ImageSpec) -> torch.Tensor:
+    """An opened image as `load` resizes it: uint8 [3, size, size]."""
+    pixels = np.asarray(_resize(image, spec))
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 

@@ -154,12 +154,12 @@ def batches(
 
 
 def _steps(dataset: _Training, workers: int, pin: bool) -> Iterator[list[Batch]]:
-    stream = _stream(dataset, workers, pin)
+    micro_batches = stream(dataset, workers, pin)
     try:
         for _ in range(dataset.steps):
-            yield [next(stream) for _ in range(dataset.per_step)]
+            yield [next(micro_batches) for _ in range(dataset.per_step)]
     finally:
-        stream.close()
+        micro_batches.close()
 
 
 def heldout_batches(
@@ -173,7 +173,7 @@ def heldout_batches(
     source = _Source(pairs, tokenizer, spec, config.max_text_tokens, config.max_megapixels)
     dataset = _HeldOut(source, wrong_images(pairs, limit), micro_batch_size)
     pixels = 2 * len(dataset.couples) * spec.size**2
-    for right, wrong in _stream(dataset, config.workers if pixels > _PIXELS_WORTH_WORKERS else 0, False):
+    for right, wrong in stream(dataset, config.workers if pixels > _PIXELS_WORTH_WORKERS else 0, False):
         yield right, replace(right, pixels=wrong.pixels)
 
 
@@ -195,8 +195,8 @@ def wrong_images(pairs: Pairs, limit: int) -> list[tuple[int, int]]:
     return couples
 
 
-def _stream(dataset: Any, workers: int, pin: bool) -> Any:
-    """The items of a dataset in order, from `workers` processes."""
+def stream(dataset: Any, workers: int, pin: bool) -> Any:
+    """The items of a dataset in order, from `workers` processes, which end when the iterator is closed."""
     workers = min(workers, len(dataset))
     context = start_workers() if workers else None
     loader = DataLoader(

@@ -35,11 +35,14 @@ MOBILELLM_FIELDS = (
 AnyConfig = TypeVar("AnyConfig", bound=PreTrainedConfig)
 
 
-def load_vision(weights: str) -> CLIPVisionModel | SiglipVisionModel:
-    """The vision model of a CLIP or SigLIP checkpoint, fp32; `UserError` if it is missing, partial or another kind."""
-    config = vision_config(weights)
+def load_vision(weights: str, flag: str = VISION) -> CLIPVisionModel | SiglipVisionModel:
+    """The vision model of a CLIP or SigLIP checkpoint, fp32; `UserError` if it is missing, partial or another kind.
+
+    `flag` is how the person gave it.
+    """
+    config = vision_config(weights, flag)
     kind = CLIPVisionModel if isinstance(config, CLIPVisionConfig) else SiglipVisionModel
-    return _load(kind, weights, VISION, config)
+    return _load(kind, weights, flag, config)
 
 
 def load_language(weights: str) -> LlamaForCausalLM:
@@ -50,17 +53,17 @@ def load_language(weights: str) -> LlamaForCausalLM:
     return _load(LlamaForCausalLM, weights, LANGUAGE, language_config(weights))
 
 
-def vision_config(weights: str) -> CLIPVisionConfig | SiglipVisionConfig:
+def vision_config(weights: str, flag: str = VISION) -> CLIPVisionConfig | SiglipVisionConfig:
     """The settings of the vision half of a CLIP or SigLIP checkpoint; `UserError` if there are none such."""
-    settings = _settings(weights, VISION)
+    settings = _settings(weights, flag)
     kind = settings["model_type"]
     if kind in ("clip", "siglip"):
         settings = settings.get("vision_config") or {}
     if kind in ("clip", "clip_vision_model"):
-        return _config(CLIPVisionConfig, settings, weights, VISION)
+        return _config(CLIPVisionConfig, settings, weights, flag)
     if kind in ("siglip", "siglip_vision_model"):
-        return _config(SiglipVisionConfig, settings, weights, VISION)
-    raise UserError(f"{VISION} {weights} is a {kind} model: give a CLIP or SigLIP one.")
+        return _config(SiglipVisionConfig, settings, weights, flag)
+    raise UserError(f"{flag} {weights} is a {kind} model: give a CLIP or SigLIP one.")
 
 
 def language_config(weights: str) -> LlamaConfig:

@@ -26,8 +26,12 @@ class VisionTower(nn.Module):
         selected: tuple[int, ...],
         spec: ImageSpec,
         checkpoint_activations: bool = False,
+        keep_class_token: bool = False,
     ) -> None:
-        """`selected`: rising hidden-state indices, 0 = embeddings, k = output of layer k."""
+        """`selected`: rising hidden-state indices, 0 = embeddings, k = output of layer k.
+
+        `keep_class_token` leaves CLIP's class token in front of the patch tokens.
+        """
         super().__init__()
         self.model = model
         self.selected = selected
@@ -38,6 +42,7 @@ class VisionTower(nn.Module):
         self.image_size, self.patch_size = image, patch
         self.patches = (image // patch) ** 2
         self.class_tokens = 1 if isinstance(model, CLIPVisionModel) else 0
+        self.dropped_tokens = 0 if keep_class_token else self.class_tokens
         self.register_buffer("mean", 255 * torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
 
@@ -82,4 +87,4 @@ class VisionTower(nn.Module):
                 hidden = layer(hidden, None)
             if index in self.selected:
                 kept.append(hidden)
-        return torch.stack([state[:, self.class_tokens :] for state in kept])
+        return torch.stack([state[:, self.dropped_tokens :] for state in kept])

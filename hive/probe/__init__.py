@@ -1,0 +1,1 @@
+"""Classification with a frozen tower (paper, Tables 1 and 4): features, batched heads, official dataset layouts."""

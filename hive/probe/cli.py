@@ -1,0 +1,55 @@
+"""The command line of the probe."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from hive.config import CountOrZero, Rule, check_ranges
+from hive.errors import UserError
+from hive.probe.protocol import HeadName, Protocol
+
+
+def default_cache() -> Path:
+    """$XDG_CACHE_HOME/hive, or ~/.cache/hive."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hive"
+
+
+@dataclass(frozen=True)
+class Command:
+    """Classification with a frozen tower: attention-pooling and linear heads, the whole grid of Table 4 in one pass."""
+
+    tower: Path
+    """Folder of the tower in Hugging Face form: the tower/ of a run, or a CLIP or SigLIP model."""
+    dataset: str
+    """cifar-10, cifar-100, imagenet-1k, tiny-imagenet, food-101, cars, pets, caltech-256, fashion-mnist or folder."""
+    data_root: Path
+    """Folder that the set was unpacked in."""
+    protocol: Annotated[Protocol, tyro.conf.arg(name="")] = field(default_factory=Protocol)
+    heads: Annotated[tuple[HeadName, ...] | None, Rule("one or more heads", lambda value: len(value) > 0)] = None
+    """Kinds of heads: the authors' attention pooling; linear on the mean token; linear on the class token. None trains
+    all that the tower allows."""
+    layer: CountOrZero | None = None
+    """Hidden state that is read, k = output of layer k; None is the last but one, as in the authors' probe."""
+    cache: Path | None = None
+    """Folder that keeps features from run to run; None is ~/.cache/hive."""
+    cache_tokens: bool = True
+    """Keep all tokens for the attention head; without, the tower runs in every epoch."""
+    out: Path | None = None
+    """JSON file for the results."""
+    device: str = "auto"
+    """"auto" takes the GPU where there is one; or cpu, cuda, cuda:1."""
+    workers: CountOrZero = 2
+    """Processes that decode images; 0 decodes in the main process. Changes no result."""
+
+
+def parse(argv: list[str]) -> Command:
+    """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
+    command = tyro.cli(Command, args=argv, prog="python -m hive.probe")
+    check_ranges(command.protocol)
+    check_ranges(command)
+    if command.out is not None and (command.out.is_dir() or not command.out.absolute().parent.is_dir()):
+        raise UserError(f"--out {command.out} is no file in a folder that exists: name a JSON file in one that does.")
+    return command

@@ -1,0 +1,186 @@
+"""Features of a whole split, computed once and kept on disk."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+from hive.errors import UserError
+from hive.probe.datasets.images import LabelledImages
+from hive.probe.pixels import pixel_batches
+from hive.probe.tower import FrozenTower
+
+VERSION = 1  # counts up when the same tower would give other numbers
+IMAGES_A_PASS = 64
+MOST_BAD_SHARE = 0.01
+WORTH_PROGRESS = 10_000  # images
+ARRAYS = ("pooled", "tokens", "bad")
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What the heads read of n images; memory-mapped where it comes from the cache."""
+
+    pooled: np.ndarray
+    """fp32 [n, 1 or 2, D]: the mean of the patch tokens, and the class token where there is one."""
+    tokens: np.ndarray | None
+    """fp16 [n, N, D]: layer-normalised patch tokens, None where they were not asked for."""
+    bad: np.ndarray
+    """bool [n]: images that can't be read."""
+
+
+def size_on_disk(tower: FrozenTower, images: int, tokens: bool) -> int:
+    """Bytes that the features of so many images take."""
+    pooled = 4 * (1 + tower.class_tokens) * tower.width
+    return images * (pooled + (2 * tower.patches * tower.width if tokens else 0) + 1)
+
+
+def all_features(
+    tower: FrozenTower,
+    splits: Mapping[str, LabelledImages],
+    *,
+    with_tokens: Collection[str],
+    cache: Path | None,
+    workers: int,
+    say: Callable[[str], None],
+) -> dict[str, Features]:
+    """The features of each split, from the cache or computed into it (into memory where `cache` is None).
+
+    `with_tokens` names the splits whose tokens are kept as well. An entry of the cache is a folder that appears whole,
+    by a rename; a cut-off one is never taken for it. Raises `UserError` where the cache's disk has no room for all, or
+    more than 1 % of a split's images can't be read.
+    """
+    if cache is None:
+        return {
+            name: _compute(tower, images, name, name in with_tokens, None, workers, say)
+            for name, images in splits.items()
+        }
+    entries = {name: cache / _key(tower, images, name in with_tokens) for name, images in splits.items()}
+    _check_room(
+        tower, {name: splits[name] for name, entry in entries.items() if not entry.is_dir()}, with_tokens, cache
+    )
+    found = {}
+    for name, entry in entries.items():
+        if entry.is_dir():
+            say(f"features of {name}: read from {entry}")
+        else:
+            with _new_entry(entry) as folder:
+                _compute(tower, splits[name], name, name in with_tokens, folder, workers, say)
+            say(f"features of {name}: kept in {entry}")
+        found[name] = _open(entry, name in with_tokens)
+    return found
+
+
+def _check_room(
+    tower: FrozenTower, missing: Mapping[str, LabelledImages], with_tokens: Collection[str], cache: Path
+) -> None:
+    needed = sum(size_on_disk(tower, len(images), name in with_tokens) for name, images in missing.items())
+    place = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise UserError(
+            f"The features of {sum(map(len, missing.values())):,} images take {needed / 1e9:,.1f} GB, but the disk of "
+            f"--cache {cache} has {free / 1e9:,.1f} GB free: give a bigger one, add --no-cache-tokens (the tower then "
+            "runs in every epoch), or leave attention out of --heads."
+        )
+
+
+def _key(tower: FrozenTower, images: LabelledImages, tokens: bool) -> str:
+    parts = [VERSION, tower.fingerprint, images.fingerprint, repr(tower.spec), tokens]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _open(entry: Path, tokens: bool) -> Features:
+    try:
+        arrays = {
+            name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            for name in ARRAYS
+            if tokens or name != "tokens"
+        }
+    except (OSError, ValueError) as error:
+        raise UserError(f"The cached features in {entry} can't be read ({error}): delete that folder.") from error
+    return Features(arrays["pooled"], arrays.get("tokens"), np.asarray(arrays["bad"]))
+
+
+@contextlib.contextmanager
+def _new_entry(entry: Path) -> Iterator[Path]:
+    """A folder beside the entry that takes its place when the block ends well, and goes when it doesn't.
+
+    It holds a lock for as long as its process lives, by which the next run knows what a kill has left behind.
+    """
+    cache, name = entry.parent, entry.name
+    cache.mkdir(parents=True, exist_ok=True)
+    for left in cache.glob(f".{name}-*"):
+        with contextlib.suppress(OSError), (left / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+    folder = cache / f".{name}-{secrets.token_hex(4)}"
+    folder.mkdir()
+    try:
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
+            (folder / "lock").unlink()
+            with contextlib.suppress(OSError):  # another run was faster, and wrote the same
+                os.rename(folder, entry)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _compute(
+    tower: FrozenTower,
+    images: LabelledImages,
+    split: str,
+    tokens: bool,
+    folder: Path | None,
+    workers: int,
+    say: Callable[[str], None],
+) -> Features:
+    n, cls = len(images), tower.class_tokens
+
+    def allocate(name: str, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+        if folder is None:
+            return np.zeros(shape, dtype)
+        path = folder / f"{name}.npy"
+        array = open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        with path.open("r+b") as file:  # a disk that fills up is an error now, and would be a bus error later
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        return array
+
+    pooled = allocate("pooled", np.float32, (n, 1 + cls, tower.width))
+    kept = allocate("tokens", np.float16, (n, tower.patches, tower.width)) if tokens else None
+    bad = allocate("bad", np.bool_, (n,))
+    plan = [np.arange(start, min(start + IMAGES_A_PASS, n)) for start in range(0, n, IMAGES_A_PASS)]
+    tenth = -(-len(plan) // 10)
+    for step, (pixels, unreadable) in enumerate(pixel_batches(images, tower.spec, plan, workers, pin=False)):
+        found = tower.tokens(pixels)
+        pooled[plan[step], 0] = found[:, cls:].mean(1).cpu()
+        if cls:
+            pooled[plan[step], 1] = found[:, 0].cpu()
+        if kept is not None:
+            kept[plan[step]] = found[:, cls:].half().cpu()
+        for index, reason in unreadable:
+            bad[index] = True
+            _count_bad(images, index, reason, int(bad.sum()), say)
+        if (step + 1) % tenth == 0 and n >= WORTH_PROGRESS:
+            say(f"features of {split}: {min((step + 1) * IMAGES_A_PASS, n):,} of {n:,} images")
+    for array in (pooled, kept, bad):
+        if isinstance(array, np.memmap):
+            array.flush()
+    return Features(pooled, kept, bad)
+
+
+def _count_bad(images: LabelledImages, index: int, reason: str, count: int, say: Callable[[str], None]) -> None:
+    sentence = f"{images.names[index]} is no usable image ({reason})"
+    if count > max(1, MOST_BAD_SHARE * len(images)):
+        raise UserError(f"{sentence}, like {count - 1} others of {len(images):,}: repair the data set.")
+    say(f"{sentence}: it is not trained on, and counts as wrong in the test")

@@ -1,0 +1,76 @@
+"""Trains all heads of all kinds in one pass, and counts what they get right."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hive.probe.adamw import BatchedAdamW
+from hive.probe.heads import AttentionHeads, Heads, LinearHeads, losses
+from hive.probe.inputs import Source
+from hive.probe.protocol import HeadName, Protocol, TrainingPlan, in_order
+from hive.probe.tower import FrozenTower
+from hive.telemetry import duration
+
+REPORTS = 10
+
+
+def fresh_heads(
+    names: Sequence[HeadName], tower: FrozenTower, classes: int, protocol: Protocol
+) -> dict[HeadName, Heads]:
+    """Heads of each kind at all grid points, on the tower's device."""
+    seeds, points = list(range(protocol.seeds)), len(protocol.grid)
+    return {
+        name: (
+            AttentionHeads(seeds, points, tower.width, classes, tower.heads)
+            if name == "attention"
+            else LinearHeads(seeds, points, tower.width, classes)
+        ).to(tower.device)
+        for name in names
+    }
+
+
+def train(
+    heads: Mapping[HeadName, Heads],
+    source: Source,
+    labels: np.ndarray,
+    chosen: np.ndarray,
+    protocol: Protocol,
+    say: Callable[[str], None],
+) -> None:
+    """Trains the heads on the images at `chosen`; `labels` has one class an image of the source, int64."""
+    device = next(next(iter(heads.values())).parameters()).device
+    decay = torch.tensor([decay for _, decay in protocol.grid], device=device)
+    optimizers = {name: BatchedAdamW(head.parameters(), decay) for name, head in heads.items()}
+    plan = TrainingPlan(chosen, protocol)
+    total = len(plan)
+    tenth = -(-total // REPORTS)
+    start = time.monotonic()
+    for step, inputs in enumerate(source.batches(plan)):
+        wanted = torch.from_numpy(labels[plan[step]]).to(device)
+        rate = protocol.rates(step, total).to(device)
+        for name, head in heads.items():
+            loss = losses(head(inputs[name]), wanted)
+            loss.sum().backward()
+            optimizers[name].step(rate, protocol.clip)
+        if (step + 1) % tenth == 0 or step + 1 == total:
+            left = duration((time.monotonic() - start) / (step + 1) * (total - step - 1))
+            say(f"step {step + 1:>{len(str(total))}}/{total}  {left} left")
+
+
+@torch.no_grad()
+def count_right(
+    heads: Mapping[HeadName, Heads], source: Source, labels: np.ndarray, chosen: np.ndarray, batch_size: int
+) -> dict[HeadName, Tensor]:
+    """How many of the images at `chosen` each head gets right, int64 [R, G] by kind."""
+    plan = in_order(chosen, batch_size)
+    right: dict[HeadName, Tensor] = {}
+    for step, inputs in enumerate(source.batches(plan)):
+        for name, head in heads.items():
+            logits = head(inputs[name])
+            wanted = torch.from_numpy(labels[plan[step]]).to(logits.device).unsqueeze(2)
+            hits = (logits.argmax(3) == wanted).sum(1).cpu()
+            right[name] = right[name] + hits if name in right else hits
+    return right

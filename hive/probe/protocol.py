@@ -1,0 +1,89 @@
+"""How heads are trained (paper, Table 4; the values that its text lost are the authors' or AIMv2's)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+
+from hive.config import Count, Fraction, Positive, PositiveOrZero, Rule, Schedule
+from hive.data.order import indices, steps
+from hive.stages import learning_rate
+
+HeadName = Literal["attention", "mean", "cls"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The grid, and what is the same at all its points."""
+
+    learning_rates: Annotated[tuple[float, ...], Rule("one or more numbers above 0", lambda v: v and min(v) > 0)] = (
+        5e-5,
+        1e-4,
+        2e-4,
+        3e-4,
+        5e-4,
+        1e-3,
+        2e-3,
+    )
+    """Peak learning rates of the grid."""
+    weight_decays: Annotated[
+        tuple[float, ...], Rule("one or more numbers of 0 or more", lambda v: v and min(v) >= 0)
+    ] = (
+        0.05,
+        0.1,
+    )
+    """Weight decays of the grid, as torch's AdamW counts them."""
+    epochs: Positive = 50.0
+    """Passes over the training images."""
+    batch_size: Count = 512
+    """Images a step and head."""
+    min_lr: PositiveOrZero = 1e-5
+    """Learning rate at the end of the cosine."""
+    warmup: Fraction = 0.03
+    """Share of the steps that the learning rate climbs: 1.5 of 50 epochs."""
+    clip: Positive = 3.0
+    """Largest norm of a head's gradient."""
+    seeds: Count = 3
+    """Runs, each with its own initial weights, order and augmentation."""
+    augment: bool = False
+    """Random crops, flips and colours, new in every epoch: the tower then runs in every step, and needs kornia."""
+
+    @property
+    def grid(self) -> list[tuple[float, float]]:
+        """(learning rate, weight decay) of each grid point."""
+        return list(product(self.learning_rates, self.weight_decays))
+
+    def total_steps(self, images: int) -> int:
+        """Steps over a training set of so many images."""
+        return steps(self.epochs, images, min(self.batch_size, images))
+
+    def rates(self, step: int, total: int) -> torch.Tensor:
+        """The learning rate of each grid point at a 0-based step, [G]."""
+        schedules = (Schedule(peak_lr=lr, min_lr=min(lr, self.min_lr), warmup=self.warmup) for lr, _ in self.grid)
+        return torch.tensor([learning_rate(schedule, step, total) for schedule in schedules])
+
+
+@dataclass(frozen=True)
+class TrainingPlan(Sequence[np.ndarray]):
+    """Item k is the images of step k, int64 [R, B]: each seed passes over all of them in its own order."""
+
+    chosen: np.ndarray
+    """Indices of the images to train on."""
+    protocol: Protocol
+
+    def __len__(self) -> int:
+        return self.protocol.total_steps(len(self.chosen))
+
+    def __getitem__(self, step):
+        n = len(self.chosen)
+        batch = min(self.protocol.batch_size, n)
+        orders = [indices(n, seed, step * batch, batch) for seed in range(self.protocol.seeds)]
+        return self.chosen[np.array([[index for _, index in order] for order in orders])]
+
+
+def in_order(chosen: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Batches [1, B] of the images, for all seeds at once."""
+    return [chosen[None, start : start + batch_size] for start in range(0, len(chosen), batch_size)]

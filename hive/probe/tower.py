@@ -1,0 +1,74 @@
+"""The frozen tower that is probed: pixels to layer-normalised tokens."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import CLIPVisionModel, SiglipVisionModel
+
+from hive.errors import UserError
+from hive.model.build import image_spec
+from hive.model.pretrained import load_vision
+from hive.model.vision import VisionTower
+
+
+class FrozenTower:
+    """A tower up to one hidden state, without gradients; bf16 autocast on a GPU, fp32 on a CPU.
+
+    N patch tokens of width D an image, behind one class token where the tower has it (`class_tokens`).
+    """
+
+    def __init__(
+        self, model: CLIPVisionModel | SiglipVisionModel, layer: int | None = None, device: str | torch.device = "cpu"
+    ) -> None:
+        """`layer`: the hidden state that is read, k = output of layer k.
+
+        None is the last but one, as in the authors' probe: HIVE's pre-training reaches no layer above it. Raises
+        `UserError` where the tower has no such layer.
+        """
+        layers = model.config.num_hidden_layers
+        self.layer = max(1, layers - 1) if layer is None else layer
+        if not 0 <= self.layer <= layers:
+            raise UserError(f"--layer is {layer}, but the tower has hidden states 0 to {layers}: choose one of them.")
+        self.device = torch.device(device)
+        self.spec = image_spec(model)
+        self._tower = VisionTower(model, (self.layer,), self.spec, keep_class_token=True)
+        self._tower.to(self.device).eval().requires_grad_(False)
+        self.family = "clip" if isinstance(model, CLIPVisionModel) else "siglip"
+        self.width, self.patches, self.class_tokens = self._tower.width, self._tower.patches, self._tower.class_tokens
+        self.heads: int = model.config.num_attention_heads
+        self.eps: float = model.config.layer_norm_eps
+        self.fingerprint = _fingerprint(model, self.layer, self.device.type)
+
+    @torch.no_grad()
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """uint8 or 0..255 float pixels [B, 3, size, size] to tokens [B, class_tokens + N, D] in fp32.
+
+        Each token is normalised over its channels, without the gain and bias that belong to a head.
+        """
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+            hidden = self._tower(pixels.to(self.device, non_blocking=True))[0]
+        return F.layer_norm(hidden.float(), (self.width,), eps=self.eps)
+
+
+def load_tower(path: Path, layer: int | None, device: str | torch.device) -> FrozenTower:
+    """The tower in a local folder in Hugging Face form; `UserError` where there is none."""
+    if not path.is_dir():
+        raise UserError(f"--tower {path} is no folder: give the tower/ of a run, or a local CLIP or SigLIP model.")
+    if not (path / "config.json").is_file() or (path / "tower").is_dir():
+        hint = f"give {path / 'tower'}" if (path / "tower").is_dir() else "give the tower/ of a run, or a CLIP model"
+        raise UserError(f"--tower {path} is no model in Hugging Face form: {hint}.")
+    return FrozenTower(load_vision(str(path), "--tower"), layer, device)
+
+
+def _fingerprint(model: CLIPVisionModel | SiglipVisionModel, layer: int, device: str) -> str:
+    """SHA-256 of the weights, the settings, the layer and the precision: equal where the tokens are."""
+    settings = {key: value for key, value in model.config.to_dict().items() if key not in ("_name_or_path", "dtype")}
+    digest = hashlib.sha256(json.dumps([settings, layer, device], sort_keys=True, default=str).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
