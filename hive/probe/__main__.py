@@ -13,12 +13,15 @@ from hive.probe.cli import Command, default_cache, parse
 def run(command: Command) -> None:
     """Runs the probe, prints its table and writes --out."""
     # torch and transformers take seconds to import: --help and mistyped flags answer without them
+    from transformers.utils import logging
+
     from hive.distributed import join_world
     from hive.probe.datasets import open_dataset
     from hive.probe.run import check_heads, probe
     from hive.probe.table import paper_rows, table
     from hive.probe.tower import load_tower
 
+    logging.disable_progress_bar()
     data = open_dataset(command.dataset, command.data_root)
     with join_world(command.device) as world:
         tower = load_tower(command.tower, command.layer, world.device)
@@ -37,7 +40,7 @@ def run(command: Command) -> None:
             workers=command.workers,
             say=_say,
         )
-    _say("\n" + table(data.name, tower.family, results, len(protocol.grid)))
+    _say("\n" + table(data.name, tower.family, results, protocol))
     if command.out is not None:
         record = {
             "dataset": data.name,

@@ -160,7 +160,7 @@ def _compute(
     kept = allocate("tokens", np.float16, (n, tower.patches, tower.width)) if tokens else None
     bad = allocate("bad", np.bool_, (n,))
     plan = [np.arange(start, min(start + IMAGES_A_PASS, n)) for start in range(0, n, IMAGES_A_PASS)]
-    tenth = -(-len(plan) // 10)
+    fifth = -(-len(plan) // 5)
     for step, (pixels, unreadable) in enumerate(pixel_batches(images, tower.spec, plan, workers, pin=False)):
         found = tower.tokens(pixels)
         pooled[plan[step], 0] = found[:, cls:].mean(1).cpu()
@@ -171,7 +171,7 @@ def _compute(
         for index, reason in unreadable:
             bad[index] = True
             _count_bad(images, index, reason, int(bad.sum()), say)
-        if (step + 1) % tenth == 0 and n >= WORTH_PROGRESS:
+        if (step + 1) % fifth == 0 and n >= WORTH_PROGRESS:
             say(f"features of {split}: {min((step + 1) * IMAGES_A_PASS, n):,} of {n:,} images")
     for array in (pooled, kept, bad):
         if isinstance(array, np.memmap):

@@ -78,6 +78,8 @@ class TrainingPlan(Sequence[np.ndarray]):
         return self.protocol.total_steps(len(self.chosen))
 
     def __getitem__(self, step):
+        if not 0 <= step < len(self):
+            raise IndexError(step)
         n = len(self.chosen)
         batch = min(self.protocol.batch_size, n)
         orders = [indices(n, seed, step * batch, batch) for seed in range(self.protocol.seeds)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from hive.probe.protocol import Protocol
 from hive.probe.run import HeadResult
 
 SETS = ("cifar-10", "cifar-100", "imagenet-1k", "tiny-imagenet", "food-101", "cars", "pets", "caltech-256")
@@ -34,7 +35,7 @@ def paper_rows(dataset: str, family: str) -> dict[str, tuple[float, float]]:
     return {method: (row[column], row[column + 1]) for method, row in rows.items()}
 
 
-def table(dataset: str, family: str, results: Sequence[HeadResult], points: int) -> str:
+def table(dataset: str, family: str, results: Sequence[HeadResult], protocol: Protocol) -> str:
     """Ours, then the paper's, as an aligned text table."""
     rows = [f"{dataset}, test accuracy in %".ljust(40) + f"{'learning rate':>15}{'weight decay':>14}{'validation':>12}"]
     for result in results:
@@ -47,8 +48,12 @@ def table(dataset: str, family: str, results: Sequence[HeadResult], points: int)
         rows.append(
             f"{f'paper: {method}':<26}{accuracy:.2f} ± {deviation:.2f}    {FULL_NAME[family]}, attention pooling"
         )
-    seeds = len(results[0].test)
-    rows.append(f"mean ± deviation of {seeds} seeds; the best of {points} grid points in validation")
+    rows.append(
+        f"mean ± deviation of {protocol.seeds} seeds; the best of {len(protocol.grid)} grid points in validation"
+    )
+    largest = max(protocol.learning_rates)
+    if len(protocol.learning_rates) > 1 and any(result.learning_rate == largest for result in results):
+        rows.append(f"{largest:g} is the grid's largest learning rate: a larger one, or more epochs, may do better")
     return "\n".join(rows)
 
 

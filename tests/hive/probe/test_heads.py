@@ -124,7 +124,9 @@ def test_side_by_side_is_one_by_one(clip: float) -> None:
             reference.zero_grad()
             loss.backward()
             assert one.attention.in_proj_bias.grad is not None
-            one.attention.in_proj_bias.grad[WIDTH : 2 * WIDTH] = 0  # of the key bias: rounding, which Adam would blow up
+            one.attention.in_proj_bias.grad[WIDTH : 2 * WIDTH] = (
+                0  # of the key bias: rounding, which Adam would blow up
+            )
             nn.utils.clip_grad_norm_(one.parameters(), clip)
             reference.step()
             assert together[step][r, g].item() == pytest.approx(loss.item(), abs=1e-6)
