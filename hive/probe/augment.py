@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +35,6 @@ class Augmentation:
     def __call__(self, pixels: Tensor, seed: int, step: int) -> Tensor:
         """uint8 [B, 3, size, size] to floats from 0 to 255 of the same shape, a function of (seed, step) alone."""
         with torch.random.fork_rng(devices=[]):  # kornia draws from torch's generator on the CPU
-            torch.manual_seed((seed << 32) + step)
+            torch.manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1)[0]))  # torch takes 32 bits
             crops = self._crop(pixels.float() / 255).clamp(0, 1)  # bicubic overshoots
             return 255 * self._rest(crops)

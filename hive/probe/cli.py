@@ -50,6 +50,8 @@ def parse(argv: list[str]) -> Command:
     command = tyro.cli(Command, args=argv, prog="python -m hive.probe")
     check_ranges(command.protocol)
     check_ranges(command)
-    if command.out is not None and (command.out.is_dir() or not command.out.absolute().parent.is_dir()):
-        raise UserError(f"--out {command.out} is no file in a folder that exists: name a JSON file in one that does.")
+    if command.out is not None:
+        folder = command.out.absolute().parent
+        if command.out.is_dir() or not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise UserError(f"--out {command.out} can't be written: name a JSON file in a folder that can.")
     return command

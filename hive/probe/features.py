@@ -180,7 +180,9 @@ def _compute(
 
 
 def _count_bad(images: LabelledImages, index: int, reason: str, count: int, say: Callable[[str], None]) -> None:
-    sentence = f"{images.names[index]} is no usable image ({reason})"
+    name = images.names[index]
     if count > max(1, MOST_BAD_SHARE * len(images)):
-        raise UserError(f"{sentence}, like {count - 1} others of {len(images):,}: repair the data set.")
-    say(f"{sentence}: it is not trained on, and counts as wrong in the test")
+        raise UserError(
+            f"{count} of {len(images):,} images can't be used, {name} among them ({reason}): repair the set."
+        )
+    say(f"{name} is no usable image ({reason}): it is not trained on, and counts as wrong in the test")

@@ -10,7 +10,8 @@ from torch import Tensor
 from hive.probe.adamw import BatchedAdamW
 from hive.probe.heads import AttentionHeads, Heads, LinearHeads, losses
 from hive.probe.inputs import Source
-from hive.probe.protocol import HeadName, Protocol, TrainingPlan, in_order
+from hive.probe.plan import TrainingPlan, in_order
+from hive.probe.protocol import HeadName, Protocol
 from hive.probe.tower import FrozenTower
 from hive.telemetry import duration
 
@@ -44,8 +45,8 @@ def train(
     device = next(next(iter(heads.values())).parameters()).device
     decay = torch.tensor([decay for _, decay in protocol.grid], device=device)
     optimizers = {name: BatchedAdamW(head.parameters(), decay) for name, head in heads.items()}
-    plan = TrainingPlan(chosen, protocol)
-    total = len(plan)
+    total = protocol.total_steps(len(chosen))
+    plan = TrainingPlan(chosen, protocol.seeds, min(protocol.batch_size, len(chosen)), total)
     tenth = -(-total // REPORTS)
     start = time.monotonic()
     for step, inputs in enumerate(source.batches(plan)):

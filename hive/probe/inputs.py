@@ -12,6 +12,7 @@ from hive.probe.augment import Augmentation
 from hive.probe.datasets.images import LabelledImages
 from hive.probe.features import IMAGES_A_PASS, Features
 from hive.probe.pixels import pixel_batches
+from hive.probe.plan import Flat
 from hive.probe.protocol import HeadName
 from hive.probe.tower import FrozenTower
 
@@ -61,7 +62,7 @@ class TowerSource:
 
     def batches(self, plan: Sequence[np.ndarray]) -> Iterator[Inputs]:
         """See `Source`. An augmented image differs from step to step and from seed to seed."""
-        flat = _Flat(plan)
+        flat = Flat(plan)
         pin = self.tower.device.type == "cuda"
         for step, (pixels, _) in enumerate(pixel_batches(self.images, self.tower.spec, flat, self.workers, pin)):
             R, B = plan[step].shape
@@ -78,16 +79,3 @@ class TowerSource:
         if self.augmentation is not None:
             pixels = self.augmentation(pixels, seed, step)
         return torch.cat([self.tower.tokens(part) for part in pixels.split(IMAGES_A_PASS)])
-
-
-@dataclass(frozen=True)
-class _Flat(Sequence[np.ndarray]):
-    """The plan with each item in one dimension."""
-
-    plan: Sequence[np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.plan)
-
-    def __getitem__(self, step):
-        return self.plan[step].reshape(-1)

@@ -1,15 +1,13 @@
 """How heads are trained (paper, Table 4; the values that its text lost are the authors' or AIMv2's)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 
 from hive.config import Count, Fraction, Positive, PositiveOrZero, Rule, Schedule
-from hive.data.order import indices, steps
+from hive.data.order import steps
 from hive.stages import learning_rate
 
 HeadName = Literal["attention", "mean", "cls"]
@@ -64,28 +62,3 @@ class Protocol:
         """The learning rate of each grid point at a 0-based step, [G]."""
         schedules = (Schedule(peak_lr=lr, min_lr=min(lr, self.min_lr), warmup=self.warmup) for lr, _ in self.grid)
         return torch.tensor([learning_rate(schedule, step, total) for schedule in schedules])
-
-
-@dataclass(frozen=True)
-class TrainingPlan(Sequence[np.ndarray]):
-    """Item k is the images of step k, int64 [R, B]: each seed passes over all of them in its own order."""
-
-    chosen: np.ndarray
-    """Indices of the images to train on."""
-    protocol: Protocol
-
-    def __len__(self) -> int:
-        return self.protocol.total_steps(len(self.chosen))
-
-    def __getitem__(self, step):
-        if not 0 <= step < len(self):
-            raise IndexError(step)
-        n = len(self.chosen)
-        batch = min(self.protocol.batch_size, n)
-        orders = [indices(n, seed, step * batch, batch) for seed in range(self.protocol.seeds)]
-        return self.chosen[np.array([[index for _, index in order] for order in orders])]
-
-
-def in_order(chosen: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Batches [1, B] of the images, for all seeds at once."""
-    return [chosen[None, start : start + batch_size] for start in range(0, len(chosen), batch_size)]

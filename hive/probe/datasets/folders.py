@@ -55,7 +55,7 @@ def open_caltech256(root: Path) -> ClassificationSet:
 
 
 def open_folder(root: Path) -> ClassificationSet:
-    """train/<class> beside test/<class>, val/<class> or both; or <class> alone, a fifth of it becoming the test split."""
+    """train/<class> beside test/<class>, val/<class> or both; or <class> alone, of which a fifth is for the test."""
     if not root.is_dir():
         raise UserError(f"--data-root {root} is no folder: {FOLDER}.")
     top = folders_in(root, FOLDER)

@@ -1,0 +1,48 @@
+"""Which images each step takes; light to import, for the processes that decode them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hive.data.order import indices
+
+
+@dataclass(frozen=True)
+class TrainingPlan(Sequence[np.ndarray]):
+    """Item k is the images of step k, int64 [R, B]: each of R seeds passes over all of them in its own order."""
+
+    chosen: np.ndarray
+    """Indices of the images to train on."""
+    seeds: int
+    batch_size: int
+    steps: int
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step):
+        if not 0 <= step < self.steps:
+            raise IndexError(step)
+        orders = [
+            indices(len(self.chosen), seed, step * self.batch_size, self.batch_size) for seed in range(self.seeds)
+        ]
+        return self.chosen[np.array([[index for _, index in order] for order in orders])]
+
+
+@dataclass(frozen=True)
+class Flat(Sequence[np.ndarray]):
+    """A plan with each item in one dimension."""
+
+    plan: Sequence[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, step):
+        return self.plan[step].reshape(-1)
+
+
+def in_order(chosen: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Batches [1, B] of the images, one for all seeds."""
+    return [chosen[None, start : start + batch_size] for start in range(0, len(chosen), batch_size)]
