@@ -7,12 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hive.config import Schedule
+from hive.data.order import steps
 from hive.probe.adamw import BatchedAdamW
 from hive.probe.heads import AttentionHeads, Heads, LinearHeads, losses
 from hive.probe.inputs import Source
 from hive.probe.plan import TrainingPlan, in_order
 from hive.probe.protocol import HeadName, Protocol
 from hive.probe.tower import FrozenTower
+from hive.stages import learning_rate
 from hive.telemetry import duration
 
 REPORTS = 10
@@ -33,6 +36,19 @@ def fresh_heads(
     }
 
 
+def total_steps(protocol: Protocol, images: int) -> int:
+    """Steps over a training set of so many images."""
+    return steps(protocol.epochs, images, min(protocol.batch_size, images))
+
+
+def learning_rates(protocol: Protocol, step: int, total: int) -> Tensor:
+    """The learning rate of each grid point at a 0-based step, [G]."""
+    schedules = (
+        Schedule(peak_lr=peak, min_lr=min(peak, protocol.min_lr), warmup=protocol.warmup) for peak, _ in protocol.grid
+    )
+    return torch.tensor([learning_rate(schedule, step, total) for schedule in schedules])
+
+
 def train(
     heads: Mapping[HeadName, Heads],
     source: Source,
@@ -45,13 +61,13 @@ def train(
     device = next(next(iter(heads.values())).parameters()).device
     decay = torch.tensor([decay for _, decay in protocol.grid], device=device)
     optimizers = {name: BatchedAdamW(head.parameters(), decay) for name, head in heads.items()}
-    total = protocol.total_steps(len(chosen))
+    total = total_steps(protocol, len(chosen))
     plan = TrainingPlan(chosen, protocol.seeds, min(protocol.batch_size, len(chosen)), total)
     tenth = -(-total // REPORTS)
     start = time.monotonic()
     for step, inputs in enumerate(source.batches(plan)):
         wanted = torch.from_numpy(labels[plan[step]]).to(device)
-        rate = protocol.rates(step, total).to(device)
+        rate = learning_rates(protocol, step, total).to(device)
         for name, head in heads.items():
             loss = losses(head(inputs[name]), wanted)
             loss.sum().backward()

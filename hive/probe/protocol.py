@@ -4,11 +4,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Annotated, Literal
 
-import torch
-
-from hive.config import Count, Fraction, Positive, PositiveOrZero, Rule, Schedule
-from hive.data.order import steps
-from hive.stages import learning_rate
+from hive.config import Count, Fraction, Positive, PositiveOrZero, Rule
 
 HeadName = Literal["attention", "mean", "cls"]
 
@@ -53,12 +49,3 @@ class Protocol:
     def grid(self) -> list[tuple[float, float]]:
         """(learning rate, weight decay) of each grid point."""
         return list(product(self.learning_rates, self.weight_decays))
-
-    def total_steps(self, images: int) -> int:
-        """Steps over a training set of so many images."""
-        return steps(self.epochs, images, min(self.batch_size, images))
-
-    def rates(self, step: int, total: int) -> torch.Tensor:
-        """The learning rate of each grid point at a 0-based step, [G]."""
-        schedules = (Schedule(peak_lr=lr, min_lr=min(lr, self.min_lr), warmup=self.warmup) for lr, _ in self.grid)
-        return torch.tensor([learning_rate(schedule, step, total) for schedule in schedules])

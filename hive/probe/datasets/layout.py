@@ -12,7 +12,7 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 def require(path: Path, source: str) -> Path:
     """The path, if it is there; `source` says where the set comes from."""
     if not path.exists():
-        raise UserError(f"{path} is missing: {source}, and give the folder that it was unpacked in as --data-root.")
+        raise UserError(f"{path} is missing: {source}, unpack it, and give that folder as --data-root.")
     return path
 
 

@@ -16,6 +16,7 @@ from hive.probe import run as run_module
 from hive.probe.__main__ import main
 from hive.probe.augment import Augmentation
 from hive.probe.datasets.images import assemble, from_array
+from hive.probe.fit import learning_rates, total_steps
 from hive.probe.plan import TrainingPlan, in_order
 from hive.probe.protocol import Protocol
 from hive.probe.run import HeadResult, probe, probe_accuracy
@@ -122,12 +123,12 @@ def test_plan_and_schedule() -> None:
 
     protocol = Protocol()  # Table 4
     assert (len(protocol.grid), protocol.batch_size, protocol.clip) == (14, 512, 3.0)
-    total = protocol.total_steps(51_200)
+    total = total_steps(protocol, 51_200)
     assert total == 50 * 100
     peaks = torch.tensor([lr for lr, _ in protocol.grid])
-    torch.testing.assert_close(protocol.rates(149, total), peaks)  # 1.5 epochs of warm-up
-    torch.testing.assert_close(protocol.rates(74, total), peaks / 2)
-    torch.testing.assert_close(protocol.rates(total - 1, total), torch.full((14,), 1e-5))
+    torch.testing.assert_close(learning_rates(protocol, 149, total), peaks)  # 1.5 epochs of warm-up
+    torch.testing.assert_close(learning_rates(protocol, 74, total), peaks / 2)
+    torch.testing.assert_close(learning_rates(protocol, total - 1, total), torch.full((14,), 1e-5))
 
 
 def test_table_1() -> None:
