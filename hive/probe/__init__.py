@@ -1,1 +1,4 @@
-"""Classification with a frozen tower (paper, Tables 1 and 4): features, batched heads, official dataset layouts."""
+"""Classification with a frozen tower (paper, Tables 1 and 4).
+
+`run.probe_accuracy` probes a tower in memory on images in memory; `run.probe` any set of `datasets.open_dataset`.
+"""

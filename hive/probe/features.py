@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from hive.probe.tower import FrozenTower
 VERSION = 1  # counts up when the same tower would give other numbers
 IMAGES_A_PASS = 64
 MOST_BAD_SHARE = 0.01
-WORTH_PROGRESS = 10_000  # images
+SECONDS_A_LINE = 30.0  # of progress
 ARRAYS = ("pooled", "tokens", "bad")
 
 
@@ -130,8 +131,11 @@ def _new_entry(entry: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield folder
             (folder / "lock").unlink()
-            with contextlib.suppress(OSError):  # another run was faster, and wrote the same
+            try:
                 os.rename(folder, entry)
+            except OSError:
+                if not entry.is_dir():  # otherwise another run was faster, and wrote the same
+                    raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -152,15 +156,16 @@ def _compute(
             return np.zeros(shape, dtype)
         path = folder / f"{name}.npy"
         array = open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-        with path.open("r+b") as file:  # a disk that fills up is an error now, and would be a bus error later
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        if hasattr(os, "posix_fallocate"):  # a disk that fills up is an error now, and would be a bus error later
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         return array
 
     pooled = allocate("pooled", np.float32, (n, 1 + cls, tower.width))
     kept = allocate("tokens", np.float16, (n, tower.patches, tower.width)) if tokens else None
     bad = allocate("bad", np.bool_, (n,))
     plan = [np.arange(start, min(start + IMAGES_A_PASS, n)) for start in range(0, n, IMAGES_A_PASS)]
-    fifth = -(-len(plan) // 5)
+    said = time.monotonic()
     for step, (pixels, unreadable) in enumerate(pixel_batches(images, tower.spec, plan, workers, pin=False)):
         found = tower.tokens(pixels)
         pooled[plan[step], 0] = found[:, cls:].mean(1).cpu()
@@ -171,7 +176,8 @@ def _compute(
         for index, reason in unreadable:
             bad[index] = True
             _count_bad(images, index, reason, int(bad.sum()), say)
-        if (step + 1) % fifth == 0 and n >= WORTH_PROGRESS:
+        if time.monotonic() > said + SECONDS_A_LINE:
+            said = time.monotonic()
             say(f"features of {split}: {min((step + 1) * IMAGES_A_PASS, n):,} of {n:,} images")
     for array in (pooled, kept, bad):
         if isinstance(array, np.memmap):

@@ -1,5 +1,6 @@
 """One probe: features, heads over the grid, the best point by validation, its accuracy on the test images."""
 
+import copy
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ def probe_accuracy(
 ) -> list[HeadResult]:
     """`probe` of a tower in memory on images in memory, without a cache.
 
-    Each split is (uint8 [n, H, W, 3] or grey [n, H, W], classes from 0 as int64 [n]).
+    Each split is (uint8 [n, H, W, 3] or grey [n, H, W], classes from 0 as int64 [n]). `model` stays as it is.
     """
     count = 1 + int(max(labels.max() for _, labels in (train, validation, test)))
     data = ClassificationSet(
@@ -126,7 +127,7 @@ def probe_accuracy(
         from_array(*test, "test"),
         split="as given",
     )
-    return probe(FrozenTower(model, layer, device), data, protocol, heads=heads)
+    return probe(FrozenTower(copy.deepcopy(model), layer, device), data, protocol, heads=heads)
 
 
 def _source(

@@ -76,10 +76,11 @@ def test_unreadable_test_images_count_as_wrong(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_in_memory_images() -> None:
-    results = probe_accuracy(
-        tiny_tower(), shades(60, 0), shades(12, 2), shades(30, 1), protocol=SHORT, heads=["cls"], layer=3
-    )
+    model = tiny_tower().train()
+    results = probe_accuracy(model, shades(60, 0), shades(12, 2), shades(30, 1), protocol=SHORT, heads=["cls"], layer=3)
     assert results[0].mean > 0.9
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_augmented_images() -> None:
