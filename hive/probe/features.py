@@ -65,7 +65,7 @@ def all_features(
             name: _compute(tower, images, name, name in with_tokens, None, workers, say)
             for name, images in splits.items()
         }
-    entries = {name: cache / _key(tower, images, name in with_tokens) for name, images in splits.items()}
+    entries = {name: _entry(cache, tower, images, name in with_tokens) for name, images in splits.items()}
     _check_room(
         tower, {name: splits[name] for name, entry in entries.items() if not entry.is_dir()}, with_tokens, cache
     )
@@ -93,6 +93,12 @@ def _check_room(
             f"--cache {cache} has {free / 1e9:,.1f} GB free: give a bigger one, add --no-cache-tokens (the tower then "
             "runs in every epoch), or leave attention out of --heads."
         )
+
+
+def _entry(cache: Path, tower: FrozenTower, images: LabelledImages, tokens: bool) -> Path:
+    """Where the features are or will be; one with tokens serves those who don't want them as well."""
+    richer = cache / _key(tower, images, True)
+    return richer if tokens or richer.is_dir() else cache / _key(tower, images, False)
 
 
 def _key(tower: FrozenTower, images: LabelledImages, tokens: bool) -> str:

@@ -76,7 +76,12 @@ def test_a_second_run_reads_the_first_ones(tmp_path: Path, monkeypatch: pytest.M
         second = compute(FrozenTower(tiny_tower()), IMAGES, tmp_path, said)
     assert "read from" in said[-1]
     assert np.array_equal(first.pooled, second.pooled)
-    # another tower, layer, set of images or kind of features is another entry
+    assert len(list(tmp_path.iterdir())) == 1
+    all_features(
+        FrozenTower(tiny_tower()), {"test": IMAGES}, with_tokens=[], cache=tmp_path, workers=0, say=said.append
+    )
+    assert "read from" in said[-1]
+    # another tower, layer or set of images is another entry
     for tower, images in (
         (FrozenTower(tiny_tower(seed=1)), IMAGES),
         (FrozenTower(tiny_tower(), 1), IMAGES),
