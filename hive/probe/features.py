@@ -18,7 +18,7 @@ from numpy.lib.format import open_memmap
 from hive.errors import UserError
 from hive.probe.datasets.images import LabelledImages
 from hive.probe.pixels import pixel_batches
-from hive.probe.tower import FrozenTower
+from hive.probe.tower import ProbedTower
 
 VERSION = 1  # counts up when the same tower would give other numbers
 IMAGES_A_PASS = 64
@@ -39,14 +39,14 @@ class Features:
     """bool [n]: images that can't be read."""
 
 
-def size_on_disk(tower: FrozenTower, images: int, tokens: bool) -> int:
+def size_on_disk(tower: ProbedTower, images: int, tokens: bool) -> int:
     """Bytes that the features of so many images take."""
     pooled = 4 * (1 + tower.class_tokens) * tower.width
     return images * (pooled + (2 * tower.patches * tower.width if tokens else 0) + 1)
 
 
 def all_features(
-    tower: FrozenTower,
+    tower: ProbedTower,
     splits: Mapping[str, LabelledImages],
     *,
     with_tokens: Collection[str],
@@ -82,7 +82,7 @@ def all_features(
 
 
 def _check_room(
-    tower: FrozenTower, missing: Mapping[str, LabelledImages], with_tokens: Collection[str], cache: Path
+    tower: ProbedTower, missing: Mapping[str, LabelledImages], with_tokens: Collection[str], cache: Path
 ) -> None:
     needed = sum(size_on_disk(tower, len(images), name in with_tokens) for name, images in missing.items())
     place = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
@@ -95,13 +95,13 @@ def _check_room(
         )
 
 
-def _entry(cache: Path, tower: FrozenTower, images: LabelledImages, tokens: bool) -> Path:
+def _entry(cache: Path, tower: ProbedTower, images: LabelledImages, tokens: bool) -> Path:
     """Where the features are or will be; one with tokens serves those who don't want them as well."""
     richer = cache / _key(tower, images, True)
     return richer if tokens or richer.is_dir() else cache / _key(tower, images, False)
 
 
-def _key(tower: FrozenTower, images: LabelledImages, tokens: bool) -> str:
+def _key(tower: ProbedTower, images: LabelledImages, tokens: bool) -> str:
     parts = [VERSION, tower.fingerprint, images.fingerprint, repr(tower.spec), tokens]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
@@ -147,7 +147,7 @@ def _new_entry(entry: Path) -> Iterator[Path]:
 
 
 def _compute(
-    tower: FrozenTower,
+    tower: ProbedTower,
     images: LabelledImages,
     split: str,
     tokens: bool,

@@ -14,7 +14,7 @@ from hive.probe.heads import AttentionHeads, Heads, LinearHeads, losses
 from hive.probe.inputs import Source
 from hive.probe.plan import TrainingPlan, in_order
 from hive.probe.protocol import HeadName, Protocol
-from hive.probe.tower import FrozenTower
+from hive.probe.tower import ProbedTower
 from hive.stages import learning_rate
 from hive.telemetry import duration
 
@@ -22,7 +22,7 @@ REPORTS = 10
 
 
 def fresh_heads(
-    names: Sequence[HeadName], tower: FrozenTower, classes: int, protocol: Protocol
+    names: Sequence[HeadName], tower: ProbedTower, classes: int, protocol: Protocol
 ) -> dict[HeadName, Heads]:
     """Heads of each kind at all grid points, on the tower's device."""
     seeds, points = list(range(protocol.seeds)), len(protocol.grid)

@@ -14,7 +14,7 @@ from hive.probe.features import IMAGES_A_PASS, Features
 from hive.probe.pixels import pixel_batches
 from hive.probe.plan import Flat
 from hive.probe.protocol import HeadName
-from hive.probe.tower import FrozenTower
+from hive.probe.tower import ProbedTower
 
 Inputs = dict[HeadName, Tensor]
 
@@ -54,7 +54,7 @@ class CachedSource:
 class TowerSource:
     """The tower, run again for every batch."""
 
-    tower: FrozenTower
+    tower: ProbedTower
     images: LabelledImages
     heads: Sequence[HeadName]
     workers: int

@@ -16,7 +16,7 @@ from hive.probe.features import Features, all_features
 from hive.probe.fit import count_right, fresh_heads, train
 from hive.probe.inputs import CachedSource, Source, TowerSource
 from hive.probe.protocol import HeadName, Protocol
-from hive.probe.tower import FrozenTower
+from hive.probe.tower import ProbedTower
 
 HEADS: tuple[HeadName, ...] = ("attention", "mean", "cls")
 
@@ -45,7 +45,7 @@ class HeadResult:
         return statistics.stdev(self.test) if len(self.test) > 1 else None
 
 
-def check_heads(tower: FrozenTower, heads: Sequence[HeadName] | None) -> tuple[HeadName, ...]:
+def check_heads(tower: ProbedTower, heads: Sequence[HeadName] | None) -> tuple[HeadName, ...]:
     """The kinds of heads to train: all that the tower allows, unless they are named."""
     if heads is None:
         return HEADS if tower.class_tokens else ("attention", "mean")
@@ -55,7 +55,7 @@ def check_heads(tower: FrozenTower, heads: Sequence[HeadName] | None) -> tuple[H
 
 
 def probe(
-    tower: FrozenTower,
+    tower: ProbedTower,
     data: ClassificationSet,
     protocol: Protocol,
     *,
@@ -127,11 +127,11 @@ def probe_accuracy(
         from_array(*test, "test"),
         split="as given",
     )
-    return probe(FrozenTower(copy.deepcopy(model), layer, device), data, protocol, heads=heads)
+    return probe(ProbedTower(copy.deepcopy(model), layer, device), data, protocol, heads=heads)
 
 
 def _source(
-    tower: FrozenTower,
+    tower: ProbedTower,
     images: LabelledImages,
     features: Features,
     names: Sequence[HeadName],

@@ -15,7 +15,7 @@ from hive.model.pretrained import load_vision
 from hive.model.vision import VisionTower
 
 
-class FrozenTower:
+class ProbedTower:
     """A tower up to one hidden state, without gradients; bf16 autocast on a GPU, fp32 on a CPU.
 
     N patch tokens of width D an image, behind one class token where the tower has it (`class_tokens`).
@@ -54,14 +54,14 @@ class FrozenTower:
         return F.layer_norm(hidden.float(), (self.width,), eps=self.eps)
 
 
-def load_tower(path: Path, layer: int | None, device: str | torch.device) -> FrozenTower:
+def load_tower(path: Path, layer: int | None, device: str | torch.device) -> ProbedTower:
     """The tower in a local folder in Hugging Face form; `UserError` where there is none."""
     if not path.is_dir():
         raise UserError(f"--tower {path} is no folder: give the tower/ of a run, or a local CLIP or SigLIP model.")
     if not (path / "config.json").is_file() or (path / "tower").is_dir():
         hint = f"give {path / 'tower'}" if (path / "tower").is_dir() else "give the tower/ of a run, or a CLIP model"
         raise UserError(f"--tower {path} is no model in Hugging Face form: {hint}.")
-    return FrozenTower(load_vision(str(path), "--tower"), layer, device)
+    return ProbedTower(load_vision(str(path), "--tower"), layer, device)
 
 
 def _fingerprint(model: CLIPVisionModel | SiglipVisionModel, layer: int, device: str) -> str:

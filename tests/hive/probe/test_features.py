@@ -15,12 +15,12 @@ from hive.probe import features
 from hive.probe.datasets import open_dataset
 from hive.probe.datasets.images import LabelledImages, from_array
 from hive.probe.features import Features, all_features
-from hive.probe.tower import FrozenTower
+from hive.probe.tower import ProbedTower
 
 IMAGES = from_array(*shades(10, 0), "a")
 
 
-def compute(tower: FrozenTower, images: LabelledImages, cache: Path | None, said: list[str] | None = None) -> Features:
+def compute(tower: ProbedTower, images: LabelledImages, cache: Path | None, said: list[str] | None = None) -> Features:
     found = all_features(
         tower,
         {"test": images},
@@ -36,7 +36,7 @@ def compute(tower: FrozenTower, images: LabelledImages, cache: Path | None, said
 @pytest.mark.parametrize("layer", [None, 0, 1, 3])
 def test_tokens_are_normalised_hidden_states(family: str, layer: int | None) -> None:
     model = tiny_tower(family)
-    tower = FrozenTower(model, layer)
+    tower = ProbedTower(model, layer)
     pixels = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (tower.spec.mean, tower.spec.std))
     with torch.no_grad():
@@ -51,11 +51,11 @@ def test_tokens_are_normalised_hidden_states(family: str, layer: int | None) -> 
 
 def test_a_layer_that_is_not_there() -> None:
     with pytest.raises(UserError, match="hidden states 0 to 3"):
-        FrozenTower(tiny_tower(), 4)
+        ProbedTower(tiny_tower(), 4)
 
 
 def test_features_are_those_of_the_tower(tmp_path: Path) -> None:
-    tower = FrozenTower(tiny_tower())
+    tower = ProbedTower(tiny_tower())
     pixels = torch.stack([IMAGES.pixels(index, tower.spec) for index in range(10)])
     tokens = tower.tokens(pixels).numpy()
     for cache in (None, tmp_path):
@@ -69,23 +69,23 @@ def test_features_are_those_of_the_tower(tmp_path: Path) -> None:
 
 def test_a_second_run_reads_the_first_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    first = compute(FrozenTower(tiny_tower()), IMAGES, tmp_path, said)
+    first = compute(ProbedTower(tiny_tower()), IMAGES, tmp_path, said)
     assert "kept in" in said[-1]
     with monkeypatch.context() as patch:
-        patch.setattr(FrozenTower, "tokens", None)  # the tower must not run
-        second = compute(FrozenTower(tiny_tower()), IMAGES, tmp_path, said)
+        patch.setattr(ProbedTower, "tokens", None)  # the tower must not run
+        second = compute(ProbedTower(tiny_tower()), IMAGES, tmp_path, said)
     assert "read from" in said[-1]
     assert np.array_equal(first.pooled, second.pooled)
     assert len(list(tmp_path.iterdir())) == 1
     all_features(
-        FrozenTower(tiny_tower()), {"test": IMAGES}, with_tokens=[], cache=tmp_path, workers=0, say=said.append
+        ProbedTower(tiny_tower()), {"test": IMAGES}, with_tokens=[], cache=tmp_path, workers=0, say=said.append
     )
     assert "read from" in said[-1]
     # another tower, layer or set of images is another entry
     for tower, images in (
-        (FrozenTower(tiny_tower(seed=1)), IMAGES),
-        (FrozenTower(tiny_tower(), 1), IMAGES),
-        (FrozenTower(tiny_tower()), from_array(*shades(10, 2), "a")),
+        (ProbedTower(tiny_tower(seed=1)), IMAGES),
+        (ProbedTower(tiny_tower(), 1), IMAGES),
+        (ProbedTower(tiny_tower()), from_array(*shades(10, 2), "a")),
     ):
         compute(tower, images, tmp_path, said)
         assert "kept in" in said[-1]
@@ -97,9 +97,9 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(FrozenTower, "tokens", interrupt)
+        patch.setattr(ProbedTower, "tokens", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            compute(FrozenTower(tiny_tower()), IMAGES, tmp_path)
+            compute(ProbedTower(tiny_tower()), IMAGES, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -115,7 +115,7 @@ signal.pause()
 
 
 def test_what_a_kill_has_left_goes_and_what_another_run_writes_stays(tmp_path: Path) -> None:
-    tower = FrozenTower(tiny_tower())
+    tower = ProbedTower(tiny_tower())
     name = features._key(tower, IMAGES, True)
     left = tmp_path / f".{name}-0123abcd"
     other = subprocess.Popen([sys.executable, "-c", KILLED, str(left)], stdout=subprocess.PIPE)
@@ -137,19 +137,19 @@ def test_what_a_kill_has_left_goes_and_what_another_run_writes_stays(tmp_path: P
 def test_a_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "size_on_disk", lambda *_: 10**18)
     with pytest.raises(UserError, match=r"take 1,000,000,000\.0 GB, but the disk of --cache .* --no-cache-tokens"):
-        compute(FrozenTower(tiny_tower()), IMAGES, tmp_path / "new" / "cache")
+        compute(ProbedTower(tiny_tower()), IMAGES, tmp_path / "new" / "cache")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_size_on_disk_is_what_is_written(tmp_path: Path) -> None:
-    tower = FrozenTower(tiny_tower())
+    tower = ProbedTower(tiny_tower())
     compute(tower, IMAGES, tmp_path)
     written = sum(path.stat().st_size - 128 for path in tmp_path.glob("*/*.npy"))  # 128: a .npy file's header
     assert written == features.size_on_disk(tower, len(IMAGES), True)
 
 
 def test_a_damaged_entry_is_named(tmp_path: Path) -> None:
-    tower = FrozenTower(tiny_tower())
+    tower = ProbedTower(tiny_tower())
     compute(tower, IMAGES, tmp_path)
     next(tmp_path.glob("*/pooled.npy")).write_bytes(b"\x93NUMPY")
     with pytest.raises(UserError, match="delete that folder"):
@@ -161,9 +161,9 @@ def test_bad_images(tmp_path: Path) -> None:
     data = open_dataset("folder", tmp_path)
     (tmp_path / data.train.names[3]).write_bytes(b"GIF89a")
     said: list[str] = []
-    found = compute(FrozenTower(tiny_tower()), data.train, None, said)
+    found = compute(ProbedTower(tiny_tower()), data.train, None, said)
     assert np.flatnonzero(found.bad).tolist() == [3]
     assert f"{data.train.names[3]} is no usable image (is a GIF" in said[0]
     write(tmp_path / data.train.names[4], picture(0)[:40])
     with pytest.raises(UserError, match="2 of 14 images can't be used"):
-        compute(FrozenTower(tiny_tower()), data.train, None)
+        compute(ProbedTower(tiny_tower()), data.train, None)

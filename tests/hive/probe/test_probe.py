@@ -21,13 +21,13 @@ from hive.probe.plan import TrainingPlan, in_order
 from hive.probe.protocol import Protocol
 from hive.probe.run import HeadResult, probe, probe_accuracy
 from hive.probe.table import PAPER, SETS, paper_rows, table
-from hive.probe.tower import FrozenTower
+from hive.probe.tower import ProbedTower
 
 SHORT = Protocol(learning_rates=(1e-6, 1e-2), weight_decays=(0.05,), epochs=12, batch_size=16, min_lr=1e-6, seeds=2)
 
 
 def test_every_head_learns_shades_and_validation_finds_the_rate(tmp_path: Path) -> None:
-    results = probe(FrozenTower(tiny_tower()), shade_set(), SHORT, cache=tmp_path)
+    results = probe(ProbedTower(tiny_tower()), shade_set(), SHORT, cache=tmp_path)
     assert [result.head for result in results] == ["attention", "mean", "cls"]
     for result in results:
         assert result.learning_rate == 1e-2
@@ -37,12 +37,12 @@ def test_every_head_learns_shades_and_validation_finds_the_rate(tmp_path: Path) 
 
 
 def test_siglip_has_no_class_token() -> None:
-    results = probe(FrozenTower(tiny_tower("siglip")), shade_set(), SHORT)
+    results = probe(ProbedTower(tiny_tower("siglip")), shade_set(), SHORT)
     assert [result.head for result in results] == ["attention", "mean"]
 
 
 def test_tokens_on_the_fly_are_those_of_the_cache() -> None:
-    tower = FrozenTower(tiny_tower())
+    tower = ProbedTower(tiny_tower())
     kept = probe(tower, shade_set(), SHORT, heads=["attention"])
     fresh = probe(tower, shade_set(), SHORT, heads=["attention"], cache_tokens=False)
     assert fresh[0].test == pytest.approx(kept[0].test, abs=0.04)  # fp16 in the cache
@@ -54,15 +54,15 @@ def test_the_test_labels_choose_nothing() -> None:
     scrambled = assemble(
         data.name, data.classes, data.train, from_array(shades(30, 1)[0], np.zeros(30), "b"), data.validation
     )
-    honest = probe(FrozenTower(tiny_tower()), data, SHORT, heads=["mean"])
-    blind = probe(FrozenTower(tiny_tower()), scrambled, SHORT, heads=["mean"])
-    assert honest[0].validation == probe(FrozenTower(tiny_tower()), data, SHORT, heads=["mean"])[0].validation
+    honest = probe(ProbedTower(tiny_tower()), data, SHORT, heads=["mean"])
+    blind = probe(ProbedTower(tiny_tower()), scrambled, SHORT, heads=["mean"])
+    assert honest[0].validation == probe(ProbedTower(tiny_tower()), data, SHORT, heads=["mean"])[0].validation
     assert blind[0].learning_rate == 1e-2
     assert blind[0].mean == pytest.approx(1 / 3, abs=0.05)
 
 
 def test_unreadable_test_images_count_as_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    tower = FrozenTower(tiny_tower())
+    tower = ProbedTower(tiny_tower())
     whole = probe(tower, shade_set(), SHORT, heads=["mean"])[0].mean
     computed = run_module.all_features
 
@@ -100,7 +100,7 @@ def test_augmented_images() -> None:
     # crops and colours of each image are its own: the same picture six times becomes six pictures
     same = augmentation(pixels[:1].expand(6, -1, -1, -1), 0, 0)
     assert len({tuple(image.flatten().tolist()) for image in same}) == 6
-    results = probe(FrozenTower(tiny_tower()), shade_set(), Protocol(**{**vars(SHORT), "augment": True}))
+    results = probe(ProbedTower(tiny_tower()), shade_set(), Protocol(**{**vars(SHORT), "augment": True}))
     assert all(result.mean > 0.9 for result in results)
 
 
