@@ -2,8 +2,10 @@
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from hive.errors import UserError
@@ -58,3 +60,24 @@ def exit_code(
         else:
             raise
     return 2
+
+
+def say_once(sentence: str) -> None:
+    """The same in the first process of torchrun's that has anything to say."""
+    if _first_to_fail():
+        _print(sentence)
+
+
+def _first_to_fail() -> bool:
+    """Whether no other process of this machine's torchrun has spoken: they all meet the same mistake, and whoever meets
+    it first may be the last that torchrun lets live."""
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")  # .../attempt_0/RANK/error.json, set by torchrun
+    if error_file is None:
+        return True
+    try:
+        (Path(error_file).parents[1] / "hive-has-spoken").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        return True
+    return True

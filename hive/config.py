@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -52,8 +52,8 @@ Stages = Annotated[
 
 
 @dataclass(frozen=True)
-class VisionConfig:
-    """The vision tower and which of its layers the language model reads."""
+class TowerConfig:
+    """The vision tower."""
 
     weights: str | None = None
     """A local folder or hub name of a CLIP or SigLIP model; None starts from fresh weights of the shape below."""
@@ -71,14 +71,20 @@ class VisionConfig:
     """Attention heads."""
     mlp_size: Count = 768
     """Width of the MLP's hidden layer."""
+    frozen_precision: FrozenPrecision = "autocast"
+    """Matrix products of the tower while it doesn't train: autocast (bf16 on a GPU, fp32 on a CPU), or 8 bits by
+    torchao: fp8 (GPUs from Ada and Hopper on) or int8 (from Ampere on, and CPUs)."""
+
+
+@dataclass(frozen=True)
+class VisionConfig(TowerConfig):
+    """The vision tower and which of its layers the language model reads."""
+
     selection: str = "uniform"
     """Hidden states that are read: "uniform" in depth, "later" (the last ones but one), or indices such as "3,7,11"
     (0 = embeddings, k = output of layer k)."""
     density: Annotated[float, Rule("above 0 and at most 1", lambda value: 0 < value <= 1)] = 0.25
     """Share of the layers that "uniform" and "later" select (paper, section 3.2: 25 %)."""
-    frozen_precision: FrozenPrecision = "autocast"
-    """Matrix products of the tower while it doesn't train: autocast (bf16 on a GPU, fp32 on a CPU), or 8 bits by
-    torchao: fp8 (GPUs from Ada and Hopper on) or int8 (from Ampere on, and CPUs)."""
 
 
 @dataclass(frozen=True)
@@ -156,13 +162,11 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Config:
-    """A whole run."""
+class RunConfig:
+    """What every run of the training loop has."""
 
     recipe: str = "demo"
     """The named experiment that the other fields start from."""
-    method: Literal["hive", "self-attention"] = "hive"
-    """hive: hierarchical cross-attention; self-attention: the LLaVA-style baseline in the same engine."""
     kernel: Kernel = "auto"
     """Backend of the fused operations."""
     data: str = "embedded"
@@ -173,26 +177,14 @@ class Config:
     """Run folder; None makes the next free runs/<recipe>-<method>-N."""
     stages: Stages = (1, 2, 3)
     """Stages to run, in order."""
-    stage1: Literal["projector+fusion", "projector"] = "projector+fusion"
-    """What stage 1 trains; "projector" is the paper's literal choice and needs --no-gate."""
-    fusion: Literal["cross", "joint"] = "cross"
-    """cross: a cross-attention block of its own in front of each aligned decoder layer; joint: the authors' released
-    variant, image keys and values in the layer's own softmax (its stage 1 trains the projector alone)."""
-    projector: Literal["residual", "mlp"] = "residual"
-    """Between tower and fusion: the paper's residual projector, or LLaVA's two-layer MLP for each selected layer."""
-    gate: bool = True
-    """Scale each injected block by tanh of a learned gate that starts at 0; off is the paper's literal form."""
-    depths: str = "aligned"
-    """Decoder layers (0-based) in front of which the blocks sit: "aligned" with the selected hidden states, or
-    indices such as "5,11,16"."""
     epochs: Positive | None = None
-    """Passes over the training pairs in every stage, in place of each schedule's own."""
+    """Passes over the training set in every stage, in place of each schedule's own."""
     batch_size: Count | None = None
-    """Pairs a step in every stage, in place of each schedule's own."""
+    """Samples a step in every stage, in place of each schedule's own."""
     max_steps: Count | None = None
     """Most steps of a stage; the learning rate's schedule ends there."""
     micro_batch_size: Count = 64
-    """Pairs a forward pass and process; a batch is accumulated from as many as it takes."""
+    """Samples a forward pass and process; a batch is accumulated from as many as it takes."""
     seed: Seed = 0
     """Fresh weights, order and augmentation all follow from it."""
     device: str = "auto"
@@ -205,21 +197,75 @@ class Config:
     """Steps between checkpoints; stages always end with one."""
     keep_checkpoints: Annotated[int, Rule("2 or more", lambda value: value >= 2)] = 2
     """Checkpoints kept, 2 or more."""
-    vision: VisionConfig = field(default_factory=VisionConfig)
+    vision: TowerConfig = field(default_factory=TowerConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
     dataset: DataConfig = field(default_factory=DataConfig)
     schedule1: Schedule = field(default_factory=Schedule)
     schedule2: Schedule = field(default_factory=Schedule)
-    schedule3: Schedule = field(default_factory=Schedule)
+
+    @property
+    def trains(self) -> str:
+        """What the run trains, in a word: part of its folder's name."""
+        raise NotImplementedError
+
+    def schedules(self) -> tuple[Schedule, ...]:
+        """The schedules of stage 1, 2, ..."""
+        return (self.schedule1, self.schedule2)
 
     def schedule(self, stage: int) -> Schedule:
-        """The schedule of stage 1, 2 or 3, with what --epochs and --batch-size set for all of them."""
-        schedule = (self.schedule1, self.schedule2, self.schedule3)[stage - 1]
+        """The schedule of a stage, counted from 1, with what --epochs and --batch-size set for all of them."""
+        schedule = self.schedules()[stage - 1]
         return dataclasses.replace(
             schedule,
             epochs=schedule.epochs if self.epochs is None else self.epochs,
             batch_size=schedule.batch_size if self.batch_size is None else self.batch_size,
         )
+
+    def check_method(self) -> None:
+        """Raises `UserError` for values of this kind of run that can't work together."""
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """A whole pre-training run."""
+
+    method: Literal["hive", "self-attention"] = "hive"
+    """hive: hierarchical cross-attention; self-attention: the LLaVA-style baseline in the same engine."""
+    stage1: Literal["projector+fusion", "projector"] = "projector+fusion"
+    """What stage 1 trains; "projector" is the paper's literal choice and needs --no-gate."""
+    fusion: Literal["cross", "joint"] = "cross"
+    """cross: a cross-attention block of its own in front of each aligned decoder layer; joint: the authors' released
+    variant, image keys and values in the layer's own softmax (its stage 1 trains the projector alone)."""
+    projector: Literal["residual", "mlp"] = "residual"
+    """Between tower and fusion: the paper's residual projector, or LLaVA's two-layer MLP for each selected layer."""
+    gate: bool = True
+    """Scale each injected block by tanh of a learned gate that starts at 0; off is the paper's literal form."""
+    depths: str = "aligned"
+    """Decoder layers (0-based) in front of which the blocks sit: "aligned" with the selected hidden states, or
+    indices such as "5,11,16"."""
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    schedule3: Schedule = field(default_factory=Schedule)
+
+    @property
+    def trains(self) -> str:
+        """The method."""
+        return self.method
+
+    def schedules(self) -> tuple[Schedule, ...]:
+        """The schedules of the three stages."""
+        return (self.schedule1, self.schedule2, self.schedule3)
+
+    def check_method(self) -> None:
+        """Raises `UserError` where gates that start closed leave stage 1 nothing to train."""
+        own_blocks = self.method == "hive" and self.fusion == "cross"
+        if own_blocks and self.stage1 == "projector" and self.gate and 1 in self.stages:
+            raise UserError(
+                "--stage1 projector trains nothing while the gates start at 0 (the projector's gradient is "
+                "exactly zero): add --no-gate, or leave --stage1 at projector+fusion."
+            )
+
+
+AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 
 
 def flag_of(name: str) -> str:
@@ -227,7 +273,7 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def flatten(config: Config) -> dict[str, object]:
+def flatten(config: RunConfig) -> dict[str, object]:
     """Every field by its name, such as "vision.density"."""
     flat: dict[str, object] = {}
     for name, value in dataclasses.asdict(config).items():
@@ -238,14 +284,16 @@ def flatten(config: Config) -> dict[str, object]:
     return flat
 
 
-def check(config: Config) -> None:
+def check(config: RunConfig) -> None:
     """Raises `UserError` for the first value that can't work: those out of their type's range, then those at odds."""
     check_ranges(config)
     _check_shapes(config.vision, config.language)
-    stages = config.stages
-    in_order = len(stages) > 0 and list(stages) == sorted(set(stages) & {1, 2, 3})
-    _require(in_order, "stages", f'"{",".join(map(str, stages))}"', "some of 1,2,3 in that order, such as 2,3")
-    for number, schedule in enumerate((config.schedule1, config.schedule2, config.schedule3), 1):
+    stages, number = config.stages, len(config.schedules())
+    in_order = len(stages) > 0 and list(stages) == sorted(set(stages) & set(range(1, number + 1)))
+    known = ",".join(map(str, range(1, number + 1)))
+    words = f"some of {known} in that order, such as {known[2:]}"
+    _require(in_order, "stages", f'"{",".join(map(str, stages))}"', words)
+    for number, schedule in enumerate(config.schedules(), 1):
         words = f"at most --schedule{number}.peak-lr ({schedule.peak_lr})"
         _require(schedule.min_lr <= schedule.peak_lr, f"schedule{number}.min_lr", schedule.min_lr, words)
     for stage in stages:
@@ -253,12 +301,7 @@ def check(config: Config) -> None:
         name = f"schedule{stage}.batch_size" if config.batch_size is None else "batch_size"
         words = f"a multiple of --micro-batch-size ({config.micro_batch_size})"
         _require(batch % min(config.micro_batch_size, batch) == 0, name, batch, words)
-    own_blocks = config.method == "hive" and config.fusion == "cross"
-    if own_blocks and config.stage1 == "projector" and config.gate and 1 in stages:
-        raise UserError(
-            "--stage1 projector trains nothing while the gates start at 0 (the projector's gradient is "
-            "exactly zero): add --no-gate, or leave --stage1 at projector+fusion."
-        )
+    config.check_method()
 
 
 def _require(allowed: bool, name: str, value: object, words: str) -> None:
@@ -278,7 +321,7 @@ def check_ranges(part: Any, prefix: str = "") -> None:
                     _require(rule.allows(value), prefix + name, value, rule.words)
 
 
-def _check_shapes(vision: VisionConfig, language: LanguageConfig) -> None:
+def _check_shapes(vision: TowerConfig, language: LanguageConfig) -> None:
     size, patch = vision.image_size, vision.patch_size
     if vision.weights is None:
         _require(size % patch == 0, "vision.image_size", size, f"a multiple of --vision.patch-size ({patch})")
@@ -296,9 +339,9 @@ def to_json(config: Any) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2, default=str) + "\n"
 
 
-def from_json(text: str) -> Config:
-    """The `Config` that `to_json` wrote; `UserError` where a field is missing, unknown, of another type or refused."""
-    config = _read(Config, json.loads(text), "")
+def from_json(text: str, kind: type[AnyConfig]) -> AnyConfig:
+    """What `to_json` wrote; `UserError` where a field is missing, unknown, of another type or refused."""
+    config = _read(kind, json.loads(text), "")
     try:
         check(config)
     except UserError as error:

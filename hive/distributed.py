@@ -88,7 +88,7 @@ class World:
 def join_world(device: str) -> Iterator[World]:
     """Reads torchrun's environment and picks the device: "auto", "cpu", "cuda" or "cuda:1"; leaves the groups after."""
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)) if size > 1 else None)
+    chosen = pick_device(device, int(os.environ.get("LOCAL_RANK", 0)) if size > 1 else None)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if size == 1:
@@ -105,7 +105,8 @@ def join_world(device: str) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def _device(name: str, local_rank: int | None) -> torch.device:
+def pick_device(name: str, local_rank: int | None = None) -> torch.device:
+    """The device that "auto", "cpu", "cuda" or "cuda:1" means; `UserError` where it can't be had."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

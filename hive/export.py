@@ -42,7 +42,7 @@ def export_tower(vision_model: PreTrainedModel, folder: Path, image_spec: ImageS
         temporary.mkdir(parents=True)
         _write(vision_model, temporary, image_spec)
         _compare(vision_model, temporary)
-        _replace(folder, temporary)
+        replace_folder(folder, temporary)
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"The tower could not be exported to {folder} ({error}): make room there or choose another --out."
@@ -92,21 +92,22 @@ def _write(vision_model: PreTrainedModel, folder: Path, spec: ImageSpec) -> None
     for key in ("_name_or_path", "torch_dtype", "output_hidden_states"):  # a local path, an alias, and what HIVE reads
         config.pop(key, None)
     config |= {"architectures": [type(vision_model).__name__], "dtype": "float32"}
-    _write_json(folder / "config.json", config)
-    _write_json(folder / "preprocessor_config.json", image_processor_config(vision_model.config.model_type, spec))
+    write_json(folder / "config.json", config)
+    write_json(folder / "preprocessor_config.json", image_processor_config(vision_model.config.model_type, spec))
     save_file(_weights(vision_model), folder / "model.safetensors", metadata={"format": "pt"})
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Sorted and indented, as transformers writes its files."""
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def _compare(vision_model: PreTrainedModel, folder: Path) -> None:
     """Raises `RuntimeError` unless the export in `folder` is `vision_model`, in its weights and in what it computes."""
-    with _no_progress_bar():
+    with no_progress_bar():
         loaded, report = AutoModel.from_pretrained(
             folder,
             output_loading_info=True,
@@ -129,7 +130,7 @@ def _compare(vision_model: PreTrainedModel, folder: Path) -> None:
     image = torch.randn(
         1, config.num_channels, config.image_size, config.image_size, generator=torch.Generator().manual_seed(0)
     ).to(vision_model.device, vision_model.dtype)
-    with _evaluating(vision_model):
+    with evaluating(vision_model):
         want = vision_model(pixel_values=image).last_hidden_state
         for mine, theirs in zip(
             [*loaded.parameters(), *loaded.buffers()],
@@ -146,7 +147,8 @@ def _compare(vision_model: PreTrainedModel, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
+    """Keeps transformers' bars off the terminal."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -157,7 +159,7 @@ def _no_progress_bar() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
     """Eager, deterministic, without autocast or dropout; the modules' modes come back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -174,7 +176,7 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
             module.training = training
 
 
-def _replace(folder: Path, temporary: Path) -> None:
+def replace_folder(folder: Path, temporary: Path) -> None:
     """Moves the new export into place by renaming; the older one is whole until the new one stands there."""
     if folder.exists():
         older = temporary.with_name(f"{temporary.name}-older")

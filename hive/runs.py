@@ -40,7 +40,7 @@ def load_run(folder: Path, device: torch.device, kernel: Kernel | None = None, f
     `kernel` None takes the run's own. `flag` is what the person named the folder by. Raises `UserError` where the
     folder is no run, has no checkpoint yet, or needs something that this machine lacks.
     """
-    saved = load_config(folder, flag)
+    saved = load_config(folder, Config, flag)
     try:
         backend = kernel_for(kernel or saved.kernel, device)
     except UserError as error:
@@ -53,7 +53,7 @@ def load_run(folder: Path, device: torch.device, kernel: Kernel | None = None, f
     if path is None:
         raise UserError(f"{flag} {folder} has no whole checkpoint yet: wait for its first one, or give another run.")
     loaded = checkpoint.load(path)
-    tokenizer = open_tokenizer(config)
+    tokenizer = open_tokenizer(config.language)
     if tokenizer.fingerprint != loaded.fingerprints.get("tokenizer"):
         raise UserError(
             f"{flag} {folder} was trained with another tokenizer than {config.language.tokenizer or 'the one'} that is "

@@ -7,11 +7,11 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from hive.config import Config, Schedule
+from hive.config import Config, RunConfig, Schedule
 from hive.data.order import steps
 
 
-def stage_steps(config: Config, stage: int, pairs: int) -> int:
+def stage_steps(config: RunConfig, stage: int, pairs: int) -> int:
     """Optimiser steps of a stage over this many training pairs."""
     schedule = config.schedule(stage)
     whole = steps(schedule.epochs, pairs, schedule.batch_size)

@@ -3,6 +3,7 @@
 import io
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,21 +51,40 @@ def load(data: bytes, spec: ImageSpec, max_megapixels: float) -> torch.Tensor:
     Bicubic, EXIF orientation applied, transparency laid on white. Raises `BadImage` for anything else, or when the
     header announces more than `max_megapixels`: nothing is decoded then.
     """
+    return _as_tensor(_read(data, max_megapixels, lambda image: _resize(image, spec)))
+
+
+def decode(data: bytes, max_megapixels: float) -> Image.Image:
+    """The same image in RGB at its own size, for an image processor that resizes by itself; raises `BadImage` too."""
+    return _read(data, max_megapixels, _upright)
+
+
+def _read(data: bytes, max_megapixels: float, process: Callable[[Image.Image], Image.Image]) -> Image.Image:
     if not data:
         raise BadImage("the file is empty")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about metadata and sizes: the reason is all that the ledger needs
         image = _open(data, max_megapixels)
         try:
-            return fit(image, spec)
+            return process(image)
         except Exception as error:  # damaged data makes Pillow raise almost anything
             raise BadImage(f"damaged or cut off ({error!s:.120})") from None
 
 
 def fit(image: Image.Image, spec: ImageSpec) -> torch.Tensor:
     """An opened image as `load` resizes it: uint8 [3, size, size]."""
-    pixels = np.asarray(_resize(image, spec))
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    return _as_tensor(_resize(image, spec))
+
+
+def _as_tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    turn = _TURN.get(_orientation(image))
+    image = _rgb(image)
+    return image if turn is None else image.transpose(turn)
 
 
 def _open(data: bytes, max_megapixels: float) -> Image.Image:

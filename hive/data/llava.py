@@ -26,15 +26,11 @@ class FileReader:
 
 def open_llava(path: Path, image_root: Path | None) -> tuple[list[str], list[str], FileReader]:
     """(captions, image paths as written, reader) of a LLaVA JSON; `UserError` names the first record at fault."""
-    records = _load(path)
-    root = (image_root or path.parent).expanduser().resolve()
-    if not root.is_dir():
-        raise UserError(
-            f"--image-root {image_root} is not a folder: give the folder that the image paths of {path} start from."
-        )
+    records = load_records(path)
+    root = open_root(path, image_root)
     captions: list[str] = []
     names: list[str] = []
-    folders = _Folders(root)
+    folders = Folders(root)
     for number, record in enumerate(records):
         label = f"Record {number} of {path}"
         if not isinstance(record, dict):
@@ -50,7 +46,18 @@ def open_llava(path: Path, image_root: Path | None) -> tuple[list[str], list[str
     return captions, names, FileReader(str(root), names)
 
 
-def _load(path: Path) -> list[Any]:
+def open_root(path: Path, image_root: Path | None) -> Path:
+    """The folder that a LLaVA JSON's image paths start from: `image_root`, or its own."""
+    root = (image_root or path.parent).expanduser().resolve()
+    if not root.is_dir():
+        raise UserError(
+            f"--image-root {image_root} is not a folder: give the folder that the image paths of {path} start from."
+        )
+    return root
+
+
+def load_records(path: Path) -> list[Any]:
+    """The records of a LLaVA JSON, unchecked; `UserError` where it is no list of them."""
     try:
         records = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -97,7 +104,7 @@ def _below(root: str, image: str) -> str:
     return os.path.normpath(os.path.join(root, image))
 
 
-class _Folders:
+class Folders:
     """Checks image paths, listing each folder once instead of asking for each file."""
 
     def __init__(self, root: Path) -> None:

@@ -20,7 +20,7 @@ from hive.config import DataConfig
 from hive.data.images import BadImage, ImageSpec, augment, load
 from hive.data.order import indices
 from hive.data.pairs import Pairs, hash_order
-from hive.data.text import BadSample, Batch, Tokenizer, pack
+from hive.data.text import BadSample, BadText, Batch, Encoder
 from hive.errors import UserError
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
@@ -32,20 +32,23 @@ class _Source:
     """What turns an index into a sample."""
 
     pairs: Pairs
-    tokenizer: Tokenizer
+    tokenizer: Encoder
     spec: ImageSpec
     max_text_tokens: int
     max_megapixels: float
 
-    def image(self, index: int) -> torch.Tensor:
-        """uint8 [3, H, W], or `BadImage`."""
+    def image(self, index: int) -> torch.Tensor | None:
+        """uint8 [3, H, W], or `BadImage`; None for a pair without an image."""
+        if not self.pairs.has_image(index):
+            return None
         try:
             data = self.pairs.read(index)
         except OSError as error:
             raise BadImage(f"can't be read ({error.strerror or error!s:.120})") from None
         return load(data, self.spec, self.max_megapixels)
 
-    def ids(self, index: int) -> list[int]:
+    def text(self, index: int) -> Any:
+        """The encoded text, or `BadText`."""
         return self.tokenizer.encode(self.pairs.captions[index], self.max_text_tokens)
 
 
@@ -74,18 +77,18 @@ class _Training(Dataset):
     def __getitem__(self, item: int) -> Batch:
         step, j = divmod(item, self.per_step)
         start = (self.first_step + step) * self.batch_size + (j * self.world + self.rank) * self.micro
-        samples: list[tuple[torch.Tensor, list[int]]] = []
+        samples: list[tuple[torch.Tensor | None, Any]] = []
         bad: list[BadSample] = []
         for epoch, index in indices(len(self.source.pairs), self.seed, start, self.micro):
             try:
-                image = self.source.image(index)
-            except BadImage as error:
+                image, text = self.source.image(index), self.source.text(index)
+            except (BadImage, BadText) as error:
                 bad.append((index, self.source.pairs.name(index), str(error)))
                 continue
-            if self.augment:
+            if self.augment and image is not None:
                 image = augment(image, self.seed, epoch, index)
-            samples.append((image, self.source.ids(index)))
-        return pack(samples, bad)
+            samples.append((image, text))
+        return self.source.tokenizer.pack(samples, bad)
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class _HeldOut(Dataset):
         return -(-len(self.couples) // self.micro)
 
     def __getitem__(self, item: int) -> tuple[Batch, Batch]:
-        samples: list[tuple[torch.Tensor, list[int]]] = []
+        samples: list[tuple[torch.Tensor | None, Any]] = []
         wrong: list[torch.Tensor] = []
         bad: list[BadSample] = []
         for couple in self.couples[item * self.micro : (item + 1) * self.micro]:
@@ -110,16 +113,22 @@ class _HeldOut(Dataset):
                     images.append(self.source.image(index))
                 except BadImage as error:
                     bad.append((index, self.source.pairs.name(index), str(error)))
-            if len(images) == 2:
-                samples.append((images[0], self.source.ids(couple[0])))
-                wrong.append(images[1])
-        right = pack(samples, bad)
+            if len(images) < 2:
+                continue
+            try:
+                samples.append((images[0], self.source.text(couple[0])))
+            except BadText as error:
+                bad.append((couple[0], self.source.pairs.name(couple[0]), str(error)))
+                continue
+            assert images[1] is not None, "held-out pairs have images"
+            wrong.append(images[1])
+        right = self.source.tokenizer.pack(samples, bad)
         return right, replace(right, pixels=torch.stack(wrong) if wrong else right.pixels)
 
 
 def batches(
     pairs: Pairs,
-    tokenizer: Tokenizer,
+    tokenizer: Encoder,
     spec: ImageSpec,
     config: DataConfig,
     *,
@@ -163,7 +172,7 @@ def _steps(dataset: _Training, workers: int, pin: bool) -> Iterator[list[Batch]]
 
 
 def heldout_batches(
-    pairs: Pairs, tokenizer: Tokenizer, spec: ImageSpec, config: DataConfig, micro_batch_size: int, limit: int
+    pairs: Pairs, tokenizer: Encoder, spec: ImageSpec, config: DataConfig, micro_batch_size: int, limit: int
 ) -> Iterator[tuple[Batch, Batch]]:
     """(right, wrong) batches: the same texts with their own images, and with those of pairs with other captions.
 

@@ -34,10 +34,14 @@ class Pairs:
     """Where each image is: a path, shard:member, or file:row. Says nothing of where the data set lies."""
     reader: Reader
     rows: np.ndarray = field(repr=False)
-    """Row of the source for each pair, int64 [n]."""
+    """Row of the source for each pair, int64 [n]; -1 for a conversation without an image."""
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    def has_image(self, index: int) -> bool:
+        """Whether pair `index` has an image; only conversations may have none."""
+        return bool(self.rows[index] >= 0)
 
     def read(self, index: int) -> bytes:
         """The encoded image of pair `index`; OSError where it can't be read."""
@@ -134,7 +138,8 @@ def split_heldout(pairs: Pairs, count: int, seed: int) -> tuple[Pairs, Pairs]:
         raise UserError(f"The data holds {len(pairs)} pairs, but at least 4 are needed, 2 of them held out: add pairs.")
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(pairs.names):
-        groups.setdefault(name, []).append(index)
+        if pairs.has_image(index):
+            groups.setdefault(name, []).append(index)
     unique = list(groups)
     chosen: list[int] = []
     for position in hash_order(unique, seed):

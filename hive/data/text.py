@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import tokenizers
 import torch
@@ -20,8 +20,30 @@ BadSample = tuple[int, str, str]
 """(index of the pair, name of its image, reason)."""
 
 
+class BadText(Exception):  # noqa: N818 - not a fault of the program: the sample goes to the ledger
+    """A text that can't be trained on; the message is the reason."""
+
+
+class Encoder(Protocol):
+    """What makes batches of texts; small enough to be sent to worker processes."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows that an embedding needs: the largest id + 1."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over everything that decides the ids."""
+
+    def encode(self, text: str, max_tokens: int) -> Any:
+        """One sample's text for `pack`, of `max_tokens` at most; `BadText` where nothing of it can be trained on."""
+
+    def pack(self, samples: Sequence[tuple[Any, Any]], bad: Sequence[BadSample]) -> "Batch":
+        """(pixels uint8 [3, H, W] or None, encoded text) samples as one batch; `bad` are those that were left out."""
+
+
 class Tokenizer:
-    """Text to ids, small enough to be sent to worker processes."""
+    """Captions to ids."""
 
     def __init__(self, backend: tokenizers.Tokenizer, bos_id: int) -> None:
         backend.no_truncation()
@@ -55,6 +77,10 @@ class Tokenizer:
         text = " ".join(caption.split()) + "\n"
         return [self.bos_id, *self.backend.encode(text, add_special_tokens=False).ids][:max_tokens]
 
+    def pack(self, samples: Sequence[tuple[torch.Tensor, Sequence[int]]], bad: Sequence[BadSample]) -> "Batch":
+        """See `pack`."""
+        return pack(samples, bad)
+
 
 def _from_json(state: str, bos_id: int) -> Tokenizer:
     return Tokenizer(tokenizers.Tokenizer.from_str(state), bos_id)
@@ -66,14 +92,24 @@ def load_tokenizer(path: str | None = None) -> Tokenizer:
 
     Never runs code from the folder, and never asks the network.
     """
+    loaded = load_whole_tokenizer(path)
+    bos = loaded.bos_token_id if loaded.bos_token_id is not None else loaded.eos_token_id
+    if bos is None:
+        raise UserError(
+            f"The tokenizer {path} has neither a BOS nor an EOS token: set bos_token in its tokenizer_config.json."
+        )
+    return _from_json(loaded.backend_tokenizer.to_str(), bos)
+
+
+def load_whole_tokenizer(path: str | None = None) -> Any:
+    """The same as transformers has it, with its chat template."""
     from transformers import AutoTokenizer, LlamaTokenizer  # slow to import, and workers don't need it
 
     if path == smollm2.NAME:
         gguf = smollm2.smollm2_file()
         if gguf is None:
             raise UserError(f"The tokenizer {path} comes with its package: {smollm2.HOW_TO_GET}.")
-        loaded = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-        return _from_loaded(loaded, path)
+        return AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     name = str(
         EMBEDDED_TOKENIZER if path is None else Path(path).expanduser() if Path(path).expanduser().exists() else path
     )
@@ -100,21 +136,11 @@ def load_tokenizer(path: str | None = None) -> Tokenizer:
             else f"get it with: hf download {name}; or give a local folder"
         )
         raise UserError(f"The tokenizer {name} can't be loaded ({reason:.200}): {cure}.") from None
-    return _from_loaded(loaded, name)
-
-
-def _from_loaded(loaded: Any, name: str) -> Tokenizer:
-    backend = getattr(loaded, "backend_tokenizer", None)
-    bos = loaded.bos_token_id if loaded.bos_token_id is not None else loaded.eos_token_id
-    if not isinstance(backend, tokenizers.Tokenizer):
+    if not isinstance(getattr(loaded, "backend_tokenizer", None), tokenizers.Tokenizer):
         raise UserError(
             f"The tokenizer {name} is a {type(loaded).__name__}, which has no fast form: convert it to tokenizer.json."
         )
-    if bos is None:
-        raise UserError(
-            f"The tokenizer {name} has neither a BOS nor an EOS token: set bos_token in its tokenizer_config.json."
-        )
-    return _from_json(backend.to_str(), bos)
+    return loaded
 
 
 def _model_type(folder: Path) -> str | None:
@@ -147,12 +173,17 @@ class Batch:
     @property
     def samples(self) -> int:
         """B."""
+        return self.cu_seqlens.shape[0] - 1
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
         return self.pixels.shape[0]
 
     @property
     def token_count(self) -> int:
-        """T, the number of supervised tokens."""
-        return self.tokens.shape[0]
+        """The number of supervised tokens."""
+        return self.targets.shape[0]
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on a device; the copy doesn't wait when the batch is pinned."""

@@ -59,10 +59,11 @@ def step_flops(model: Subject, trained: frozenset[str], samples: int, text_lengt
         costs = _hive_parts(model, trained, samples, text_lengths)
     else:
         costs = _self_attention_parts(model, trained, samples, text_lengths)
-    return {"tower": _tower(model, "tower" in trained, samples), **costs}
+    return {"tower": tower_flops(model, "tower" in trained, samples), **costs}
 
 
-def _tower(model: Model, trained: bool, samples: int) -> Cost:
+def tower_flops(model: Model, trained: bool, samples: int) -> Cost:
+    """Cost of the tower over `samples` images."""
     tower = model.tower
     patch, layer = _tower_pieces(tower.model.config, samples, tower.patches + tower.class_tokens, trained)
     return sum([layer] * len(tower.read_layers), patch)
@@ -114,13 +115,22 @@ def _hive_parts(model: HiveModel, trained: frozenset[str], samples: int, lengths
 def _self_attention_parts(
     model: Model, trained: frozenset[str], samples: int, lengths: Sequence[int]
 ) -> dict[str, Cost]:
-    patches, width = model.tower.patches, model.language.width
-    trains = "projector" in trained
-    rows = samples * patches
+    sequences = [model.tower.patches + length for length in lengths]
+    return sequence_flops(model, trained, samples, sequences, sum(lengths))
+
+
+def sequence_flops(
+    model: Model, trained: frozenset[str], images: int, sequences: Sequence[int], predicted: int
+) -> dict[str, Cost]:
+    """Cost of connector and language model, where images stand in sequences of these lengths, by part.
+
+    `predicted` rows pay for the head.
+    """
+    width, trains = model.language.width, "projector" in trained
+    rows = images * model.tower.patches
     project = gemm(rows, model.tower.width, width, input_grad="tower" in trained, weight_grad=trains)
     project += gemm(rows, width, width, input_grad=True, weight_grad=trains)
-    sequences = [patches + length for length in lengths]
-    return {"projector": project, **_language(model, sequences, sum(lengths), "language" in trained, 0)}
+    return {"projector": project, **_language(model, sequences, predicted, "language" in trained, 0)}
 
 
 def _usual_parts(model: UsualLlava, trained: frozenset[str], samples: int, lengths: Sequence[int]) -> dict[str, Cost]:

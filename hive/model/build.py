@@ -13,7 +13,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from hive.config import Config, Kernel, LanguageConfig, VisionConfig
+from hive.config import AnyConfig, Config, Kernel, LanguageConfig, TowerConfig
 from hive.data.images import ImageSpec
 from hive.errors import UserError
 from hive.model.alignment import align_depths, select_hidden_states
@@ -40,8 +40,8 @@ def build_model(config: Config, backend: str, *, pretrained: bool = True) -> Mod
     missing weights raise `UserError`.
     """
     torch.manual_seed(config.seed)
-    vision = _vision(config.vision, pretrained)
-    llama = _language(config.language, pretrained)
+    vision = vision_model(config.vision, pretrained)
+    llama = language_model(config.language, pretrained)
     language = LanguageModel(llama, backend, config.checkpoint_activations)
     spec = image_spec(vision)
     layers = vision.config.num_hidden_layers
@@ -72,7 +72,7 @@ def kernel_for(name: Kernel, device: torch.device) -> Kernel:
         raise UserError(f"--kernel is {name}, but that {reason}.") from error
 
 
-def resolved(config: Config, model: Model) -> Config:
+def resolved(config: AnyConfig, model: Model) -> AnyConfig:
     """The configuration with the shapes that the model has: pretrained weights bring their own, whatever the flags."""
     tower: Any = model.tower.model.config
     llama: Any = model.language.model.config
@@ -108,7 +108,8 @@ def image_spec(vision: CLIPVisionModel | SiglipVisionModel) -> ImageSpec:
     return ImageSpec(cast(int, vision.config.image_size), family.mean, family.std, family.resize)
 
 
-def _vision(config: VisionConfig, pretrained: bool) -> CLIPVisionModel | SiglipVisionModel:
+def vision_model(config: TowerConfig, pretrained: bool) -> CLIPVisionModel | SiglipVisionModel:
+    """The configured tower, fp32: its weights, or with `pretrained=False` or without any a fresh one of its shape."""
     if config.weights is None or not (pretrained or is_present(config.weights)):
         return fresh_vision(config)
     if pretrained:
@@ -117,13 +118,14 @@ def _vision(config: VisionConfig, pretrained: bool) -> CLIPVisionModel | SiglipV
     return CLIPVisionModel(shape) if isinstance(shape, CLIPVisionConfig) else SiglipVisionModel(shape)
 
 
-def _language(config: LanguageConfig, pretrained: bool) -> LlamaForCausalLM:
+def language_model(config: LanguageConfig, pretrained: bool) -> LlamaForCausalLM:
+    """The same for the language model."""
     if config.weights is None or not (pretrained or is_present(config.weights)):
         return fresh_language(config)
     return load_language(config.weights) if pretrained else LlamaForCausalLM(language_config(config.weights))
 
 
-def fresh_vision(config: VisionConfig) -> CLIPVisionModel | SiglipVisionModel:
+def fresh_vision(config: TowerConfig) -> CLIPVisionModel | SiglipVisionModel:
     """A tower of the configured shape with the family's own initialisation."""
     shape: dict[str, Any] = {
         "image_size": config.image_size,

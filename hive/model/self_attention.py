@@ -12,6 +12,9 @@ from hive.model.projector import MLPProjector
 from hive.model.vision import VisionTower
 from hive.profiling import begin, boundary
 
+Encode = Callable[[Tensor], Tensor]
+"""Pixels uint8 [B, 3, H, W] to the selected hidden states [S, B, N, Dv]."""
+
 
 @dataclass(frozen=True)
 class Interleaved:
@@ -63,16 +66,25 @@ class SelfAttentionModel(nn.Module):
             "tower": list(self.tower.reached_parameters()),
         }
 
-    def forward(self, batch: Batch, encode: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def layout(self, batch: Batch, patches: int) -> Interleaved:
+        """Where text and image tokens stand."""
+        return interleave(batch, patches)
+
+    def forward(self, batch: Batch, encode: Encode | None = None) -> Tensor:
         """Cross-entropy summed over the batch's supervised tokens, fp32 scalar; `encode` takes the tower's place."""
+        hidden, layout = self.hidden(batch, encode)
+        # Only rows that predict text pay for the head.
+        return self.language.loss(hidden[layout.predicting_rows], batch.targets)
+
+    def hidden(self, batch: Batch, encode: Encode | None = None) -> tuple[Tensor, Interleaved]:
+        """Final hidden states of all rows, [rows, D], and where they stand."""
         begin("tower")
         features = boundary((encode or self.tower)(batch.pixels)[0], "tower", "projector")  # [B, N, Dv]
         image = boundary(self.projector(features).flatten(0, 1), "projector", "language")
         text = self.language.embed(batch.tokens)
-        layout = interleave(batch, features.shape[1])
-        hidden = text.new_empty(len(text) + len(image), text.shape[-1])
+        layout = self.layout(batch, features.shape[1])
+        hidden = text.new_empty(len(layout.positions), text.shape[-1])
         hidden = hidden.index_copy(0, layout.text_rows, text)
-        hidden = hidden.index_copy(0, layout.image_rows, image.to(hidden.dtype))
-        hidden = boundary(self.language(hidden, layout), "language", "head")
-        # Only rows that predict text pay for the head.
-        return self.language.loss(hidden[layout.predicting_rows], batch.targets)
+        # Conversations without images still bring one, which no row reads: the tower always runs.
+        hidden = hidden.index_copy(0, layout.image_rows, image.to(hidden.dtype)[: len(layout.image_rows)])
+        return boundary(self.language(hidden, layout), "language", "head"), layout

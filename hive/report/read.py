@@ -47,7 +47,7 @@ def read_runs(folders: Sequence[Path]) -> list[Recorded]:
 
 
 def _read(folder: Path, label: str) -> Recorded:
-    config = load_config(folder, "RUN")
+    config = load_config(folder, Config, "RUN")
     records = read_records(folder / METRICS)
     held_out: dict[str, list[dict[str, Any]]] = {}
     for record in records:

@@ -1,10 +1,8 @@
 """python -m hive.train: pre-trains a vision encoder through a language model, in three stages."""
 
-import os
 import sys
-from pathlib import Path
 
-from hive.command import exit_code
+from hive.command import exit_code, say_once
 from hive.train.cli import Command, parse
 
 
@@ -26,30 +24,10 @@ def run(command: Command) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point: a person's mistake is one sentence and exit code 2, Ctrl-C before training starts 130."""
+    """Entry point; returns the exit code."""
     return exit_code(
-        lambda: run(parse(sys.argv[1:] if argv is None else argv)), when_full="continue with --resume", say=_say
+        lambda: run(parse(sys.argv[1:] if argv is None else argv)), when_full="continue with --resume", say=say_once
     )
-
-
-def _say(sentence: str) -> None:
-    if _first_to_fail():
-        print(sentence, file=sys.stderr)
-
-
-def _first_to_fail() -> bool:
-    """Whether no other process of this machine's torchrun has spoken: they all meet the same mistake, and whoever meets
-    it first may be the last that torchrun lets live."""
-    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")  # .../attempt_0/RANK/error.json, set by torchrun
-    if error_file is None:
-        return True
-    try:
-        (Path(error_file).parents[1] / "hive-has-spoken").touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ import argparse
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from hive.config import Config, check, flag_of, flatten, from_json
+from hive.config import AnyConfig, Config, RunConfig, check, flag_of, flatten, from_json
 from hive.errors import UserError
 from hive.recipes import load_recipe
 
@@ -25,6 +26,8 @@ FREE_ON_RESUME = {
     "kernel",
     "data",
     "image_root",
+    "data2",
+    "image_root2",
     "micro_batch_size",
     "checkpoint_activations",
     "compile",
@@ -47,13 +50,7 @@ class Command:
 
 def parse(argv: list[str]) -> Command:
     """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--recipe", default="demo")
-    first.add_argument("--resume", type=Path)
-    known, _ = first.parse_known_args(argv)
-    # A moved run folder is continued where it lies now.
-    saved = dataclasses.replace(load_config(known.resume), out=known.resume) if known.resume is not None else None
-    base = saved if saved is not None else load_recipe(known.recipe)
+    base, resume = starting_point(argv, load_recipe, Config)
 
     @dataclass(frozen=True)
     class Flags:
@@ -70,15 +67,29 @@ def parse(argv: list[str]) -> Command:
     flags = tyro.cli(Flags, default=Flags(base), args=argv, prog="python -m hive.train")
     config = flags.config
     check(config)
-    if saved is not None:
-        _check_same(saved, config)
-    return Command(config, known.resume, flags.dry_run, flags.profile)
+    if resume is not None:
+        check_same(base, config)
+    return Command(config, resume, flags.dry_run, flags.profile)
 
 
-def load_config(run: Path, flag: str = "--resume") -> Config:
+def starting_point(
+    argv: list[str], load_recipe: Callable[[str], AnyConfig], kind: type[AnyConfig]
+) -> tuple[AnyConfig, Path | None]:
+    """What the flags override: the recipe's configuration, or that of the run to resume; and that run's folder."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--recipe", default="demo")
+    first.add_argument("--resume", type=Path)
+    known, _ = first.parse_known_args(argv)
+    if known.resume is None:
+        return load_recipe(known.recipe), None
+    # A moved run folder is continued where it lies now.
+    return dataclasses.replace(load_config(known.resume, kind), out=known.resume), known.resume
+
+
+def load_config(run: Path, kind: type[AnyConfig], flag: str = "--resume") -> AnyConfig:
     """The configuration that a run folder was started with; `flag` is what the person named the folder by."""
     try:
-        return from_json((run / CONFIG_FILE).read_text())
+        return from_json((run / CONFIG_FILE).read_text(), kind)
     except UserError:
         raise
     except (OSError, ValueError, RecursionError) as error:
@@ -88,13 +99,14 @@ def load_config(run: Path, flag: str = "--resume") -> Config:
         ) from error
 
 
-def fingerprint(config: Config) -> str:
+def fingerprint(config: RunConfig) -> str:
     """SHA-256 of every field that must stay what it was when a run is resumed."""
     fixed = {name: value for name, value in flatten(config).items() if name not in FREE_ON_RESUME}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _check_same(saved: Config, given: Config) -> None:
+def check_same(saved: RunConfig, given: RunConfig) -> None:
+    """Raises `UserError` for a flag that would change what a resumed run computes."""
     if given.out != saved.out:
         raise UserError(
             f"--out is {given.out}, but --resume {saved.out} continues a run in its own folder: leave --out out, "

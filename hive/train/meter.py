@@ -58,7 +58,7 @@ class Meter:
         """Counts a step: this process's share of the mean loss, the gradient's norm before clipping."""
         self.done += 1
         for batch in micro_batches:
-            self._images += batch.samples
+            self._images += batch.images
             self._tokens += batch.token_count
             self._flops += self.flops_of(batch)
             self._bad += batch.bad

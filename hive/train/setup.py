@@ -1,46 +1,55 @@
 """What a run needs before its first step: data, a fitting tokenizer, a folder of its own, its place in the stages."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from hive.config import Config, Schedule
+from hive.config import Config, LanguageConfig, RunConfig, Schedule
 from hive.data.pairs import EMBEDDED_HELDOUT, Pairs, open_pairs, split_heldout
-from hive.data.text import Tokenizer, load_tokenizer
+from hive.data.text import Encoder, Tokenizer, load_tokenizer
 from hive.errors import UserError
 from hive.model.build import Model
 from hive.model.eight_bit import check_eight_bit
-from hive.stages import trained_parts, warmup_steps
+from hive.stages import warmup_steps
 from hive.train.cli import CONFIG_FILE
 
 
-def open_data(config: Config) -> tuple[Pairs, dict[str, Pairs], int]:
-    """Training pairs, held-out splits by name, and the pairs that make an epoch's steps.
+class TrainingSet(NamedTuple):
+    """What a stage trains and is evaluated on."""
+
+    pairs: Pairs
+    heldout: dict[str, Pairs]
+    """Splits by name."""
+    epoch_pairs: int
+    """Pairs that make an epoch's steps."""
+
+
+def open_data(config: Config) -> TrainingSet:
+    """The pre-training set.
 
     An epoch is as long as the whole set, held-out pairs included, so that the paper's numbers of steps hold.
     """
     pairs = open_pairs(config.data, config.image_root)
     if config.data == "embedded":
-        return pairs, {split: open_pairs("embedded", None, split) for split in EMBEDDED_HELDOUT}, len(pairs)
-    train, heldout = split_heldout(pairs, config.dataset.heldout_pairs, config.seed)
-    return train, {"held_out": heldout}, len(pairs)
+        heldout = {split: open_pairs("embedded", None, split) for split in EMBEDDED_HELDOUT}
+        return TrainingSet(pairs, heldout, len(pairs))
+    train, held_out = split_heldout(pairs, config.dataset.heldout_pairs, config.seed)
+    return TrainingSet(train, {"held_out": held_out}, len(pairs))
 
 
-def open_tokenizer(config: Config) -> Tokenizer:
+def open_tokenizer(config: LanguageConfig) -> Tokenizer:
     """The language model's tokenizer; another one beside pretrained weights is refused, since ids would not fit."""
-    given, weights = config.language.tokenizer, config.language.weights
-    tokenizer = load_tokenizer(given or weights)
-    if given and weights:
-        own = load_tokenizer(weights)
-        if own.fingerprint != tokenizer.fingerprint:
-            raise UserError(
-                f"--language.tokenizer {given} differs from the tokenizer of --language.weights {weights}, whose "
-                "embeddings it would mix up: leave the flag out, or give the weights' own tokenizer."
-            )
+    tokenizer = load_tokenizer(config.tokenizer or config.weights)
+    if config.tokenizer and config.weights and load_tokenizer(config.weights).fingerprint != tokenizer.fingerprint:
+        raise UserError(
+            f"--language.tokenizer {config.tokenizer} differs from the tokenizer of --language.weights "
+            f"{config.weights}, whose embeddings it would mix up: leave the flag out, or give the weights' own one."
+        )
     return tokenizer
 
 
-def check_batches(config: Config, processes: int) -> None:
+def check_batches(config: RunConfig, processes: int) -> None:
     """Refuses batch sizes that can't be shared out evenly among the processes."""
     for stage in config.stages:
         batch = config.schedule(stage).batch_size
@@ -52,7 +61,7 @@ def check_batches(config: Config, processes: int) -> None:
             )
 
 
-def check_stages(config: Config, stage: int, unfinished: bool) -> None:
+def check_stages(config: RunConfig, stage: int, unfinished: bool) -> None:
     """Refuses --stages that would leave out the rest of the stage that a resumed run is in."""
     if (unfinished and stage not in config.stages) or max(config.stages) < stage:
         chosen = ",".join(map(str, config.stages))
@@ -63,15 +72,13 @@ def check_stages(config: Config, stage: int, unfinished: bool) -> None:
         )
 
 
-def check_frozen_precision(config: Config, first_stage: int, model: Model) -> None:
-    """Refuses an 8-bit tower where it can't run, if a stage from this one on freezes it."""
-    precision = config.vision.frozen_precision
-    left = [stage for stage in config.stages if stage >= first_stage]
-    if precision != "autocast" and any("tower" not in trained_parts(config, stage) for stage in left):
-        check_eight_bit(precision, model.tower, config.compile)
+def check_frozen_precision(config: RunConfig, model: Model) -> None:
+    """Refuses an 8-bit tower where it can't run."""
+    if config.vision.frozen_precision != "autocast":
+        check_eight_bit(config.vision.frozen_precision, model.tower, config.compile)
 
 
-def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
+def check_vocabulary(model: Model, tokenizer: Encoder) -> None:
     """Refuses a tokenizer whose ids the model has no embedding for."""
     rows = model.language.model.config.vocab_size
     if tokenizer.vocab_size > rows:
@@ -81,7 +88,7 @@ def check_vocabulary(model: Model, tokenizer: Tokenizer) -> None:
         )
 
 
-def check_out(config: Config, resume: bool) -> None:
+def check_out(config: RunConfig, resume: bool) -> None:
     """Refuses a run folder that holds another run."""
     if config.out is not None and not resume and (config.out / CONFIG_FILE).exists():
         raise UserError(
@@ -89,7 +96,7 @@ def check_out(config: Config, resume: bool) -> None:
         )
 
 
-def make_run_folder(config: Config) -> Path:
+def make_run_folder(config: RunConfig) -> Path:
     """Makes the run's folder: --out, or the next free runs/<recipe>-<method>-N, which no other run can take as well."""
     try:
         if config.out is not None:
@@ -98,7 +105,7 @@ def make_run_folder(config: Config) -> Path:
         Path("runs").mkdir(exist_ok=True)
         number = 1
         while True:
-            folder = Path("runs") / f"{config.recipe}-{config.method}-{number}"
+            folder = Path("runs") / f"{config.recipe}-{config.trains}-{number}"
             try:
                 folder.mkdir()
             except FileExistsError:
@@ -128,14 +135,14 @@ def load_optimizer(
 
 
 def stage_summary(
-    model: Model, parameters: dict[str, torch.nn.Parameter], stage: int, schedule: Schedule, steps: int
+    model: Model, parameters: dict[str, torch.nn.Parameter], stage: int, schedule: Schedule, steps: int, unit: str
 ) -> str:
-    """What trains in the stage, and how."""
+    """What trains in the stage, and how; `unit` is what a batch consists of."""
     trained = {name: sum(p.numel() for p in part if p.requires_grad) for name, part in model.parts().items()}
     parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in trained.items() if count)
     total = sum(parameter.numel() for parameter in parameters.values())
     return (
         f"\nstage {stage} trains {total / 1e6:.2f} M parameters ({parts})\n"
-        f"{steps} steps of {schedule.batch_size} pairs, lr {schedule.peak_lr:g} to {schedule.min_lr:g}, "
+        f"{steps} steps of {schedule.batch_size} {unit}, lr {schedule.peak_lr:g} to {schedule.min_lr:g}, "
         f"warm-up {warmup_steps(schedule, steps)}, clip {schedule.clip:g}"
     )

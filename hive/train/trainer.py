@@ -12,12 +12,12 @@ import torch
 from rich.console import Console
 
 from hive import checkpoint
-from hive.config import Config, to_json
+from hive.config import RunConfig, to_json
 from hive.data.images import ImageSpec
 from hive.data.ledger import Ledger
 from hive.data.loader import batches, heldout_batches, start_workers
 from hive.data.prefetch import Prefetcher
-from hive.data.text import Batch
+from hive.data.text import Batch, Encoder, Tokenizer
 from hive.distributed import World
 from hive.efficiency.flops import step_flops, text_lengths
 from hive.errors import UserError
@@ -34,6 +34,7 @@ from hive.telemetry import Telemetry, plot_losses
 from hive.train.cli import CONFIG_FILE, fingerprint
 from hive.train.meter import Meter
 from hive.train.setup import (
+    TrainingSet,
     check_batches,
     check_frozen_precision,
     check_out,
@@ -51,9 +52,16 @@ READ_LOSSES_EVERY = 10  # steps: reading a loss makes the host wait for the GPU
 
 
 class Trainer:
-    """One run: everything that the stages share, and the position in them."""
+    """One run of pre-training: everything that the stages share, and the position in them.
 
-    def __init__(self, config: Config, resume: bool, world: World, console: Console, profile: bool = False) -> None:
+    A run of another kind replaces what "what is trained" holds.
+    """
+
+    program = "python -m hive.train"
+    unit = "pairs"
+    """What a batch consists of."""
+
+    def __init__(self, config: RunConfig, resume: bool, world: World, console: Console, profile: bool = False) -> None:
         """Finds every mistake that can be found before anything is written."""
         # ---- kernel and data
         self.world, self.console = world, console
@@ -62,13 +70,15 @@ class Trainer:
         if config.dataset.workers:
             start_workers()  # they import while the model is built
         self.backend = kernel_for(config.kernel, world.device)
-        self.tokenizer = open_tokenizer(config)
-        self.pairs, self.heldout, self.epoch_pairs = open_data(config)
+        self.tokenizer = self.open_tokenizer(config)
+        self.sets = self.open_sets(config)
 
         # ---- model
-        self.model: Model = build_model(config, self.backend)
+        self.model: Model = self.build_model(config)
         check_vocabulary(self.model, self.tokenizer)
-        self.config = dataclasses.replace(resolved(config, self.model), kernel=self.backend, device=world.device.type)
+        self.config: Any = dataclasses.replace(
+            resolved(config, self.model), kernel=self.backend, device=world.device.type
+        )
         self.spec: ImageSpec = image_spec(self.model.tower.model)
         self.model.to(world.device)
         self.prefetch = Prefetcher(world.device)
@@ -81,17 +91,57 @@ class Trainer:
         self.fingerprints = {
             "config": fingerprint(self.config),
             "tokenizer": self.tokenizer.fingerprint,
-            "data": self.pairs.fingerprint,
+            "data": "-".join(dict.fromkeys(data.pairs.fingerprint for data in self.sets.values())),
         }
         self.stage, self.stage_step, self.step = config.stages[0], 0, 0
         self.optimizer_state: dict[str, torch.Tensor] = {}
         self.stopped_by: int | None = None
         scalars = self.restore(config.out) if resume and config.out is not None else {}
-        check_frozen_precision(config, self.stage, self.model)
+        if any("tower" not in self.trained_parts(stage) for stage in config.stages if stage >= self.stage):
+            check_frozen_precision(config, self.model)
         self.folder = world.from_main(make_run_folder(config) if world.is_main else Path())
         counts = scalars.get("ledger", {})
         self.ledger = Ledger(self.folder, config.dataset.max_bad_share, writes=world.is_main, **counts)
         self.profiler = StepProfiler(self.folder, world.device) if profile and world.is_main else None
+
+    # ----------------------------------------------------------------------------------------------- what is trained
+
+    def open_tokenizer(self, config: RunConfig) -> Encoder:
+        """What makes batches of the set's texts."""
+        return open_tokenizer(config.language)
+
+    def open_sets(self, config: Any) -> dict[int, TrainingSet]:
+        """Each stage's data."""
+        return dict.fromkeys((1, 2, 3), open_data(config))
+
+    def build_model(self, config: Any) -> Model:
+        """The model, in fp32 on the CPU."""
+        return build_model(config, self.backend)
+
+    def trained_parts(self, stage: int) -> frozenset[str]:
+        """Names in `model.parts()` that have gradients in the stage."""
+        return trained_parts(self.config, stage)
+
+    def flops(self, batch: Batch) -> float:
+        """Of a micro-batch, forward and backward, in the current stage."""
+        costs = step_flops(
+            self.model, self.trained_parts(self.stage), batch.samples, text_lengths(batch.cu_seqlens.tolist())
+        )
+        return sum(cost.total for cost in costs.values())
+
+    def export(self) -> str:
+        """Writes what the run was for; returns a line that says where it is."""
+        export_tower(self.model.tower.model, self.folder / "tower", self.spec)
+        return f"tower       {self.folder / 'tower'}"
+
+    def draw_maps(self) -> None:
+        """Pictures of what the model attends to; a picture is no reason to lose a run."""
+        assert isinstance(self.tokenizer, Tokenizer)
+        run = Run(self.folder, self.config, self.model, self.tokenizer, self.spec, self.step)
+        try:
+            self.telemetry.say(f"maps        {draw_heldout(run, self.sets[self.stage].heldout)}")
+        except Exception as error:
+            self.telemetry.say(f"warning: The maps could not be drawn ({error}): try python -m hive.maps.")
 
     # ------------------------------------------------------------------------------------------------------- the run
 
@@ -111,7 +161,7 @@ class Trainer:
                     self.stage, self.stage_step, self.optimizer_state = stage, 0, {}
                 if not self.train_stage():
                     self.telemetry.say(
-                        f"Saved at step {self.step}. Continue with: python -m hive.train --resume {self.folder}"
+                        f"Saved at step {self.step}. Continue with: {self.program} --resume {self.folder}"
                     )
                     return 128 + (self.stopped_by or signal.SIGTERM)
                 self.evaluate()
@@ -138,8 +188,8 @@ class Trainer:
         if self.config.vision.frozen_precision != "autocast":
             precision += f", frozen tower in {self.config.vision.frozen_precision}"
         self.telemetry.say(
-            f"{self.config.recipe}: {self.config.method} on {name}, {precision}, kernel {self.backend}, "
-            f"{len(self.pairs):,} training pairs\nrun folder {self.folder}"
+            f"{self.config.recipe}: {self.config.trains} on {name}, {precision}, kernel {self.backend}, "
+            f"{len(self.sets[self.stage].pairs):,} training {self.unit}\nrun folder {self.folder}"
         )
 
     # ------------------------------------------------------------------------------------------------------- a stage
@@ -147,19 +197,19 @@ class Trainer:
     def train_stage(self) -> bool:
         """Trains the current stage to its end and saves; False if a signal stopped it, saved as well."""
         config, schedule = self.config, self.config.schedule(self.stage)
-        parts = trained_parts(config, self.stage)
+        parts = self.trained_parts(self.stage)
         self.parameters = enter_stage(self.model, parts)
         self.encode = self.model.tower if "tower" in parts else self.frozen_tower()
         self.optimizer = build_optimizer(self.parameters, schedule)
         load_optimizer(self.optimizer, self.parameters, self.optimizer_state)
-        steps = stage_steps(config, self.stage, self.epoch_pairs)
+        steps = stage_steps(config, self.stage, self.sets[self.stage].epoch_pairs)
         if self.stage_step >= steps:
             return True  # resumed at the end of a stage
-        self.telemetry.say(stage_summary(self.model, self.parameters, self.stage, schedule, steps))
+        self.telemetry.say(stage_summary(self.model, self.parameters, self.stage, schedule, steps, self.unit))
         self.telemetry.start_stage(self.stage, self.stage_step, steps)
 
         data = batches(
-            self.pairs,
+            self.sets[self.stage].pairs,
             self.tokenizer,
             self.spec,
             config.dataset,
@@ -174,11 +224,7 @@ class Trainer:
             pin=self.world.device.type == "cuda",
         )
 
-        def flops_of(batch: Batch) -> float:  # asks only the host's batch, so the GPU isn't waited for
-            costs = step_flops(self.model, parts, batch.samples, text_lengths(batch.cu_seqlens.tolist()))
-            return sum(cost.total for cost in costs.values())
-
-        meter = Meter(self.telemetry, self.world, flops_of, stage=self.stage, done=self.stage_step, steps=steps)
+        meter = Meter(self.telemetry, self.world, self.flops, stage=self.stage, done=self.stage_step, steps=steps)
         report_every = READ_LOSSES_EVERY if self.world.device.type == "cuda" else 1
         last_saved, stopping = self.step, False
         for micro_batches in meter.timed(data):
@@ -214,14 +260,15 @@ class Trainer:
         """Mean loss and gradient norm of a step, still on the device."""
         tokens = self.world.sum(sum(batch.token_count for batch in micro_batches))
         if tokens == 0:
+            bad = [f", such as {name} ({reason})" for batch in micro_batches for _, name, reason in batch.bad]
             raise UserError(
-                f"Step {self.step + 1} has no supervised token, since none of its images could be read: see "
-                f"{self.ledger.path}."
+                f"Step {self.step + 1} has no supervised token, since none of its samples could be used"
+                f"{bad[0] if bad else ''}: mend or remove them."
             )
         return train_step(
             partial(self.model, encode=self.encode),
             self.optimizer,
-            self.prefetch(batch for batch in micro_batches if batch.samples),
+            self.prefetch(batch for batch in micro_batches if batch.token_count),
             tokens=tokens,
             rate=rate,
             clip=clip,
@@ -233,7 +280,7 @@ class Trainer:
     def evaluate(self) -> None:
         """Held-out loss of every split, to the person and to the metrics; what a stopped run has recorded stays."""
         results = self.world.from_main(self.telemetry.held_out_at(self.step) if self.world.is_main else {})
-        for split, pairs in self.heldout.items():
+        for split, pairs in self.sets[self.stage].heldout.items():
             if split in results:
                 continue
             data = heldout_batches(
@@ -250,15 +297,10 @@ class Trainer:
         self.telemetry.say(table(results))
 
     def finish(self) -> None:
-        """Exports the tower and draws the loss curve and the maps."""
+        """Exports what was trained and draws the loss curve."""
         if self.world.is_main:
-            export_tower(self.model.tower.model, self.folder / "tower", self.spec)
-            self.telemetry.say(f"tower       {self.folder / 'tower'}\nloss curve  {plot_losses(self.folder)}")
-            run = Run(self.folder, self.config, self.model, self.tokenizer, self.spec, self.step)
-            try:
-                self.telemetry.say(f"maps        {draw_heldout(run, self.heldout)}")
-            except Exception as error:  # a picture is no reason to lose a run
-                self.telemetry.say(f"warning: The maps could not be drawn ({error}): try python -m hive.maps.")
+            self.telemetry.say(f"{self.export()}\nloss curve  {plot_losses(self.folder)}")
+            self.draw_maps()
         self.world.barrier()
 
     # ---------------------------------------------------------------------------------------------------- checkpoints
@@ -298,7 +340,7 @@ class Trainer:
         saved = checkpoint.load(newest)
         checkpoint.check_fingerprints(saved.fingerprints, self.fingerprints)
         self.stage, self.stage_step, self.step = (saved.scalars[key] for key in ("stage", "stage_step", "step"))
-        unfinished = self.stage_step < stage_steps(self.config, self.stage, self.epoch_pairs)
+        unfinished = self.stage_step < stage_steps(self.config, self.stage, self.sets[self.stage].epoch_pairs)
         check_stages(self.config, self.stage, unfinished)
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():

@@ -47,12 +47,12 @@ def test_heads_that_dont_fit() -> None:
 def test_recipes_are_allowed_and_read_back(name: str) -> None:
     config = RECIPES[name]()
     check(config)
-    assert from_json(to_json(config)) == config
+    assert from_json(to_json(config), Config) == config
 
 
 def test_a_whole_number_is_a_number() -> None:
     config = Config(schedule1=Schedule(clip=1), epochs=2)
-    assert from_json(to_json(config)) == config
+    assert from_json(to_json(config), Config) == config
 
 
 def test_a_batch_that_micro_batches_dont_divide() -> None:
@@ -81,7 +81,7 @@ def test_a_batch_that_micro_batches_dont_divide() -> None:
 )
 def test_a_saved_configuration_that_was_changed(change: dict, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        from_json(json.dumps(json.loads(to_json(Config())) | change))
+        from_json(json.dumps(json.loads(to_json(Config())) | change), Config)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_saved_configuration_that_was_changed(change: dict, sentence: str) -> 
 )
 def test_a_saved_configuration_of_another_kind(text: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        from_json(text)
+        from_json(text, Config)
 
 
 def test_the_fingerprint_is_of_what_decides_the_result() -> None:

@@ -8,6 +8,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 VOCABULARY = 2048
 BOS, EOS = "<bos>", "<eos>"
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ message['content'] + '\n' }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+)
+"""A turn a line, as captions are in training; an answer's line ends with EOS."""
 
 
 def train_tokenizer(captions: Iterable[str]) -> Tokenizer:
@@ -40,5 +45,6 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         "bos_token": BOS,
         "eos_token": EOS,
         "clean_up_tokenization_spaces": False,
+        "chat_template": CHAT_TEMPLATE,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")

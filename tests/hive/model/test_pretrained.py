@@ -180,7 +180,7 @@ def test_the_shape_is_that_of_the_weights(tmp_path: Path) -> None:
     assert ran.vision == dataclasses.replace(siglip, weights=config.vision.weights)
     assert ran.language == dataclasses.replace(LANGUAGE, weights=config.language.weights, llama3_rope=True)
     check(ran)
-    assert from_json(to_json(ran)) == ran == resolved(ran, model)
+    assert from_json(to_json(ran), Config) == ran == resolved(ran, model)
 
 
 def test_a_kernel_that_cant_run_is_named_by_its_flag() -> None:

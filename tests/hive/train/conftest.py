@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _without_maps() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hive.train.trainer.draw_heldout", lambda run, heldout: run.folder / "maps")

@@ -1,0 +1,79 @@
+"""OK-VQA (Marino et al. 2019): questions on COCO images that need outside knowledge, ten annotators' answers each."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hive.evaluate.benchmark import (
+    SHORT_ANSWER,
+    Benchmark,
+    Question,
+    Score,
+    check_images,
+    check_root,
+    damaged,
+    percent,
+    read_json,
+)
+from hive.evaluate.vqa_answers import normalise
+
+QUESTIONS, ANNOTATIONS = "OpenEnded_mscoco_val2014_questions.json", "mscoco_val2014_annotations.json"
+SOURCE = f"{QUESTIONS} and {ANNOTATIONS} of okvqa.allenai.org, and val2014/ (val2014.zip of cocodataset.org)"
+
+
+def load(root: Path) -> list[Question]:
+    """The validation questions in the file's order."""
+    check_root(root, SOURCE)
+    answers = {record["question_id"]: _answers(root, record) for record in _records(root, ANNOTATIONS, "annotations")}
+    questions = []
+    for record in _records(root, QUESTIONS, "questions"):
+        number, image, text = record["question_id"], record.get("image_id"), record.get("question")
+        if not isinstance(image, int) or not isinstance(text, str):
+            damaged(root / QUESTIONS, f"question {number} lacks question or image_id", SOURCE)
+        if number not in answers:
+            damaged(root / ANNOTATIONS, f"it has no annotation for question {number}", SOURCE)
+        path = root / "val2014" / f"COCO_val2014_{image:012d}.jpg"
+        questions.append(Question(str(number), text + SHORT_ANSWER, path, answers[number]))
+    check_images(root, questions, "val2014/COCO_val2014_*.jpg", SOURCE)
+    return questions
+
+
+def _records(root: Path, name: str, key: str) -> list[dict[str, Any]]:
+    content = read_json(root, name, SOURCE)
+    records = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(records, list) or not records:
+        damaged(root / name, f'it has no list "{key}"', SOURCE)
+    if not all(isinstance(record, dict) and isinstance(record.get("question_id"), int) for record in records):
+        damaged(root / name, "a record lacks its question_id", SOURCE)
+    return records
+
+
+def _answers(root: Path, record: dict[str, Any]) -> tuple[str, ...]:
+    answers = record.get("answers")
+    texts: list[Any] = [item.get("answer") if isinstance(item, dict) else None for item in answers or []]
+    if len(texts) < 2 or not all(isinstance(text, str) for text in texts):
+        damaged(root / ANNOTATIONS, f"question {record['question_id']} lacks its annotators' answers", SOURCE)
+    return tuple(texts)
+
+
+def parse(text: str) -> str | None:
+    """The normalised text; None where nothing is left of it."""
+    return normalise(text) or None
+
+
+def score(questions: Sequence[Question], texts: Mapping[str, str]) -> Score:
+    """VQA accuracy, per cent."""
+    total = sum(vqa_accuracy(texts.get(question.id, ""), question.answers) for question in questions)
+    return Score((("VQA accuracy", percent(total, len(questions)), len(questions)),))
+
+
+def vqa_accuracy(text: str, answers: Sequence[str]) -> float:
+    """Mean over the annotators of min(1, matches among the others / 3); 0..1."""
+    answer = parse(text)
+    if answer is None:
+        return 0.0
+    matches = [normalise(other) == answer for other in answers]
+    return sum(min(1.0, (sum(matches) - left_out) / 3) for left_out in matches) / len(matches)
+
+
+BENCHMARK = Benchmark("okvqa", load, parse, score, 5046, 16, {"Base": 48.78, "SA": 46.19, "HIVE": 51.01})

@@ -1,0 +1,105 @@
+"""Predictions as JSON lines in LLaVA's form, and the manifest that ties them to one model and one set of questions."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from hive.errors import UserError
+from hive.evaluate.benchmark import Question
+from hive.files import keep_records, read_records, replace_text
+
+PREDICTIONS, MANIFEST = "predictions.jsonl", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What decides the answers."""
+
+    benchmark: str
+    model: str
+    """`model_fingerprint`."""
+    data: str
+    """`data_fingerprint`."""
+    precision: str
+    """torch's name of the dtype that the model ran in."""
+    max_new_tokens: int
+
+
+_WORDS = {
+    "benchmark": "another benchmark",
+    "model": "another model",
+    "data": "another data set",
+    "precision": "another precision",
+    "max_new_tokens": "another length of answers",
+}
+
+
+def model_fingerprint(folder: Path) -> str:
+    """SHA-256 over the names and contents of all files that lie directly in a model's folder."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def data_fingerprint(questions: Sequence[Question], root: Path) -> str:
+    """SHA-256 over all questions: ids, prompts, answers, and where below the root each image lies."""
+    digest = hashlib.sha256()
+    for question in questions:
+        image = question.image.relative_to(root).as_posix() if question.image else None
+        digest.update(json.dumps([question.id, question.prompt, question.answers, image]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+class Predictions:
+    """The answers so far, on disk and in memory."""
+
+    def __init__(self, folder: Path, manifest: Manifest, model_id: str) -> None:
+        """Opens a new or an interrupted evaluation; `UserError` where the folder holds other predictions."""
+        self.path, self.manifest, self.model_id = folder / PREDICTIONS, manifest, model_id
+        if (folder / MANIFEST).exists() or self.path.exists():
+            _check(folder, manifest)
+            keep_records(self.path, lambda record: True)  # a kill may have cut the last line
+        self.texts: dict[str, str] = {record["question_id"]: record["text"] for record in read_records(self.path)}
+
+    def begin(self) -> None:
+        """Makes the folder and its manifest, where they aren't there."""
+        folder = self.path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / MANIFEST).exists():
+            replace_text(folder / MANIFEST, json.dumps(asdict(self.manifest), indent=1) + "\n")
+
+    def add(self, questions: Sequence[Question], texts: Sequence[str]) -> None:
+        """Appends a batch of answers, one line each, whole or (after a kill) cut off by the next opening."""
+        lines = []
+        for question, text in zip(questions, texts, strict=True):
+            key = f"{self.manifest.model} {question.id}"
+            lines.append(
+                {
+                    "question_id": question.id,
+                    "prompt": question.prompt,
+                    "text": text,
+                    "answer_id": hashlib.sha256(key.encode()).hexdigest()[:22],
+                    "model_id": self.model_id,
+                    "metadata": {"benchmark": self.manifest.benchmark},
+                }
+            )
+            self.texts[question.id] = text
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _check(folder: Path, manifest: Manifest) -> None:
+    try:
+        saved = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        differing = [name for name, value in asdict(manifest).items() if saved[name] != value]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{folder} holds predictions without a readable {MANIFEST}, so that nobody knows of which model they are: "
+            "give another folder in --out."
+        ) from None
+    if differing:
+        raise UserError(f"{folder} holds predictions of {_WORDS[differing[0]]}: give another folder in --out.")

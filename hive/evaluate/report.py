@@ -1,0 +1,45 @@
+"""The score beside the paper's, and what stands between the questions and an answer."""
+
+from collections.abc import Mapping, Sequence
+
+from hive.evaluate.benchmark import Benchmark, Question, Score
+
+UNANSWERABLE = frozenset(
+    {"unanswerable", "unknown", "unclear", "not sure", "i don't know", "cannot be determined", "can't be determined"}
+)
+
+
+def table(benchmark: Benchmark, score: Score, model_id: str) -> str:
+    """Each part's score, then Table 2's column with ours in it."""
+    rows = [f"{benchmark.name:<24}{'score':>9}{'questions':>11}"]
+    rows += [f"{name.replace('_', ' '):<24}{value:>9.2f}{questions:>11,}" for name, value, questions in score.rows]
+    rows += ["", f"{'encoder':<24}{benchmark.name:>9}  paper, Table 2"]
+    rows += [f"{encoder:<24}{value:>9g}" for encoder, value in benchmark.paper.items()]
+    rows += [f"{model_id:<24}{score.headline:>9.2f}  this model"]
+    asked = score.rows[-1][2]
+    if asked != benchmark.questions:
+        rows.append(f"These are {asked:,} questions, the official set has {benchmark.questions:,}: no comparison.")
+    return "\n".join(rows)
+
+
+def report(benchmark: Benchmark, questions: Sequence[Question], texts: Mapping[str, str]) -> str:
+    """How many questions were not asked, or got nothing that the benchmark takes for an answer.
+
+    Unanswerable are those to which the model said that it can't tell. All of these count as wrong, unless an annotator
+    said the same.
+    """
+    answered = [texts[question.id] for question in questions if question.id in texts]
+    unanswerable = sum(text.strip().strip(".").lower() in UNANSWERABLE for text in answered)
+    unparsed = sum(benchmark.parse(text) is None for text in answered)
+    rows = (
+        ("questions", len(questions), ""),
+        ("with an image", sum(question.image is not None for question in questions), ""),
+        (
+            "missing an image",
+            len(questions) - len(answered),
+            "not there or not readable, so not asked; counted as wrong",
+        ),
+        ("unanswerable", unanswerable, "the model said that it can't tell"),
+        ("unparsed", unparsed, "no answer of the expected form; counted as wrong"),
+    )
+    return "\n".join(f"{name:<18}{count:>7,}  {words}".rstrip() for name, count, words in rows)

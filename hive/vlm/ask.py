@@ -1,0 +1,26 @@
+"""--ask: one question about one image."""
+
+from pathlib import Path
+
+from hive.config import DataConfig
+from hive.data.images import BadImage, decode
+from hive.distributed import join_world
+from hive.errors import UserError
+
+MAX_NEW_TOKENS = 256
+
+
+def ask(image: Path, question: str, model: Path, device: str) -> str:
+    """The answer of a saved model, greedy; `UserError` where image or model can't be read."""
+    try:
+        picture = decode(image.read_bytes(), DataConfig().max_megapixels)
+    except OSError as error:
+        raise UserError(f"--ask {image} can't be read ({error.strerror}): give a JPEG, PNG or WebP file.") from None
+    except BadImage as error:
+        raise UserError(f"--ask {image} can't be used ({error}): give a JPEG, PNG or WebP file.") from None
+    if not (model / "config.json").is_file():
+        raise UserError(f"--model {model} is no model folder: give RUN/llava of a python -m hive.vlm run.")
+    from hive.evaluate.generate import Answerer  # transformers takes seconds to import
+
+    with join_world(device) as world:
+        return Answerer(model, world.device)([(question, [picture])], MAX_NEW_TOKENS)[0]

@@ -1,0 +1,248 @@
+"""Conversations as token ids: the chat template's text, the image's place, and the loss on the answers alone."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import tokenizers
+import torch
+
+from hive.data.text import BadSample, BadText, Batch, load_whole_tokenizer
+from hive.errors import UserError
+from hive.vlm.conversations import IMAGE, Turn, turns
+
+DATE = "26 Jul 2024"
+"""Llama 3's template writes a date, today's unless it is told one: this is its own default."""
+
+
+@dataclass(frozen=True)
+class ChatText:
+    """A tokenized conversation, cut behind its last answer."""
+
+    ids: list[int]
+    answers: list[bool]
+    """Which ids belong to an answer or end one."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ChatBatch(Batch):
+    """Conversations packed end to end, with N rows for each image: B samples, R rows, T text tokens, S supervised ones.
+
+    `tokens` are the T text tokens; `targets` [S] what the rows `predicting_rows` predict; `positions` [R] and
+    `cu_seqlens` count rows. Without any image there is a blank one that no row reads, since the tower always runs.
+    """
+
+    text_rows: torch.Tensor
+    """Row of each text token, int64 [T]."""
+    image_rows: torch.Tensor
+    """Row of each image token, int64 [images * N]."""
+    predicting_rows: torch.Tensor
+    """Row whose output predicts each target, int64 [S]."""
+
+    @property
+    def images(self) -> int:
+        """Number of images that are read."""
+        return self.pixels.shape[0] if len(self.image_rows) else 0
+
+
+class ChatTokenizer:
+    """Makes batches of conversations; its ids are those of the processor that is saved with the model."""
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        template: str,
+        special_tokens: dict[str, str],
+        patches: int,
+        image_size: int,
+    ) -> None:
+        """`backend` knows the token `IMAGE`; an image takes `patches` tokens of `image_size` pixels a side."""
+        backend.no_truncation()
+        backend.no_padding()
+        self.backend, self.template, self.special_tokens = backend, template, special_tokens
+        self.patches, self.image_size = patches, image_size
+        image_id = backend.token_to_id(IMAGE)
+        assert image_id is not None
+        self.image_id: int = image_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self.backend.to_str(), self.template, self.special_tokens, self.patches, self.image_size)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows that the language model's embedding needs while it trains: images have no embedding."""
+        vocabulary = self.backend.get_vocab(with_added_tokens=True)
+        return max(number for number in vocabulary.values() if number != self.image_id) + 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the tokenizer, the template and the image's tokens."""
+        parts = [json.loads(self.backend.to_str()), self.template, self.special_tokens, self.patches]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def render(self, conversation: Sequence[Turn], ask: bool) -> str:
+        """The template's text; with `ask` it ends where the answer to the last question would begin."""
+        from transformers.utils.chat_template_utils import render_jinja_template  # slow to import
+
+        messages = [{"role": role, "content": text} for role, text in conversation]
+        variables: Any = self.special_tokens
+        texts: Any = render_jinja_template(
+            [messages], chat_template=self.template, add_generation_prompt=ask, **variables
+        )
+        return texts[0][0]
+
+    def encode(self, text: str, max_tokens: int) -> ChatText:
+        """A conversation that `Pairs` holds, in at most `max_tokens` ids, an image counted as one.
+
+        `BadText` where an answer is empty, or where no answer or not the image is in the first `max_tokens`.
+        """
+        conversation = turns(text)
+        if not all(value for role, value in conversation if role == "assistant"):
+            raise BadText("an answer is empty")
+        whole, spans = self.spans(conversation)
+        encoding = self.backend.encode(whole, add_special_tokens=False)
+        answers = [any(start < last and end > first for first, last in spans) for start, end in encoding.offsets]
+        ids, answers = encoding.ids[:max_tokens], answers[:max_tokens]
+        if True not in answers:
+            raise BadText(f"no answer begins within {max_tokens} tokens")
+        if self.image_id in encoding.ids and self.image_id not in ids:
+            raise BadText(f"the image stands behind {max_tokens} tokens")
+        end = len(answers) - answers[::-1].index(True)
+        return ChatText(ids[:end], answers[:end])
+
+    def spans(self, conversation: Sequence[Turn]) -> tuple[str, list[tuple[int, int]]]:
+        """The template's text, and from where to where in it each answer goes, its end mark included."""
+        spans, whole = [], ""
+        for place, (role, _) in enumerate(conversation):
+            if role == "assistant":
+                before, whole = (
+                    self.render(conversation[:place], ask=True),
+                    self.render(conversation[: place + 1], ask=False),
+                )
+                spans.append((len(before), len(whole.rstrip())))
+        return whole, spans
+
+    def prompt(self, question: str, image: bool) -> list[int]:
+        """The ids of a question, an image's tokens written out, up to where its answer begins."""
+        text = self.render([("user", f"{IMAGE}\n{question}" if image else question)], ask=True)
+        return self.expand(self.backend.encode(text, add_special_tokens=False).ids)
+
+    def expand(self, ids: Sequence[int]) -> list[int]:
+        """`ids` with N image tokens for each one."""
+        return [token for token in ids for _ in range(self.patches if token == self.image_id else 1)]
+
+    def pack(self, samples: Sequence[tuple[torch.Tensor | None, ChatText]], bad: Sequence[BadSample]) -> ChatBatch:
+        """Packs (pixels uint8 [3, H, W] or None, text) samples; none at all give a batch without tokens."""
+        images = [image for image, _ in samples if image is not None]
+        tokens: list[int] = []
+        targets: list[int] = []
+        text_rows: list[int] = []
+        image_rows: list[int] = []
+        predicting_rows: list[int] = []
+        lengths: list[int] = []
+        row = 0
+        for _, text in samples:
+            first = row
+            for place, (token, supervised) in enumerate(zip(text.ids, text.answers, strict=True)):
+                if supervised and place > 0:
+                    targets.append(token)
+                    predicting_rows.append(row - 1)
+                if place == len(text.ids) - 1:
+                    break  # the last token is only predicted
+                if token == self.image_id:
+                    image_rows.extend(range(row, row + self.patches))
+                    row += self.patches
+                else:
+                    tokens.append(token)
+                    text_rows.append(row)
+                    row += 1
+            lengths.append(row - first)
+        blank = torch.zeros(3, self.image_size, self.image_size, dtype=torch.uint8)
+        return ChatBatch(
+            pixels=torch.stack(images or [blank]),
+            tokens=torch.tensor(tokens, dtype=torch.int64),
+            targets=torch.tensor(targets, dtype=torch.int64),
+            positions=torch.tensor([place for length in lengths for place in range(length)], dtype=torch.int64),
+            cu_seqlens=torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0).to(torch.int32),
+            max_seqlen=max(lengths, default=0),
+            bad=tuple(bad),
+            text_rows=torch.tensor(text_rows, dtype=torch.int64),
+            image_rows=torch.tensor(image_rows, dtype=torch.int64),
+            predicting_rows=torch.tensor(predicting_rows, dtype=torch.int64),
+        )
+
+
+def _restore(backend: str, *others: Any) -> ChatTokenizer:
+    return ChatTokenizer(tokenizers.Tokenizer.from_str(backend), *others)
+
+
+def load_chat_tokenizer(path: str | None, patches: int, image_size: int) -> tuple[ChatTokenizer, Any]:
+    """The tokenizer of a chat model with the image's token added, ours and transformers' own, which saves itself.
+
+    Raises `UserError` where it has no chat template, or one in which an answer can't be told from what is around it.
+    """
+    loaded = load_whole_tokenizer(path)
+    name = path or "that is embedded"
+    template = loaded.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if not isinstance(template, str):
+        raise UserError(
+            f"The tokenizer {name} has no chat template: give an instruct or chat model, such as Llama-3.2-1B-Instruct."
+        )
+    loaded.add_special_tokens({"additional_special_tokens": [IMAGE]}, replace_extra_special_tokens=False)
+    loaded.image_token = IMAGE
+    loaded.chat_template = as_processor_template(template)
+    special_tokens = {key: value for key, value in loaded.special_tokens_map.items() if isinstance(value, str)}
+    backend = tokenizers.Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+    chat = ChatTokenizer(backend, loaded.chat_template, special_tokens, patches, image_size)
+    _check_template(chat, name)
+    return chat, loaded
+
+
+def as_processor_template(template: str) -> str:
+    """The template, made to take lists of images and texts as processors give them, with the date of training."""
+    return (
+        f'{{%- set date_string = "{DATE}" -%}}'
+        "{%- set plain = namespace(messages=[]) -%}"
+        "{%- for message in messages -%}"
+        "{%- if message.content is string -%}{%- set text = message.content -%}"
+        "{%- else -%}"
+        "{%- set parts = namespace(text='') -%}"
+        "{%- for part in message.content -%}"
+        "{%- if part.type == 'image' -%}{%- set parts.text = parts.text + '" + IMAGE + "\\n' -%}"
+        "{%- else -%}{%- set parts.text = parts.text + part.text -%}{%- endif -%}"
+        "{%- endfor -%}"
+        "{%- set text = parts.text -%}"
+        "{%- endif -%}"
+        "{%- set plain.messages = plain.messages + [{'role': message.role, 'content': text}] -%}"
+        "{%- endfor -%}"
+        "{%- set messages = plain.messages -%}" + template
+    )
+
+
+def _check_template(chat: ChatTokenizer, name: str) -> None:
+    """Two questions, two answers: each must be found again, followed by a mark that ends it."""
+    probe: list[Turn] = [("user", f"{IMAGE}\nFirst?"), ("assistant", "one"), ("user", "Second?"), ("assistant", "two")]
+    try:
+        whole, spans = chat.spans(probe)
+    except Exception as error:  # a template may fail in any way that code can
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"The chat template of the tokenizer {name} fails ({reason:.120}): give another model."
+        ) from None
+    found = [whole[first:last].strip() for first, last in spans]
+    wanted = ("one", "two")
+    if not all(text.startswith(answer) for text, answer in zip(found, wanted, strict=True)) or IMAGE not in whole:
+        raise UserError(
+            f"The chat template of the tokenizer {name} doesn't write turns one after another, so that answers can't "
+            "be told from questions: give another model."
+        )
+    if found == list(wanted):
+        raise UserError(
+            f"The chat template of the tokenizer {name} puts no mark behind an answer, so that a model can't learn "
+            "where to stop: give another model."
+        )

@@ -1,0 +1,48 @@
+"""The command line: every field of `VLMConfig` as a typed flag, or a question to a finished model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from hive.config import check
+from hive.errors import UserError
+from hive.train.cli import check_same, starting_point
+from hive.vlm.config import VLMConfig, load_recipe
+
+
+@dataclass(frozen=True)
+class Command:
+    """What the person asked for: a run, or an answer."""
+
+    config: VLMConfig
+    resume: Path | None
+    ask: tuple[Path, str] | None
+    model: Path | None
+
+
+def parse(argv: list[str]) -> Command:
+    """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
+    base, resume = starting_point(argv, load_recipe, VLMConfig)
+
+    @dataclass(frozen=True)
+    class Flags:
+        """Fine-tunes the pre-trained tower, a connector and a chat model, in LLaVA's two stages (paper, Table 5).
+        Every flag overrides the recipe's value."""
+
+        config: Annotated[VLMConfig, tyro.conf.arg(name="")]
+        resume: Path | None = None
+        """Run folder to continue; other flags default to that run's own."""
+        ask: tuple[Path, str] | None = None
+        """An image and a question, answered by --model; nothing is trained."""
+        model: Path | None = None
+        """The LLaVA folder that answers: RUN/llava."""
+
+    flags = tyro.cli(Flags, default=Flags(base), args=argv, prog="python -m hive.vlm")
+    if (flags.ask is None) != (flags.model is None):
+        raise UserError('--ask and --model go together: --ask IMAGE "QUESTION" --model RUN/llava.')
+    check(flags.config)
+    if resume is not None:
+        check_same(base, flags.config)
+    return Command(flags.config, resume, flags.ask, flags.model)

@@ -1,0 +1,97 @@
+"""The description of a fine-tuning run, and the named ones (paper, Table 5)."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from hive.config import DataConfig, LanguageConfig, Rule, RunConfig, Schedule, Stages, TowerConfig
+from hive.errors import UserError
+from hive.recipes import LLAMA_1B, SMOLLM2_135M
+
+RATES = {"min_lr": 0.0, "clip": 1.0, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999}
+"""Cosine to 0, clipping at 1 and no decay, as in Table 5; its momenta are lost, these are LLaVA's."""
+
+
+@dataclass(frozen=True)
+class VLMConfig(RunConfig):
+    """A whole fine-tuning run. Its samples are conversations."""
+
+    data: str = "embedded"
+    """Stage 1's conversations: "embedded" (templated questions on emoji) or a LLaVA JSON file."""
+    data2: str | None = None
+    """Stage 2's conversations; None takes stage 1's."""
+    image_root2: Path | None = None
+    """Folder that the image paths of --data2 start from."""
+    stages: Stages = (1, 2)
+    """Stages to run, in order: 1 trains the connector, 2 connector and language model. The tower stays as it is."""
+    feature_layer: Annotated[int, Rule("-1 or less", lambda value: value <= -1)] = -1
+    """The tower's hidden state that is read, from the end: -1 is its last layer's output, before the final norm."""
+    vision: TowerConfig = field(default_factory=TowerConfig)
+    dataset: DataConfig = field(default_factory=lambda: DataConfig(max_text_tokens=2048))
+
+    @property
+    def trains(self) -> str:
+        """The method."""
+        return "vlm"
+
+    def check_method(self) -> None:
+        """Raises `UserError` for the images of a set that is not there."""
+        if self.image_root2 is not None and self.data2 is None:
+            raise UserError("--image-root2 goes with --data2, which is not given: leave it out.")
+
+
+def demo() -> VLMConfig:
+    """The tower of `make train`, and a small chat model from scratch, on templated questions; minutes on two CPU cores.
+
+    From scratch a language model has nothing that stage 1 could align with, so that stage is short.
+    """
+    return VLMConfig(
+        recipe="demo",
+        vision=TowerConfig(weights="runs/demo-hive-1/tower"),
+        language=LanguageConfig(),
+        dataset=DataConfig(max_text_tokens=128, workers=1),
+        micro_batch_size=32,
+        schedule1=Schedule(epochs=1, batch_size=64, peak_lr=1e-3, **RATES),
+        schedule2=Schedule(epochs=6, batch_size=32, peak_lr=1e-3, **RATES),
+    )
+
+
+def smollm2_135m() -> VLMConfig:
+    """The same with SmolLM2-135M-Instruct, a pretrained chat model."""
+    return VLMConfig(
+        recipe="smollm2-135m",
+        vision=TowerConfig(weights="runs/demo-hive-1/tower"),
+        language=SMOLLM2_135M,
+        dataset=DataConfig(max_text_tokens=256, workers=1),
+        micro_batch_size=16,
+        schedule1=Schedule(epochs=2, batch_size=64, peak_lr=1e-3, **RATES),
+        schedule2=Schedule(epochs=2, batch_size=64, peak_lr=2e-4, **RATES),
+    )
+
+
+def llama_3_2_1b() -> VLMConfig:
+    """Table 5: 2180 and 11540 steps on LLaVA-1.5's LCS-558K and LLaVA-NeXT's 738,590 conversations."""
+    connector, instruct = Path("data/LLaVA-Pretrain"), Path("data/LLaVA-NeXT-Data")
+    return VLMConfig(
+        recipe="llama-3.2-1b",
+        data=str(connector / "blip_laion_cc_sbu_558k.json"),
+        image_root=connector / "images",
+        data2=str(instruct / "llava_next_raw_format_processed.json"),
+        image_root2=instruct / "images",
+        vision=TowerConfig(weights="tower"),
+        language=LLAMA_1B,
+        dataset=DataConfig(max_text_tokens=2048, workers=8),
+        micro_batch_size=8,
+        schedule1=Schedule(epochs=1, batch_size=256, peak_lr=1e-3, **RATES),
+        schedule2=Schedule(epochs=1, batch_size=64, peak_lr=2e-5, **RATES),
+    )
+
+
+RECIPES = {"demo": demo, "smollm2-135m": smollm2_135m, "llama-3.2-1b": llama_3_2_1b}
+
+
+def load_recipe(name: str) -> VLMConfig:
+    """The recipe's configuration; an unknown name raises `UserError` with the known ones."""
+    if name not in RECIPES:
+        raise UserError(f'--recipe is "{name}", but it must be one of {", ".join(RECIPES)}.')
+    return RECIPES[name]()

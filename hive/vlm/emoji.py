@@ -1,0 +1,67 @@
+"""Conversations on the embedded emoji, made from its metadata by templates: name, group, and yes or no."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from hive.data.pairs import EMBEDDED, Pairs, open_pairs
+from hive.evaluate.benchmark import SHORT_ANSWER
+from hive.vlm.conversations import IMAGE, SharedTexts, Turn, dumps
+
+NAME = "What is this?"
+GROUP = "Which group is it in?"
+
+
+def open_emoji(split: str) -> Pairs:
+    """One conversation a drawing, and in the training split one without an image for every fourth.
+
+    Three questions in an order that the drawing's place decides; yes and no are equally frequent, and half of the
+    conversations begin with the benchmarks' instruction for short answers.
+    """
+    pairs = open_pairs("embedded", None, split)
+    table: Any = pq.read_table(EMBEDDED / f"{split}.parquet", columns=["caption", "group"])
+    captions, groups = (table[name].to_pylist() for name in ("caption", "group"))
+    texts = [_about_image(index, captions, groups) for index in range(len(captions))]
+    silent = (
+        [_without_image(index, captions, groups) for index in range(0, len(captions), 4)] if split == "train" else []
+    )
+    return replace(
+        pairs,
+        captions=SharedTexts([dumps(turns) for turns in (*texts, *silent)]),
+        names=[*pairs.names, *(f"{split} text {number}" for number in range(len(silent)))],
+        rows=np.concatenate([pairs.rows, np.full(len(silent), -1)]),
+    )
+
+
+def words(group: str) -> str:
+    """A group's name as a person writes it: "smileys-emotion" is "smileys and emotion"."""
+    return group.replace("-", " and ")
+
+
+def _about_image(index: int, captions: Sequence[str], groups: Sequence[str]) -> list[Turn]:
+    chance = random.Random(index)
+    right = chance.random() < 0.5
+    named = captions[index] if right else captions[_another(chance, index, captions)]
+    asked = [
+        (NAME, captions[index]),
+        (GROUP, words(groups[index])),
+        (f"Is this {named}?", "yes" if right else "no"),
+    ]
+    chance.shuffle(asked)
+    turns = [turn for question, answer in asked for turn in (("user", question), ("assistant", answer))]
+    instruction = SHORT_ANSWER if chance.random() < 0.5 else ""
+    return [("user", f"{IMAGE}\n{turns[0][1]}{instruction}"), *turns[1:]]
+
+
+def _without_image(index: int, captions: Sequence[str], groups: Sequence[str]) -> list[Turn]:
+    return [("user", f"Which group is {captions[index]} in?"), ("assistant", words(groups[index]))]
+
+
+def _another(chance: random.Random, index: int, captions: Sequence[str]) -> int:
+    while captions[other := chance.randrange(len(captions))] == captions[index]:
+        pass
+    return other

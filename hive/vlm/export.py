@@ -1,0 +1,177 @@
+"""The fine-tuned model as a transformers LLaVA folder, loaded back and compared before it counts as written."""
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import (
+    AutoImageProcessor,
+    AutoProcessor,
+    GenerationConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedConfig,
+)
+
+from hive.errors import UserError
+from hive.export import PREFIX, evaluating, image_processor_config, no_progress_bar, replace_folder, write_json
+from hive.model.build import image_spec
+from hive.vlm.chat import ChatText, ChatTokenizer
+from hive.vlm.conversations import IMAGE
+from hive.vlm.model import VLM, logits
+
+TOLERANCE = 1e-3  # of the largest logit: attention is summed in another order, everything else is the same
+MARK = "config.json"
+
+
+def export_llava(model: VLM, chat: ChatTokenizer, tokenizer: Any, feature_layer: int, folder: Path) -> None:
+    """Writes `model` in fp32 with its processor to `folder`, for `LlavaForConditionalGeneration` and `AutoProcessor`.
+
+    `tokenizer` is transformers' own one of `chat`. Written beside `folder`, loaded back and compared: the ids of a
+    prompt, and the logits of every row of a conversation with an image. Only then it takes the place of an earlier
+    export. Raises `RuntimeError` when the comparison fails and `UserError` when `folder` holds something else or can't
+    be written; both leave it as it was.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+        raise UserError(f"{folder} holds something other than an exported model: move it away or choose another --out.")
+    temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
+    try:
+        temporary.mkdir(parents=True)
+        with no_progress_bar(), evaluating(model.language.model), evaluating(model.tower.model):
+            _write(model, chat, tokenizer, feature_layer, temporary)
+            _compare(model, chat, temporary)
+        replace_folder(folder, temporary)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"The model could not be exported to {folder} ({error}): make room there or choose another --out."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(model: VLM, chat: ChatTokenizer, tokenizer: Any, feature_layer: int, folder: Path) -> None:
+    llama, tower = model.language.model.config, model.tower.model
+    select: Literal["default", "full"] = "default" if model.tower.class_tokens else "full"  # default leaves CLS out
+    end = chat.encode(_PROBE, 1000).ids[-1]
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(end)
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": sorted({end, tokenizer.eos_token_id} - {None}),
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    rows = max(llama.vocab_size, chat.image_id + 1)
+    config = LlavaConfig(
+        text_config=_settings(llama) | special | {"vocab_size": rows},
+        vision_config=_settings(tower.config),
+        image_token_index=chat.image_id,
+        image_seq_length=model.tower.patches,
+        projector_hidden_act="gelu",
+        vision_feature_layer=feature_layer,
+        vision_feature_select_strategy=select,
+        tie_word_embeddings=llama.tie_word_embeddings,
+        architectures=["LlavaForConditionalGeneration"],
+        dtype="float32",
+    )
+    config.save_pretrained(folder)
+    GenerationConfig(**special, do_sample=False).save_pretrained(folder)
+    save_file(_weights(model, rows), folder / "model.safetensors", metadata={"format": "pt"})
+    _processor(model, tokenizer, select, folder).save_pretrained(folder)
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _settings(config: PreTrainedConfig) -> dict[str, Any]:
+    """A part's configuration, without the local path that it was loaded from."""
+    settings = {**config.to_dict(), "dtype": "float32"}
+    for key in ("_name_or_path", "torch_dtype", "transformers_version", "output_hidden_states"):
+        settings.pop(key, None)
+    return settings
+
+
+def _processor(model: VLM, tokenizer: Any, select: str, folder: Path) -> LlavaProcessor:
+    """The image processor is read back from its own file, so that its class is found as everywhere else."""
+    spec, tower = image_spec(model.tower.model), model.tower
+    write_json(folder / "preprocessor_config.json", image_processor_config(tower.model.config.model_type, spec))
+    images = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    return LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=tower.patch_size,
+        vision_feature_select_strategy=select,
+        chat_template=tokenizer.chat_template,
+        image_token=IMAGE,
+        num_additional_image_tokens=tower.class_tokens,
+    )
+
+
+def _weights(model: VLM, rows: int) -> dict[str, Tensor]:
+    """fp32 on the CPU, under the keys that transformers 4 and 5 both read."""
+    projector = {
+        f"linear_{number}.{kind}": model.projector.state_dict()[f"{place}.{kind}"]
+        for number, place in ((1, 0), (2, 2))
+        for kind in ("weight", "bias")
+    }
+    tower = {name.removeprefix(PREFIX): value for name, value in model.tower.model.state_dict().items()}
+    parts = {
+        f"vision_tower.{PREFIX}": tower,
+        "multi_modal_projector.": projector,
+        "language_model.": model.language.model.state_dict(),
+    }
+    weights = {prefix + name: value for prefix, part in parts.items() for name, value in part.items()}
+    head, embedding = "language_model.lm_head.weight", "language_model.model.embed_tokens.weight"
+    if model.language.model.config.tie_word_embeddings:
+        del weights[head]
+    return {
+        name: _grown(_on_cpu(value), rows) if name in (head, embedding) else _on_cpu(value)
+        for name, value in weights.items()
+    }
+
+
+def _on_cpu(value: Tensor) -> Tensor:
+    return value.detach().to("cpu", torch.float32).contiguous()
+
+
+def _grown(matrix: Tensor, rows: int) -> Tensor:
+    """The mean row fills it up: as an output it scores the mean of all scores, which is never the largest one."""
+    more = rows - len(matrix)
+    return torch.cat([matrix, matrix.mean(0, keepdim=True).expand(more, -1)]) if more else matrix
+
+
+_QUESTION = "What is this?"
+_PROBE = '[["user", "<image>\\nWhat is this?"], ["assistant", "A test."]]'
+
+
+def _compare(model: VLM, chat: ChatTokenizer, folder: Path) -> None:
+    """Raises `RuntimeError` unless the folder is `model`, in what it reads and in what it computes."""
+    loader: Any = LlavaForConditionalGeneration
+    loaded, report = loader.from_pretrained(folder, output_loading_info=True, local_files_only=True)
+    if faults := {kind: names for kind, names in report.items() if names}:
+        raise RuntimeError(f"The exported model doesn't load back: {faults}.")
+    processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    content = [{"type": "image"}, {"type": "text", "text": _QUESTION}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    size, device = model.tower.image_size, model.tower.mean.device
+    pixels = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    picture = pixels[0].permute(1, 2, 0).numpy()
+    read = processor(text=text, images=picture, add_special_tokens=False, return_tensors="pt")
+    if read["input_ids"][0].tolist() != chat.prompt(_QUESTION, image=True):
+        raise RuntimeError("The exported processor makes other tokens of a question than training did.")
+
+    sample = chat.encode(_PROBE, 1000)
+    batch = chat.pack([(pixels[0], ChatText([*sample.ids, 0], [*sample.answers, False]))], ()).to(device)
+    want = logits(model, batch)
+    loaded.to(device).eval()
+    ids = torch.tensor([chat.expand(sample.ids)], device=device)
+    have = loaded(input_ids=ids, pixel_values=model.tower.normalise(pixels.to(device))).logits[0].float()
+    difference = (have[:, : want.shape[1]] - want).abs().max().item()
+    if not difference <= TOLERANCE * want.abs().max().item():
+        raise RuntimeError(f"The exported model computes something else: its logits differ by up to {difference:.2g}.")

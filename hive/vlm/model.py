@@ -1,0 +1,59 @@
+"""The vision-language model: LLaVA over the pre-trained tower's last layer."""
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from hive.config import TowerConfig
+from hive.data.text import Batch
+from hive.errors import UserError
+from hive.model.build import image_spec, language_model, vision_model
+from hive.model.language import LanguageModel
+from hive.model.pretrained import is_present, vision_config
+from hive.model.projector import MLPProjector
+from hive.model.self_attention import Interleaved, SelfAttentionModel
+from hive.model.vision import VisionTower
+from hive.vlm.chat import ChatBatch
+from hive.vlm.config import VLMConfig
+
+
+class VLM(SelfAttentionModel):
+    """Tower -> MLP -> the chat's sequence, wherever its images stand."""
+
+    def layout(self, batch: Batch, patches: int) -> Interleaved:
+        """As the batch says."""
+        chat = cast(ChatBatch, batch)
+        return Interleaved(
+            chat.cu_seqlens, chat.positions, chat.max_seqlen, chat.text_rows, chat.image_rows, chat.predicting_rows
+        )
+
+
+def build_vlm(config: VLMConfig, backend: str) -> VLM:
+    """The model in fp32 on the CPU, a fresh connector, the rest as configured; missing weights raise `UserError`."""
+    torch.manual_seed(config.seed)
+    vision = vision_model(config.vision, pretrained=True)
+    language = LanguageModel(language_model(config.language, pretrained=True), backend, config.checkpoint_activations)
+    layers = vision.config.num_hidden_layers
+    layer = layers + 1 + config.feature_layer
+    if layer < 1:
+        raise UserError(
+            f"--feature-layer is {config.feature_layer}, but the tower has {layers} layers: give -{layers} to -1."
+        )
+    tower = VisionTower(vision, (layer,), image_spec(vision))
+    return VLM(tower, MLPProjector(tower.width, language.width), language)
+
+
+def image_shape(config: TowerConfig) -> tuple[int, int]:
+    """(patch tokens of an image, pixels of its side), without loading the tower's weights."""
+    if config.weights is None or not is_present(config.weights):  # loading them will say what is missing
+        return (config.image_size // config.patch_size) ** 2, config.image_size
+    shape = vision_config(config.weights)
+    image, patch = cast(int, shape.image_size), cast(int, shape.patch_size)
+    return (image // patch) ** 2, image
+
+
+def logits(model: VLM, batch: Batch) -> Tensor:
+    """fp32 [R, V] for every row of a batch, in evaluation: what a loaded copy of the model is compared with."""
+    hidden, _ = model.hidden(batch)
+    return model.language.model.lm_head(hidden).float()
