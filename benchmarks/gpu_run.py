@@ -8,6 +8,8 @@ the tests didn't run.
 """
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -58,12 +60,13 @@ def command(arguments: Sequence[str], seconds: float) -> dict[str, Any]:
         stderr=subprocess.STDOUT,
         text=True,
         cwd=report.ROOT.parent,
+        start_new_session=True,
     )
     try:
         output, _ = process.communicate(timeout=seconds)
         outcome = "passed" if process.returncode == 0 else f"failed with exit code {process.returncode}"
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # with its own processes, which hold the pipe open
         output, _ = process.communicate()
         outcome = f"cut off after {seconds:.0f} s"
     return {"outcome": outcome, "seconds": time.monotonic() - start, "output": output.splitlines()[-60:]}
@@ -86,6 +89,7 @@ def run_training(seconds: float) -> dict[str, Any]:
 def run_efficiency(folder: Path, seconds: float) -> dict[str, Any]:
     """Stages 2 and 3 of the paper's SigLIP recipe at a usual caption's length; writes its own files."""
     flags = ["--recipe", "siglip-l-384-mobilellm-350m", "--text-tokens", "16", "--stages", "2,3", "--runs", "3"]
+    flags += ["--kernel", "triton"]
     out = str(folder / f"efficiency-{machine_name()}")
     return command(["-m", "hive.efficiency", *flags, "--no-fit", "--no-scaling", "--out", out], seconds)
 
@@ -145,7 +149,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{name}: {record.steps[name]['outcome']}", flush=True)
     print(record.text())
     print(f"written to {record.folder}")
-    bad = [name for name, step in record.steps.items() if "failed" in step["outcome"] or "wrong" in step["outcome"]]
+    outcomes = {name: step["outcome"] for name, step in record.steps.items()}
+    bad = [name for name, outcome in outcomes.items() if "failed" in outcome or "wrong" in outcome]
+    bad += ["tests"] if "cut off" in outcomes["tests"] else []
     return 1 if bad else 0
 
 

@@ -14,7 +14,8 @@ from hive.data.text import Batch, load_tokenizer
 from hive.efficiency.cases import Texts, empty_batch, random_batch
 from hive.efficiency.counted import Counted
 from hive.efficiency.flops import Cost, step_flops
-from hive.efficiency.measure import WARM_UP, Measured, measure
+from hive.efficiency.machine import is_out_of_memory
+from hive.efficiency.measure import STEPS, Measured, measure
 from hive.efficiency.methods import Method, Subject, build, configured, spec_of
 from hive.efficiency.simulate import StageShape, Step, biggest_micro_batch, count_flops, simulate
 from hive.stages import trained_parts
@@ -124,11 +125,13 @@ def measure_rows(
             row.measured = measure(
                 model, parts, schedule, stream, device, runs=runs, steps_a_run=STEPS_A_RUN[device.type]
             )
-            row.remark = row.measured.remark
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             room = torch.cuda.mem_get_info(device)[1] // GIB
             (fits,) = fitting(config, method, row.stage, round(texts.mean), (room,))
-            row.remark = f"{row.samples} samples do not fit into {room} GiB; {fits} are the most that do"
+            most = min(fits, row.samples - 1)
+            row.remark = f"{row.samples} samples do not fit into {room} GiB; {most} are the most that do, by simulation"
         finally:
             stream.close()
         model.zero_grad(set_to_none=True)
@@ -156,7 +159,7 @@ def _batches(
         batch_size=samples,
         micro_batch_size=samples,
         first_step=0,
-        steps=WARM_UP + (runs + 3) * STEPS_A_RUN[device.type],
+        steps=STEPS + runs * STEPS_A_RUN[device.type],
         augment=False,
         pin=pin,
     )

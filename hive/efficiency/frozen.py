@@ -2,7 +2,6 @@
 
 import dataclasses
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from hive.config import Config, FrozenPrecision
 from hive.efficiency.cases import random_batch
+from hive.efficiency.machine import seconds
 from hive.efficiency.methods import build, configured
 from hive.errors import UserError
 from hive.model.frozen_tower import FrozenTower
@@ -36,14 +36,13 @@ def compare_forms(
     config: Config, samples: int, device: torch.device, backend: str, runs: int
 ) -> tuple[list[Form], list[str]]:
     """Every form that can run on the device, and a sentence for each that can't."""
-    settings = configured(config, "hive")
+    settings = dataclasses.replace(configured(config, "hive"), gate=False)  # a fresh gate would keep the image out
     with torch.device(device):
         model = build(settings, "hive", backend)
     assert isinstance(model, HiveModel)
     batch = random_batch((16,) * samples, model).to(device)
     with torch.no_grad(), without_autocast(device):
         exact = model.tower(batch.pixels)
-        exact_loss = model(batch, encode=lambda pixels: exact).item()
     found, missing = [], []
     for form, make in _forms(model, device).items():
         try:
@@ -52,11 +51,12 @@ def compare_forms(
             missing.append(f"frozen tower, {form}: {error}")
             continue
         with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            exact_loss = model(batch, encode=lambda pixels: exact).item()
             features = encode(batch.pixels)
             loss = model(batch, encode=lambda pixels, features=features: features).item()
-            seconds = [_seconds(partial(encode, batch.pixels), device) for _ in range(runs + 1)][1:]
+            taken = [seconds(partial(encode, batch.pixels), device) for _ in range(runs + 1)][1:]
         distance = (features - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)
-        median = statistics.median(seconds)
+        median = statistics.median(taken)
         change = (loss - exact_loss) / batch.token_count
         found.append(Form(form, 1000 * median, samples / median, distance.max().item(), change))
     return found, missing
@@ -78,13 +78,3 @@ def _forms(model: HiveModel, device: torch.device) -> dict[str, Callable[[], Cal
     forms["int8"] = lambda: frozen("int8", on_gpu)
     forms["fp8"] = lambda: frozen("fp8", on_gpu)
     return forms
-
-
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    before = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - before

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 
+@cache
 def machine() -> dict[str, Any]:
     """Everything that a measured number depends on."""
     facts: dict[str, Any] = {
@@ -93,17 +95,24 @@ def matrix_rate(device: torch.device) -> float:
     size, dtype = (8192, torch.bfloat16) if on_gpu else (1024, torch.float32)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     a @ b
-    return 2 * size**3 / min(_seconds(lambda: a @ b, device) for _ in range(10))
+    return 2 * size**3 / min(seconds(lambda: a @ b, device) for _ in range(10))
 
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        work()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1000
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """That `work` takes, to its end on the device."""
+    wait(device)
     before = time.perf_counter()
     work()
+    wait(device)
     return time.perf_counter() - before
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether the GPU's memory was too small, also for a library's own needs."""
+    return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)

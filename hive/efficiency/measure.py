@@ -4,7 +4,6 @@ import dataclasses
 import gc
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
@@ -15,7 +14,8 @@ from hive.config import Schedule
 from hive.data.prefetch import Prefetcher
 from hive.data.text import Batch
 from hive.distributed import World
-from hive.efficiency.machine import process_bytes
+from hive.efficiency.machine import process_bytes, wait
+from hive.efficiency.machine import seconds as clocked
 from hive.efficiency.methods import Subject, loss_of
 from hive.efficiency.simulate import PeakBytes
 from hive.profiling import PARTS, listening
@@ -23,6 +23,9 @@ from hive.stages import build_optimizer, enter_stage
 from hive.train.step import train_step
 
 WARM_UP = 3  # steps
+CLOCKED = 3  # steps whose parts are timed, after one more
+STEPS = WARM_UP + CLOCKED + 2
+"""Steps that `measure` takes beside its runs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +86,9 @@ def measure(
         step()
     seconds = [_timed(step, steps_a_run, device) for _ in range(runs)]
     if not on_gpu:
-        return Measured(seconds, _by_part(step, device), _cpu_peak(step, model, optimizer))
+        parts_of_a_step = _by_part(step, device)
+        peak = _cpu_peak(lambda: one_step(model, parts, schedule, optimizer, batches, device), model, optimizer)
+        return Measured(seconds, parts_of_a_step, peak)
     process, remark = process_bytes(device)
     peak, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
     launches, busy, unseen = _launches(step, statistics.median(seconds))
@@ -120,35 +125,37 @@ def one_step(
 
 def _timed(step: Callable[[], None], steps: int, device: torch.device) -> float:
     """Seconds a step, of `steps` in a row."""
-    _wait(device)
-    before = time.perf_counter()
-    for _ in range(steps):
-        step()
-    _wait(device)
-    return (time.perf_counter() - before) / steps
 
+    def several() -> None:
+        for _ in range(steps):
+            step()
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return clocked(several, device) / steps
 
 
 def _by_part(step: Callable[[], None], device: torch.device) -> dict[str, float]:
-    """Seconds by part, of a step with a clock at every boundary: the GPU's own clock there."""
-    marks: list[tuple[str, torch.cuda.Event | float]] = []
+    """Seconds by part, with a clock at every boundary, the GPU's own clock there: the median of steps in a row.
+
+    Nothing is waited for between them, so that copies and launches overlap as they do in training.
+    """
+    steps: list[list[tuple[str, torch.cuda.Event | float]]] = []
 
     def note(part: str) -> None:
-        marks.append((part, _now(device)))
+        steps[-1].append((part, _now(device)))
 
-    _wait(device)
+    wait(device)
     with listening(note):
-        note("data")
-        step()
-    _wait(device)
-    seconds: dict[str, float] = defaultdict(float)
-    for (part, start), (_, end) in pairwise(marks):
-        seconds[part] += _between(start, end)
-    return {part: seconds[part] for part in PARTS if part in seconds}
+        for _ in range(1 + CLOCKED):
+            steps.append([])
+            note("data")
+            step()
+            note("end")
+    wait(device)
+    found: dict[str, list[float]] = {part: [0.0] * CLOCKED for part in PARTS}
+    for number, marks in enumerate(steps[1:]):
+        for (part, start), (_, end) in pairwise(marks):
+            found[part][number] += _between(start, end)
+    return {part: statistics.median(seconds) for part, seconds in found.items() if any(seconds)}
 
 
 def _now(device: torch.device) -> torch.cuda.Event | float:
@@ -167,12 +174,12 @@ def _between(start: torch.cuda.Event | float, end: torch.cuda.Event | float) -> 
     return start.elapsed_time(end) / 1000
 
 
-def _cpu_peak(step: Callable[[], None], model: Subject, optimizer: torch.optim.Optimizer) -> int:
+def _cpu_peak(prepare: Callable[[], Callable[[], None]], model: Subject, optimizer: torch.optim.Optimizer) -> int:
     with PeakBytes() as memory:
         states = [value for state in optimizer.state.values() for value in state.values()]
         for tensor in [*model.parameters(), *(value for value in states if isinstance(value, torch.Tensor))]:
             memory.add(tensor)
-        step()
+        prepare()()  # a frozen tower's copy counts as well
     return memory.peak
 
 

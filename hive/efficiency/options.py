@@ -67,7 +67,9 @@ class Options:
         return tuple(sorted({int(name) for name in names}))
 
     def check(self) -> None:
-        """Refuses numbers that can't work."""
+        """Refuses numbers that can't work, and pairs that nothing asks for."""
+        if self.data is not None and "data" not in self.text_names():
+            raise UserError(f"--data is {self.data}, but --text-tokens {self.text_tokens} has no data in it: add it.")
         for name, value in (("samples", self.samples), ("runs", self.runs)):
             if not 0 < value <= 4096:
                 raise UserError(f"--{name} is {value}, but it must be from 1 to 4096.")

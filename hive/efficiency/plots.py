@@ -111,7 +111,9 @@ def _scaling(points: Sequence[Point]) -> Figure:
                 ]
                 at, values = [place for place, _ in here], [value for _, value in here]
                 grows = [(place, value) for place, value in here if place > 0]
-                label = f"{METHODS[method]}, x^{exponent(*zip(*grows, strict=True)):.2f}"
+                label = METHODS[method]
+                if len(grows) > 1:
+                    label += f", x^{exponent(*zip(*grows, strict=True)):.2f}"
                 axes.plot(at, values, "o-", color=colour, markersize=4, label=label)
             axes.set_yscale("log")
             if axis != "share of the tower's layers read, %":

@@ -20,7 +20,7 @@ from hive.efficiency import paper, tables
 from hive.efficiency.cases import texts
 from hive.efficiency.compare import Row, count, fitting, measure_rows
 from hive.efficiency.frozen import Form, compare_forms
-from hive.efficiency.machine import machine, matrix_rate
+from hive.efficiency.machine import is_out_of_memory, machine, matrix_rate
 from hive.efficiency.methods import METHODS, Method
 from hive.efficiency.options import Options
 from hive.efficiency.plots import draw
@@ -29,6 +29,7 @@ from hive.efficiency.tables import Table
 from hive.errors import UserError
 from hive.files import replace_text
 from hive.model.build import kernel_for
+from hive.processes import end_with_parent
 
 FITTED: tuple[Method, ...] = ("hive", "self-attention", "transformers")
 FITTED_TOKENS = 77
@@ -53,6 +54,11 @@ class Result:
     remarks: list[str] = dataclasses.field(default_factory=list)
     """What is missing, and why."""
 
+    def note(self, remark: str) -> None:
+        """Adds a remark, once."""
+        if remark and remark not in self.remarks:
+            self.remarks.append(remark)
+
 
 def produce(options: Options, arguments: Sequence[str]) -> None:
     """Compares, prints each table as soon as it is known, and writes the files after every recipe."""
@@ -61,11 +67,11 @@ def produce(options: Options, arguments: Sequence[str]) -> None:
     device = _device(options.device)
     configs = options.configs(device.type)
     console = Console(soft_wrap=True)
+    backend = "torch" if device.type == "meta" else kernel_for(options.kernel, device)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {options.out} can't be made ({error.strerror}): give another folder.") from error
-    backend = "torch" if device.type == "meta" else kernel_for(options.kernel, device)
     result = Result(
         shlex.join(["python", "-m", "hive.efficiency", *arguments]),
         machine(),
@@ -77,23 +83,28 @@ def produce(options: Options, arguments: Sequence[str]) -> None:
         for config in configs:
             for name in names:
                 _compare(console, pool, options, config, name, stages, device, backend, result)
-            if device.type != "meta":
+                _write(options.out, configs, result)
+            if device.type != "meta" and set(stages) & {1, 2}:
                 _frozen(console, config, options, device, backend, result)
             if options.fit and device.type != "cpu":
                 _fit(console, pool, config, stages, result)
             _write(options.out, configs, result)
         if options.scaling:
             _scale(console, pool, configs[len(configs) // 2], device, backend, result)
-    files = _write(options.out, configs, result)
     for remark in result.remarks:
         _say(console, remark)
+    if not result.rows:
+        raise UserError(f"Nothing was compared: none of --text-tokens {options.text_tokens} is to be had here.")
+    files = _write(options.out, configs, result)
     _say(console, f"\nwritten to {files}")
 
 
 @contextmanager
 def _simulators() -> Iterator[Executor]:
     """Processes for what needs no device; each holds a gigabyte or so. Ctrl-C drops what has not begun."""
-    pool = ProcessPoolExecutor(min(8, os.cpu_count() or 1), mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(
+        min(8, os.cpu_count() or 1), mp_context=get_context("spawn"), initializer=end_with_parent
+    )
     try:
         yield pool
     finally:
@@ -127,12 +138,11 @@ def _compare(
             progress.reset(task, total=len(rows), description=f"{config.recipe}, text tokens {text}: measuring")
             for method in METHODS:
                 own = [row for row in rows if row.method == method]
-                for _ in measure_rows(config, own, captions, device, backend, options.runs):
+                for row in measure_rows(config, own, captions, device, backend, options.runs):
                     progress.advance(task)
+                    result.note(f"{METHODS[method]}, stage {row.stage}: {row.remark}" if row.remark else "")
+                    result.note(row.measured.remark if row.measured else "")
     result.rows += rows
-    result.remarks += dict.fromkeys(
-        f"{METHODS[row.method]}, stage {row.stage}: {row.remark}" for row in rows if row.remark
-    )
     for table in _tables(rows, config, result.rate):
         _say(console, f"\n{table.text()}")
 
@@ -145,9 +155,16 @@ def _tables(rows: Sequence[Row], config: Config, rate: float | None) -> list[Tab
 def _frozen(
     console: Console, config: Config, options: Options, device: torch.device, backend: str, result: Result
 ) -> None:
-    forms, missing = compare_forms(config, options.samples, device, backend, options.runs)
+    try:
+        forms, missing = compare_forms(config, options.samples, device, backend, options.runs)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        result.note(f"{config.recipe}: the frozen tower's forms do not fit on {options.samples} samples")
+        return
     result.forms[config.recipe] = forms
-    result.remarks += missing
+    for remark in missing:
+        result.note(remark)
     _say(console, f"\n{config.recipe}\n{tables.frozen(forms, options.samples).text()}")
 
 
@@ -170,20 +187,28 @@ def _scale(
     where = places(config, small=device.type == "cpu")
     with _progress(console) as progress:
         task = progress.add_task(f"{config.recipe}, scaling", total=len(where))
-        counted = [pool.submit(points, place, device.type) for place in where]
-        for place, answer in zip(where, counted, strict=True):
-            found = answer.result()
-            result.points += (
-                found if device.type == "meta" else [timed(place, point, device, backend) for point in found]
-            )
+        answers = [pool.submit(points, place, device.type) for place in where]
+        counted = []
+        for answer in answers:
+            counted.append(answer.result())
             progress.advance(task)
+        if device.type != "meta":  # timed when nothing else runs any more
+            progress.reset(task, description=f"{config.recipe}, scaling: measuring")
+        for place, found in zip(where, counted, strict=True):
+            if device.type != "meta":
+                found = [timed(place, point, device, backend) for point in found]
+                progress.advance(task)
+            result.points += found
+            for point in found:
+                if device.type != "meta" and point.seconds is None and point.peak is not None:
+                    result.note(f"{METHODS[point.method]} does not fit at {place.axis} {place.at:g}: no time there")
     _say(console, f"\n{config.recipe}\n{tables.growth(result.points).text()}")
 
 
 def _write(folder: Path, configs: Sequence[Config], result: Result) -> str:
     """JSON, Markdown and pictures; returns where."""
-    pictures = draw(folder, STEM, result.rows, result.points)
     replace_text(folder / f"{STEM}.json", json.dumps(dataclasses.asdict(result), indent=1) + "\n")
+    pictures = draw(folder, STEM, result.rows, result.points)
     replace_text(folder / f"{STEM}.md", _markdown(configs, result, pictures))
     return f"{folder / STEM}.md, {STEM}.json and {len(pictures)} pictures beside them"
 
@@ -231,8 +256,8 @@ def _markdown(configs: Sequence[Config], result: Result, pictures: Sequence[Path
 _MEANING = {
     "meta": "No device was used: FLOPs are counted and memory is simulated on tensors without data, at full size. "
     "Times need a GPU: the same command without `--device meta`.",
-    "cpu": "Measured on a CPU in fp32, on a small model: what this shows is that the ways to count agree, not what a "
-    "GPU would take.",
+    "cpu": "Measured on a CPU in fp32: what this shows is that the ways to count agree, not what a GPU would take. The "
+    "recipe demo is small.",
     "cuda": "Measured on this GPU: bf16 autocast over fp32 weights.",
 }
 

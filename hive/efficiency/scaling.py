@@ -11,6 +11,7 @@ import torch
 from hive.config import Config
 from hive.efficiency.cases import empty_batch, random_batch
 from hive.efficiency.flops import step_flops
+from hive.efficiency.machine import is_out_of_memory
 from hive.efficiency.measure import measure
 from hive.efficiency.methods import Method, build, configured
 from hive.efficiency.simulate import StageShape, simulate
@@ -113,10 +114,13 @@ def timed(place: _Place, point: Point, device: torch.device, backend: str) -> Po
     settings, parts, lengths = _case(place, point.method)
     with torch.device(device):
         model = build(settings, point.method, backend)
-    batches = cycle([random_batch(lengths, model)])
+    batch = random_batch(lengths, model)
+    batches = cycle([batch.pin_memory() if device.type == "cuda" else batch])
     try:
         found = measure(model, parts, settings.schedule(STAGE), batches, device, runs=3, steps_a_run=1)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return point
     return dataclasses.replace(point, seconds=found.median)
 

@@ -88,7 +88,7 @@ def simulate(model: Subject, stages: Sequence[StageShape], precision: torch.dtyp
     rounding, cuBLAS workspaces and the CUDA context come on top of the peak.
     """
     with FakeTensorMode(allow_non_fake_inputs=True), PeakBytes() as memory, _unread():
-        model.to_empty(device="cpu")
+        _materialise(model)
         return [_run_step(model, stage, precision, memory) for stage in stages]
 
 
@@ -101,6 +101,18 @@ def _unread() -> Iterator[None]:
         patch("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None),
     ):
         yield
+
+
+def _materialise(model: Subject) -> None:
+    """From the meta device to memory, a tied weight once: `to_empty` makes two of it."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    model.to_empty(device="cpu")
+    for first, *others in names.values():
+        for other in others:
+            module, _, attribute = other.rpartition(".")
+            setattr(model.get_submodule(module), attribute, model.get_parameter(first))
 
 
 def _run_step(model: Subject, stage: StageShape, precision: torch.dtype, memory: PeakBytes) -> Step:
@@ -134,7 +146,7 @@ def count_flops(model: Subject, stages: Sequence[StageShape]) -> list[Counted]:
     """
     counts = []
     with FakeTensorMode(allow_non_fake_inputs=True), _unread():
-        model.to_empty(device="cpu")
+        _materialise(model)
         for stage in stages:
             enter_stage(model, stage.parts)
             batch = stage.micro_batch.map(lambda tensor: torch.empty_like(tensor, device="cpu"))
@@ -150,7 +162,7 @@ def _nbytes(tensor: Tensor) -> int:
 
 
 class _Kept(saved_tensors_hooks):
-    """Adds up the storages that autograd keeps, each once, parameters and the batch left out."""
+    """Adds up the storages that autograd keeps, each once, parameters left out."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(self._pack, lambda tensor: tensor)
@@ -181,6 +193,6 @@ def biggest_micro_batch(
     for capacity in capacities:
         guess = max(0, int(small + (capacity - low) / each))
         while guess and simulate(fresh(), [shape(guess)], precision)[0].peak > capacity:
-            guess -= 1 + guess // 50
+            guess -= 1
         answers.append(guess)
     return answers

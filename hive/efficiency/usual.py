@@ -52,7 +52,6 @@ class UsualLlava(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
 
         model = self.llava.model
-        model.vision_tower.register_forward_pre_hook(lambda module, args: begin("tower"))
         model.multi_modal_projector.register_forward_pre_hook(_passes("tower", "projector"))
         model.multi_modal_projector.register_forward_hook(
             lambda module, args, out: boundary(out, "projector", "language")
@@ -60,17 +59,21 @@ class UsualLlava(nn.Module):
         self.llava.lm_head.register_forward_pre_hook(_passes("language", "head"))
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
-        """The parameters by the part that the stages name."""
+        """The parameters that a loss can reach, by the part that the stages name: the tower is read before its end."""
         model = self.llava.model
         language = [*model.language_model.parameters(), *self.llava.lm_head.parameters()]
+        tower = model.vision_tower
+        beyond = [tower.encoder.layers[-1], tower.post_layernorm, getattr(tower, "head", nn.Identity())]
+        unread = {parameter for module in beyond for parameter in module.parameters()}
         return {
             "projector": list(model.multi_modal_projector.parameters()),
             "language": list(dict.fromkeys(language)),
-            "tower": list(model.vision_tower.parameters()),
+            "tower": [parameter for parameter in tower.parameters() if parameter not in unread],
         }
 
     def forward(self, batch: Batch) -> Tensor:
         """Cross-entropy summed over the batch's supervised tokens, fp32 scalar."""
+        begin("tower")  # with padding and embedding, which come first here
         ids, mask, labels = self.pad(batch)
         padded = batch.token_count < batch.samples * batch.max_seqlen
         pixels = (batch.pixels.to(self.mean.dtype) - self.mean) / self.std

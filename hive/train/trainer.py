@@ -245,6 +245,8 @@ class Trainer:
             if save_now:
                 last_saved = self.step
                 self.save_checkpoint(or_warn=True)
+        if self.profiler is not None:
+            self.profiler.close()
         self.telemetry.end_stage()
         self.telemetry.say(meter.summary())
         self.save_checkpoint(or_warn=False)

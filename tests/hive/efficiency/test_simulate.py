@@ -67,6 +67,7 @@ def test_every_micro_batch_in_turn_peaks_as_high(stage: int, micro_batches: int)
     model = on_meta()
     with FakeTensorMode(allow_non_fake_inputs=True), PeakBytes() as memory:
         model.to_empty(device="cpu")
+        model.language.model.tie_weights()
         batch = item.micro_batch.map(lambda tensor: torch.empty_like(tensor, device="cpu"))
         optimizer = build_optimizer(enter_stage(model, item.parts), item.schedule)
         encode = model.tower if stage == 3 else FrozenTower(model.tower, torch.float32)
@@ -89,6 +90,15 @@ def test_a_frozen_towers_copy_lies_beside_it(monkeypatch: pytest.MonkeyPatch) ->
     model = on_meta()
     (alone,) = step_bytes(model, [shape(model, 2, 1, 1)], torch.bfloat16)
     assert copied - alone == pytest.approx(layers + patches, rel=0.1)
+
+
+def test_a_tied_embedding_is_there_once() -> None:
+    model = on_meta()
+    assert TINY.language.tied_embeddings
+    sizes = [parameter.numel() for parameter in model.parameters()]
+    trained = [parameter.numel() for part in model.parts().values() for parameter in part]
+    (step,) = simulate(model, [shape(model, 3, 2, 2)], torch.float32)
+    assert (step.parameters, step.gradients) == (4 * sum(sizes), 4 * sum(trained))
 
 
 def test_gradients_lie_beside_the_next_micro_batch() -> None:
