@@ -1,0 +1,149 @@
+"""What a tower reached on three held-out splits: probes of what is drawn, and its language model's caption loss."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from transformers import CLIPVisionModel, SiglipVisionModel
+
+from hive.data.images import BadImage, ImageSpec, load
+from hive.data.ledger import Ledger
+from hive.data.loader import heldout_batches
+from hive.data.pairs import EMBEDDED_HELDOUT, Pairs, hash_order, open_pairs
+from hive.distributed import World
+from hive.errors import UserError
+from hive.heldout import evaluate
+from hive.probe.datasets.images import MAX_MEGAPIXELS, ImageReader, LabelledImages
+from hive.probe.features import Features, all_features
+from hive.probe.fit import count_right, fresh_heads, train
+from hive.probe.inputs import CachedSource
+from hive.probe.protocol import Protocol
+from hive.probe.tower import ProbedTower
+from hive.runs import Run
+
+TARGETS = ("group", "subgroup")
+SPLITS = EMBEDDED_HELDOUT
+VALIDATION_SHARE = 0.1  # of the training concepts: where the probe's learning rate is chosen
+
+
+@dataclass(frozen=True)
+class PairImages(ImageReader):
+    """Images of image-caption pairs."""
+
+    pairs: Pairs
+
+    def pixels(self, row: int, spec: ImageSpec) -> torch.Tensor:
+        try:
+            return load(self.pairs.read(row), spec, MAX_MEGAPIXELS)
+        except OSError as error:
+            raise BadImage(f"can't be read ({error.strerror})") from None
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """What tools/build_emoji.py wrote: images, captions, and what each picture is of."""
+
+    pairs: dict[str, Pairs]
+    """By split: "train" and `SPLITS`."""
+    classes: dict[str, np.ndarray]
+    """By target: the names of its classes over all splits."""
+    labels: dict[str, dict[str, np.ndarray]]
+    """By target and split: the class of each pair, int64 [n]."""
+    in_validation: np.ndarray
+    """Whether a training pair is of a concept that the probe's learning rate is chosen on, bool [n]."""
+
+    def majority(self, target: str, split: str) -> float:
+        """Share of the split that is of training's most frequent class."""
+        largest, _ = Counter(self.labels[target]["train"].tolist()).most_common(1)[0]
+        return float((self.labels[target][split] == largest).mean())
+
+
+def open_set(folder: Path) -> EvaluationSet:
+    """Reads labels and captions; `UserError` where a file or a column is missing."""
+    pairs = {split: open_pairs(str(folder / f"{split}.parquet")) for split in ("train", *SPLITS)}
+    columns = {split: _columns(folder / f"{split}.parquet") for split in pairs}
+    classes, labels = {}, {}
+    for target in TARGETS:
+        classes[target] = np.unique(np.concatenate([found[target] for found in columns.values()]))
+        labels[target] = {
+            split: np.searchsorted(classes[target], found[target]).astype(np.int64) for split, found in columns.items()
+        }
+    concepts = sorted(set(columns["train"]["concept"].tolist()))
+    chosen = hash_order(concepts, 0)[: max(1, round(VALIDATION_SHARE * len(concepts)))]
+    held_out = np.isin(columns["train"]["concept"], [concepts[place] for place in chosen])
+    return EvaluationSet(pairs, classes, labels, held_out)
+
+
+def _columns(path: Path) -> dict[str, np.ndarray]:
+    names = ["concept", *TARGETS]
+    there = pq.ParquetFile(path).schema_arrow.names
+    for name in names:
+        if name not in there:
+            raise UserError(f'{path} has no column "{name}": give a folder that tools/build_emoji.py wrote.')
+    table = pq.read_table(path, columns=names)
+    return {name: np.asarray(table.column(name).to_pylist(), dtype=str) for name in names}
+
+
+def probe_tower(
+    model: CLIPVisionModel | SiglipVisionModel,
+    layer: int,
+    data: EvaluationSet,
+    protocol: Protocol,
+    device: torch.device,
+    workers: int,
+) -> dict[str, Any]:
+    """Accuracy of an attention-pooling head on each split, by target, with the learning rate that validation chose.
+
+    A picture whose class no training picture has, or that can't be read, counts as wrong.
+    """
+    tower = ProbedTower(model, layer, device)
+    rows = {split: np.arange(len(pairs)) for split, pairs in data.pairs.items()}
+    images = {
+        split: LabelledImages(rows[split], pairs.names, PairImages(pairs), rows[split])
+        for split, pairs in data.pairs.items()
+    }
+    features = all_features(tower, images, with_tokens=list(images), cache=None, workers=workers, say=lambda line: None)
+    return {target: _probe(tower, features, data, target, protocol) for target in TARGETS}
+
+
+def _probe(
+    tower: ProbedTower, features: dict[str, Features], data: EvaluationSet, target: str, protocol: Protocol
+) -> dict[str, Any]:
+    sources = {split: CachedSource(found, ("attention",), tower.device) for split, found in features.items()}
+    good = {split: np.flatnonzero(~found.bad) for split, found in features.items()}
+    labels = data.labels[target]
+    validation = data.in_validation[good["train"]]
+    heads = fresh_heads(("attention",), tower, len(data.classes[target]), protocol)
+    train(heads, sources["train"], labels["train"], good["train"][~validation], protocol, lambda line: None)
+
+    def right(split: str, chosen: np.ndarray) -> torch.Tensor:
+        return count_right(heads, sources[split], labels[split], chosen, protocol.batch_size)["attention"].double()
+
+    points = right("train", good["train"][validation]).mean(0) / max(1, int(validation.sum()))
+    best = int(points.argmax())
+    heads["attention"].keep(best)
+    return {
+        "accuracy": {split: float(right(split, good[split]).mean()) / len(labels[split]) for split in SPLITS},
+        "learning_rate": protocol.grid[best][0],
+        "validation": points.tolist(),
+    }
+
+
+def caption_losses(run: Run, data: EvaluationSet, world: World) -> dict[str, dict[str, float | None]]:
+    """Nats a token on every pair of each split: "right" with its own image, "wrong" with another's, "gain" between."""
+    config = run.config
+    found: dict[str, dict[str, float | None]] = {"right": {}, "wrong": {}, "gain": {}}
+    for split in SPLITS:
+        pairs = data.pairs[split]
+        batches = heldout_batches(
+            pairs, run.tokenizer, run.spec, config.dataset, config.micro_batch_size, limit=len(pairs)
+        )
+        ledger = Ledger(run.folder, config.dataset.max_bad_share, writes=False)
+        with torch.autocast("cuda", torch.bfloat16, enabled=world.device.type == "cuda"):
+            result = evaluate(run.model, batches, world, ledger)
+        found["right"][split], found["wrong"][split], found["gain"][split] = result.right, result.wrong, result.gain
+    return found

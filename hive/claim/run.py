@@ -1,0 +1,149 @@
+"""Trains and evaluates what is missing, one tower and seed after another; every result is a file of its own."""
+
+import hashlib
+import json
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from hive.claim.cost import Texts, read_layer, run_cost
+from hive.claim.evaluate import EvaluationSet, caption_losses, probe_tower
+from hive.claim.plan import Row
+from hive.config import Config
+from hive.distributed import World
+from hive.errors import UserError
+from hive.files import replace_text
+from hive.model.build import fresh_vision
+from hive.probe.protocol import Protocol
+from hive.runs import load_run
+from hive.train.cli import CONFIG_FILE, fingerprint, load_config
+from hive.train.trainer import Trainer
+
+PLANNED, RESULT = "planned.sha256", "result.json"
+
+
+class Stopped(Exception):  # noqa: N818  # nothing is wrong
+    """A signal ended training, which has saved itself; the argument is the exit code."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row with one seed."""
+
+    row: Row
+    seed: int
+    folder: Path
+    planned: str
+    """SHA-256 of all that its result depends on."""
+
+    @property
+    def config(self) -> Config:
+        """The run's."""
+        return replace(self.row.config, seed=self.seed, out=self.folder)
+
+    def result(self) -> dict[str, Any] | None:
+        """What was reached, or None where it is still to be done; `UserError` where the folder is another plan's."""
+        try:
+            there = (self.folder / PLANNED).read_text()
+        except FileNotFoundError:
+            return None
+        if there != self.planned:
+            raise UserError(
+                f"{self.folder} was made with other settings, data or version: give another --out, or delete it."
+            )
+        path = self.folder / RESULT
+        return json.loads(path.read_text()) if path.exists() else None
+
+
+def jobs(rows: Sequence[Row], seeds: Sequence[int], out: Path, data: EvaluationSet, protocol: Protocol) -> list[Job]:
+    """Every row with the first seed, then with the next, so that a stopped comparison is as even as it can be."""
+    splits = [pairs.fingerprint for pairs in data.pairs.values()]
+
+    def planned(row: Row, seed: int) -> str:
+        # The data's path is free to change, its content is not.
+        parts = [fingerprint(replace(row.config, seed=seed)), row.pretrained, splits, asdict(protocol)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    return [Job(row, seed, out / f"{row.name}-{seed}", planned(row, seed)) for seed in seeds for row in rows]
+
+
+def seeds_in(out: Path) -> list[int]:
+    """The seeds that the folder has runs of."""
+    ends = {path.name.rpartition("-")[2] for path in out.glob("*-*")}
+    return sorted(int(end) for end in ends if end.isdecimal())
+
+
+def do(job: Job, data: EvaluationSet, texts: Texts, protocol: Protocol, world: World, console: Console) -> None:
+    """Trains the job's run unless it is done, evaluates it, and writes its result; then its checkpoints go.
+
+    Raises `Stopped` where a signal ended the training.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    replace_text(job.folder / PLANNED, job.planned)
+    config = job.config
+    layer, workers = read_layer(config), config.dataset.workers
+    result: dict[str, Any] = {"tower": job.row.name, "seed": job.seed, "layer": layer}
+    if job.row.pretrained:
+        if not (job.folder / "tower").is_dir():  # the last thing that a run makes
+            _train(job, world, console)
+        run = load_run(job.folder, world.device)
+        tower = run.model.tower.model
+        cost = run_cost(config, texts)
+        result |= {"steps": cost.steps, "images": cost.images, "flops": cost.flops}
+        result["loss"] = caption_losses(run, data, world)
+    else:
+        torch.manual_seed(job.seed)  # as a run begins
+        tower = fresh_vision(config.vision)
+        result |= {"steps": (), "images": 0, "flops": 0.0}
+    result["probe"] = probe_tower(tower, layer, data, protocol, world.device, workers)
+    replace_text(job.folder / RESULT, json.dumps(result, indent=2) + "\n")
+    shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+
+
+def _train(job: Job, world: World, console: Console) -> None:
+    resume = (job.folder / CONFIG_FILE).exists()
+    config = job.config
+    if resume:
+        config = replace(load_config(job.folder), out=job.folder, data=config.data, kernel=config.kernel)
+    with _own_signals():
+        code = Trainer(config, resume, world, console).run()
+    if code:
+        raise Stopped(code)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Training takes these signals as a wish to save; behind it they mean what they did before."""
+    before: dict[signal.Signals, Any] = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_all(
+    todo: Sequence[Job],
+    data: EvaluationSet,
+    texts: Texts,
+    protocol: Protocol,
+    world: World,
+    console: Console,
+    say: Callable[[str], None],
+) -> None:
+    """Does every job that has no result yet."""
+    missing = [job for job in todo if job.result() is None]  # another plan's folder is found before anything runs
+    if len(missing) < len(todo):
+        say(f"{len(todo) - len(missing)} of {len(todo)} are done already")
+    for number, job in enumerate(missing, 1):
+        say(f"\n== {number}/{len(missing)}: {job.row.name}, seed {job.seed} ({job.row.words})")
+        do(job, data, texts, protocol, world, console)

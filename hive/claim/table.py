@@ -1,0 +1,160 @@
+"""The results as tables: mean and deviation over the seeds, and HIVE against every other row with a paired t-test."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scipy.stats import ttest_rel
+
+from hive.claim.evaluate import SPLITS, TARGETS, EvaluationSet
+from hive.claim.plan import REFERENCE, Row
+
+Results = Mapping[tuple[str, int], Mapping[str, Any]]
+"""By row and seed."""
+LOSSES = {
+    "right": "Caption loss with the right image, nats a token (less is better)",
+    "gain": "What the right image is worth: loss with a wrong one minus loss with the right one, nats a token",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row's numbers on one split."""
+
+    by_seed: dict[int, float]
+    mean: float
+    deviation: float | None
+    """Sample deviation; None of one seed."""
+    hive_minus: float | None
+    """Mean difference over the seeds that both have; None for HIVE itself."""
+    p: float | None
+    """Two-sided, of a paired t-test over those seeds; None of fewer than two, or where all differ alike."""
+    pairs: int
+    """Seeds that both have."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One table."""
+
+    title: str
+    cells: dict[str, dict[str, Cell]]
+    """By row and split."""
+    majority: dict[str, float] | None
+    """Of always answering training's most frequent class, by split."""
+    percent: bool
+
+
+def metrics(rows: Sequence[Row], results: Results, data: EvaluationSet) -> list[Metric]:
+    """The tables, with the rows that have results."""
+    found = []
+    for target in TARGETS:
+        values = _values(rows, results, lambda result, split, t=target: result["probe"][t]["accuracy"][split])
+        majority = {split: data.majority(target, split) for split in SPLITS}
+        classes = len(data.classes[target])
+        found.append(Metric(f"Accuracy of the {target} probe, {classes} classes, %", _cells(values), majority, True))
+    for key, title in LOSSES.items():
+        values = _values(rows, results, lambda result, split, k=key: result.get("loss", {}).get(k, {}).get(split))
+        found.append(Metric(title, _cells(values), None, False))
+    return found
+
+
+def _values(rows: Sequence[Row], results: Results, read: Any) -> dict[str, dict[str, dict[int, float]]]:
+    """By row, split and seed; without the rows that have no such number."""
+    values: dict[str, dict[str, dict[int, float]]] = {}
+    for row in rows:
+        for split in SPLITS:
+            for (name, seed), result in sorted(results.items()):
+                number = read(result, split) if name == row.name else None
+                if number is not None:
+                    values.setdefault(row.name, {}).setdefault(split, {})[seed] = number
+    return values
+
+
+def _cells(values: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[str, dict[str, Cell]]:
+    reference = values.get(REFERENCE, {})
+    return {
+        name: {
+            split: cell(by_seed, None if name == REFERENCE else reference.get(split))
+            for split, by_seed in splits.items()
+        }
+        for name, splits in values.items()
+    }
+
+
+def cell(by_seed: Mapping[int, float], hive: Mapping[int, float] | None) -> Cell:
+    """The statistics of one row on one split; `hive` has the reference's numbers by seed."""
+    numbers = list(by_seed.values())
+    deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
+    common = sorted(by_seed.keys() & (hive or {}).keys())
+    difference = p = None
+    if hive is not None and common:
+        ours, theirs = [hive[seed] for seed in common], [by_seed[seed] for seed in common]
+        differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+        difference = statistics.fmean(differences)
+        if len(set(differences)) > 1:
+            p = float(ttest_rel(ours, theirs).pvalue)
+    return Cell(dict(by_seed), statistics.fmean(numbers), deviation, difference, p, len(common))
+
+
+def markdown(title: str, rows: Sequence[Row], found: Sequence[Metric], results: Results) -> str:
+    """All tables."""
+    lines = [f"# {title}", "", "| tower | differs from HIVE in | seeds | steps | images | training PFLOP |"]
+    lines.append("|---|---|---|---:|---:|---:|")
+    for row in rows:
+        done = {seed: result for (name, seed), result in sorted(results.items()) if name == row.name}
+        if done:
+            first = next(iter(done.values()))
+            lines.append(
+                f"| {row.name} | {row.words} | {', '.join(map(str, done))} | {sum(first['steps']):,} | "
+                f"{first['images']:,} | {first['flops'] / 1e15:.3g} |"
+            )
+    for metric in found:
+        if metric.cells:
+            lines += ["", f"## {metric.title}", "", *_table(metric)]
+    return "\n".join([*lines, "", *_footer(found)]) + "\n"
+
+
+def _table(metric: Metric) -> list[str]:
+    names = [split.replace("_", " ") for split in SPLITS]
+    heads = [head for name in names for head in (name, "HIVE minus it", "p")]
+    lines = ["| tower | " + " | ".join(heads) + " |", "|---" + "|---:" * len(heads) + "|"]
+    for name, splits in metric.cells.items():
+        cells = [text for split in SPLITS for text in _texts(splits.get(split), metric.percent)]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    if metric.majority is not None:
+        cells = [text for split in SPLITS for text in (f"{100 * metric.majority[split]:.1f}", "", "")]
+        lines.append("| most frequent class | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _texts(found: Cell | None, percent: bool) -> tuple[str, str, str]:
+    if found is None:
+        return "", "", ""
+
+    def shown(number: float, sign: str = "") -> str:
+        return f"{100 * number:{sign}.1f}" if percent else f"{number:{sign}.3f}"
+
+    mean = shown(found.mean) + ("" if found.deviation is None else f" ± {shown(found.deviation)}")
+    if found.hive_minus is None:
+        return mean, "", ""
+    return mean, shown(found.hive_minus, "+"), "–" if found.p is None else f"{found.p:.3f}"
+
+
+def _footer(found: Sequence[Metric]) -> list[str]:
+    tested = {c.pairs for metric in found for splits in metric.cells.values() for c in splits.values() if c.hive_minus}
+    seeds = " or ".join(map(str, sorted(tested))) or "no"
+    return [
+        "Mean ± sample deviation over the seeds. p: two-sided paired t-test of HIVE against the row over the "
+        f"{seeds} seeds that both have; no correction for the number of comparisons.",
+    ]
+
+
+def to_json(title: str, found: Sequence[Metric], results: Results) -> dict[str, Any]:
+    """Everything that the tables show, unrounded, with every run's own record."""
+    return {
+        "title": title,
+        "metrics": [asdict(metric) for metric in found],
+        "results": [dict(result) for _, result in sorted(results.items())],
+    }
