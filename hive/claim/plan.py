@@ -60,7 +60,7 @@ def small(folder: Path | None = None) -> Setting:
         schedule2=replace(recipe.schedule2, epochs=1.0),
         schedule3=replace(recipe.schedule3, epochs=8.0),
     )
-    protocol = Protocol(learning_rates=(3e-3, 1e-2, 3e-2), weight_decays=(0.05,), epochs=30.0, batch_size=256, seeds=1)
+    protocol = Protocol(learning_rates=(1e-3, 5e-3, 2e-2), weight_decays=(0.05,), epochs=30.0, batch_size=256, seeds=1)
     return _on(Setting("small", base, EMBEDDED, protocol, images_per_second=230.0), folder)
 
 
