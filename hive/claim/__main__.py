@@ -92,6 +92,12 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(
                 "The comparison trains its runs one after another in one process: start it without torchrun."
             )
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--out {out} can't be made ({error.strerror}): give a folder that can be written."
+            ) from error
         todo = jobs(chosen, arguments.seeds, out, data, setting.protocol)
         try:
             run_all(todo, data, texts, setting.protocol, world, Console(), _say)

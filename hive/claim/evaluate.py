@@ -64,6 +64,12 @@ class EvaluationSet:
 
 def open_set(folder: Path) -> EvaluationSet:
     """Reads labels and captions; `UserError` where a file or a column is missing."""
+    for split in ("train", *SPLITS):
+        if not (folder / f"{split}.parquet").is_file():
+            raise UserError(
+                f"--data {folder} has no {split}.parquet: make it by python tools/build_emoji.py --vendors all --tones "
+                f"--size 128 --out {folder}, or give another such folder."
+            )
     pairs = {split: open_pairs(str(folder / f"{split}.parquet")) for split in ("train", *SPLITS)}
     columns = {split: _columns(folder / f"{split}.parquet") for split in pairs}
     classes, labels = {}, {}

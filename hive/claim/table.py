@@ -143,12 +143,15 @@ def _texts(found: Cell | None, percent: bool) -> tuple[str, str, str]:
 
 
 def _footer(found: Sequence[Metric]) -> list[str]:
-    tested = {c.pairs for metric in found for splits in metric.cells.values() for c in splits.values() if c.hive_minus}
-    seeds = " or ".join(map(str, sorted(tested))) or "no"
-    return [
-        "Mean ± sample deviation over the seeds. p: two-sided paired t-test of HIVE against the row over the "
-        f"{seeds} seeds that both have; no correction for the number of comparisons.",
-    ]
+    cells = [c for metric in found for splits in metric.cells.values() for c in splits.values()]
+    tested = sorted({c.pairs for c in cells if c.p is not None})
+    lines = ["Mean ± sample deviation over the seeds."]
+    if tested:
+        lines.append(
+            f"p: two-sided paired t-test of HIVE against the row over the {' or '.join(map(str, tested))} seeds that "
+            "both have; not corrected for the number of comparisons."
+        )
+    return lines
 
 
 def to_json(title: str, found: Sequence[Metric], results: Results) -> dict[str, Any]:

@@ -156,6 +156,7 @@ def test_whole_comparison_stopped_and_continued(
         (["--max-steps", "0"], "no number of 1 or more"),
         (["--data", "nowhere"], "nowhere"),
         (["--device", "tpu"], "--device"),
+        (["--out", "/proc/nowhere"], "--out /proc/nowhere can't be made"),
     ],
 )
 def test_bad_input_is_one_sentence(flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
