@@ -111,7 +111,7 @@ def _train(job: Job, world: World, console: Console) -> None:
     resume = (job.folder / CONFIG_FILE).exists()
     config = job.config
     if resume:
-        config = replace(load_config(job.folder), out=job.folder, data=config.data, kernel=config.kernel)
+        config = replace(load_config(job.folder, Config), out=job.folder, data=config.data, kernel=config.kernel)
     with _own_signals():
         code = Trainer(config, resume, world, console).run()
     if code:
