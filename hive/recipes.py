@@ -90,7 +90,7 @@ def siglip_l_384_mobilellm_350m() -> Config:
 def siglip_l_384_llama_1b() -> Config:
     """The appendix's efficiency set-up (section 8.2) with a language model of 1.2 billion parameters, on one 80 GB GPU.
 
-    Its weights, gradients and moments alone fill 24 GB.
+    In stage 3 its weights, gradients and moments alone take more than 24 GB.
     """
     return replace(
         _paper(), recipe="siglip-l-384-llama-1b", vision=SIGLIP_L_384, language=LLAMA_1B, micro_batch_size=16
