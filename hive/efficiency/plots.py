@@ -5,10 +5,11 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, NullLocator
 
 from hive.efficiency.compare import Row
 from hive.efficiency.methods import METHODS, Method
-from hive.efficiency.scaling import Point, exponent
+from hive.efficiency.scaling import DENSITY, Point, exponent
 
 COLOURS: dict[Method, str] = {"hive": "tab:blue", "self-attention": "tab:red"}
 PARTS = {
@@ -111,16 +112,21 @@ def _scaling(points: Sequence[Point]) -> Figure:
                 ]
                 at, values = [place for place, _ in here], [value for _, value in here]
                 grows = [(place, value) for place, value in here if place > 0]
-                label = METHODS[method]
-                if len(grows) > 1:
-                    label += f", x^{exponent(*zip(*grows, strict=True)):.2f}"
+                label = f"x^{exponent(*zip(*grows, strict=True)):.2f}" if len(grows) > 1 else METHODS[method]
                 axes.plot(at, values, "o-", color=colour, markersize=4, label=label)
             axes.set_yscale("log")
-            if axis != "share of the tower's layers read, %":
+            if axis != DENSITY:
                 axes.set_xscale("log")
+                places = sorted({point.at for point in points if point.axis == axis})
+                axes.set_xticks(places, [f"{place:,.0f}" for place in places], rotation=45, fontsize="small")
+                axes.xaxis.set_minor_locator(NullLocator())
+            for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                formatter(LogFormatter(minor_thresholds=(1, 0.5)))
+            axes.tick_params(axis="y", which="both", labelsize="small")
             axes.grid(alpha=0.3, which="both")
-            axes.legend(fontsize="x-small")
+            axes.legend(fontsize="x-small", framealpha=0.6)
             axes.set_xlabel(axis)
         row[0].set_ylabel(title)
-    figure.suptitle("Stage 2; one axis at a time, everything else as in the recipe with 8 samples of 77 text tokens")
+    names = ", ".join(f"{METHODS[method]} {colour.removeprefix('tab:')}" for method, colour in COLOURS.items())
+    figure.suptitle(f"Stage 2, one axis at a time, else the recipe with 8 samples of 77 text tokens: {names}")
     return figure

@@ -72,7 +72,7 @@ def places(config: Config, *, small: bool) -> list[_Place]:
     if not small:
         for language in LANGUAGE_MODELS:
             at = dataclasses.replace(config, language=dataclasses.replace(language, weights=None))
-            found.append(_Place("parameters of the language model, millions", _millions(at), at))
+            found.append(_Place("language model, million parameters", _millions(at), at))
     return found
 
 
@@ -139,4 +139,5 @@ def exponent(at: Sequence[float], cost: Sequence[float]) -> float:
     """The p of cost ~ at^p: the slope of a least-squares line through the logarithms."""
     x, y = [math.log(value) for value in at], [math.log(value) for value in cost]
     middle, height = sum(x) / len(x), sum(y) / len(y)
-    return sum((a - middle) * (b - height) for a, b in zip(x, y, strict=True)) / sum((a - middle) ** 2 for a in x)
+    slope = sum((a - middle) * (b - height) for a, b in zip(x, y, strict=True)) / sum((a - middle) ** 2 for a in x)
+    return round(slope, 9) + 0.0  # a constant's slope is 0, not a minus 0 of rounding
