@@ -22,6 +22,7 @@ from hive.stages import trained_parts
 
 GIB = 2**30
 CAPACITIES = (24, 48, 80)  # GiB
+STEPS_A_RUN = {"cuda": 5, "cpu": 1}
 CONTEXT = GIB  # bytes that CUDA's context, cuBLAS and the allocator's gaps take of them
 
 
@@ -137,9 +138,6 @@ def measure_rows(
         model.zero_grad(set_to_none=True)
         gc.collect()
         yield row
-
-
-STEPS_A_RUN = {"cuda": 5, "cpu": 1}
 
 
 def _batches(

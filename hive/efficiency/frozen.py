@@ -13,7 +13,7 @@ from hive.efficiency.cases import random_batch
 from hive.efficiency.machine import seconds
 from hive.efficiency.methods import build, configured
 from hive.errors import UserError
-from hive.model.frozen_tower import FrozenTower
+from hive.model.frozen_tower import FrozenTower, feature_errors
 from hive.model.hive import HiveModel
 from hive_kernels.validation import without_autocast
 
@@ -55,10 +55,9 @@ def compare_forms(
             features = encode(batch.pixels)
             loss = model(batch, encode=lambda pixels, features=features: features).item()
             taken = [seconds(partial(encode, batch.pixels), device) for _ in range(runs + 1)][1:]
-        distance = (features - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)
         median = statistics.median(taken)
         change = (loss - exact_loss) / batch.token_count
-        found.append(Form(form, 1000 * median, samples / median, distance.max().item(), change))
+        found.append(Form(form, 1000 * median, samples / median, feature_errors(features, exact).max().item(), change))
     return found, missing
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-EPOCH_PAIRS = 595_375  # LLaVA's CC3M-595K
+CC3M_PAIRS = 595_375  # LLaVA's CC3M-595K, the paper's data
 
 
 def self_attention_complexity(layers: int, width: int, visual: int, text: int) -> float:

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from hive.config import Config
-from hive.efficiency.cases import empty_batch, random_batch
+from hive.efficiency.cases import random_batch
+from hive.efficiency.compare import on_meta, stage_shape
 from hive.efficiency.flops import step_flops
 from hive.efficiency.machine import is_out_of_memory
 from hive.efficiency.measure import measure
 from hive.efficiency.methods import Method, build, configured
-from hive.efficiency.simulate import StageShape, simulate
+from hive.efficiency.simulate import simulate
 from hive.recipes import LLAMA_1B, MOBILELLM_350M
 from hive.stages import trained_parts
 
@@ -81,9 +82,7 @@ def _with(config: Config, **vision: Any) -> Config:
 
 
 def _millions(config: Config) -> float:
-    with torch.device("meta"):
-        model = build(config, "self-attention", "torch")
-    return sum(parameter.numel() for parameter in model.parts()["language"]) / 1e6
+    return sum(parameter.numel() for parameter in on_meta(config, "self-attention").parts()["language"]) / 1e6
 
 
 def points(place: _Place, device: str) -> list[Point]:
@@ -91,17 +90,15 @@ def points(place: _Place, device: str) -> list[Point]:
     found = []
     for method in METHODS:
         settings, parts, lengths = _case(place, method)
-        with torch.device("meta"):
-            model = build(settings, method, "torch")
+        model = on_meta(settings, method)
         costs = {name: cost.total for name, cost in step_flops(model, parts, place.samples, lengths).items()}
         if _is_text_alone(place):
             if method == "hive":
                 text = (costs["language"] + costs["head"]) / place.samples
                 found.append(Point(place.axis, 0, method, 0, text, None))
             continue
-        schedule = dataclasses.replace(settings.schedule(STAGE), batch_size=place.samples)
         precision = torch.float32 if device == "cpu" else torch.bfloat16
-        (step,) = simulate(model, [StageShape(parts, schedule, empty_batch(lengths, model))], precision)
+        (step,) = simulate(model, [stage_shape(settings, model, STAGE, lengths)], precision)
         tower, total = costs["tower"] / place.samples, sum(costs.values()) / place.samples
         found.append(Point(place.axis, place.at, method, tower, total - tower, step.peak))
     return found

@@ -108,9 +108,14 @@ def frozen_effect(
     pixels uint8 [B, 3, H, W]; norms are over B, N and Dv. Raises `UserError` for a precision that can't run here.
     """
     with torch.no_grad(), without_autocast(pixels.device):
-        exact = tower(pixels).flatten(1)
+        exact = tower(pixels)
     effect = {}
     for precision in precisions:
-        features = FrozenTower(tower, dtype, precision, compiled=pixels.is_cuda)(pixels).flatten(1)
-        effect[precision] = ((features - exact).norm(dim=1) / exact.norm(dim=1)).tolist()
+        features = FrozenTower(tower, dtype, precision, compiled=pixels.is_cuda)(pixels)
+        effect[precision] = feature_errors(features, exact).tolist()
     return effect
+
+
+def feature_errors(features: Tensor, exact: Tensor) -> Tensor:
+    """|features - exact| / |exact| of each selected state, [S] of [S, B, N, Dv]."""
+    return (features - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)

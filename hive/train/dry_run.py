@@ -11,6 +11,7 @@ from hive.data.pairs import Pairs, open_pairs
 from hive.data.text import Tokenizer, load_tokenizer
 from hive.efficiency.cases import empty_batch
 from hive.efficiency.flops import step_flops
+from hive.efficiency.paper import CC3M_PAIRS
 from hive.efficiency.simulate import StageShape, simulate
 from hive.errors import UserError
 from hive.model.build import Model, build_model
@@ -18,7 +19,6 @@ from hive.model.eight_bit import how_to_get_torchao
 from hive.model.pretrained import how_to_get, is_present
 from hive.stages import enter_stage, stage_steps, trained_parts
 
-CC3M_PAIRS = 595_375  # LLaVA's CC3M-595K, the paper's data, where no other can be counted
 CAPTION_TOKENS = 16  # a usual length of its captions with BOS
 
 
