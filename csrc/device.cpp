@@ -1,0 +1,47 @@
+#include "device.h"
+
+#include <cuda_runtime.h>
+#include <dlfcn.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+
+#include <stdexcept>
+#include <string>
+
+namespace hive {
+namespace {
+
+void check(cudaError_t error) {
+  if (error != cudaSuccess) throw std::runtime_error(std::string("selecting a device: ") + cudaGetErrorString(error));
+}
+
+// It lies in libtorch_cuda, which a torch without CUDA doesn't have: looked up at its first use, it doesn't keep the
+// library from being linked or loaded there.
+auto current_stream() {
+  using Function = AOTITorchError (*)(int32_t, void**);
+  static const auto function = [] {
+    void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    void* symbol = library == nullptr ? nullptr : dlsym(library, "aoti_torch_get_current_cuda_stream");
+    if (symbol == nullptr) throw std::runtime_error("this torch was built without CUDA");
+    return reinterpret_cast<Function>(symbol);
+  }();
+  return function;
+}
+
+}  // namespace
+
+OnDevice::OnDevice(const torch::stable::Tensor& x) : index_(x.get_device_index()) {
+  check(cudaGetDevice(&before_));
+  if (before_ != index_) check(cudaSetDevice(index_));
+}
+
+OnDevice::~OnDevice() {
+  if (before_ != index_) cudaSetDevice(before_);
+}
+
+Stream OnDevice::stream() const {
+  void* stream = nullptr;
+  if (current_stream()(index_, &stream) != AOTI_TORCH_SUCCESS) throw std::runtime_error("torch has no current stream");
+  return static_cast<Stream>(stream);
+}
+
+}  // namespace hive

@@ -1,0 +1,38 @@
+// The GPU and the stream that torch is working on; nothing of it in the emulator.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include "types.h"
+
+namespace hive {
+
+#ifdef HIVE_EMULATED
+#define HIVE_DISPATCH_KEY CPU
+
+struct OnDevice {
+  explicit OnDevice(const torch::stable::Tensor&) {}
+  Stream stream() const { return nullptr; }
+};
+
+#else
+#define HIVE_DISPATCH_KEY CUDA
+
+// While it lives, the current device is the tensor's.
+class OnDevice {
+ public:
+  explicit OnDevice(const torch::stable::Tensor& x);
+  ~OnDevice();
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+  // The one that torch queues work on.
+  Stream stream() const;
+
+ private:
+  int index_;
+  int before_ = 0;
+};
+#endif
+
+}  // namespace hive

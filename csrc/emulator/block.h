@@ -1,0 +1,88 @@
+// One CUDA block on one CPU thread, for tests: every CUDA thread is a fiber that runs until it has to wait.
+//
+// What a GPU leaves undefined is made as bad as it can be, so that a kernel that relies on it fails here:
+//   - a warp runs as far as it can before the next one starts, in an order that the caller chooses;
+//   - shared memory is full of NaNs at the start;
+//   - an asynchronous copy reads and writes at the last moment, when its thread waits for it.
+// Waiting for ever, lanes of a warp at different instructions, and addresses outside of shared memory are errors.
+#pragma once
+
+#include <ucontext.h>
+
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <vector>
+
+namespace hive::emulator {
+
+constexpr int WARP = 32;
+
+struct Copy {
+  uint32_t to;
+  const void* from;
+  bool inside;
+};
+
+class Block {
+ public:
+  Block(int threads, int shared_bytes);
+
+  // Runs the kernel in every thread. Throws what a thread threw, or std::logic_error where threads wait for ever.
+  void run(const std::function<void()>& kernel, int x, int y, int grid_y, bool last_warp_first);
+
+  static Block& current();
+
+  int thread() const { return running_; }
+  int threads() const { return static_cast<int>(fibers_.size()); }
+  int x, y, grid_y;
+
+  // `bytes` bytes of shared memory, aligned to their number; anything else is an error.
+  unsigned char* shared(uint32_t address, uint32_t bytes);
+
+  void copy(Copy copy) { fibers_[running_]->copies.push_back(copy); }
+  void wait_for_copies();
+
+  // Waits until `threads` threads are at this barrier. Returns in how many of them the condition holds.
+  int barrier(int number, int threads, bool condition);
+
+  // All lanes of a warp hand over their operands; the last to arrive calls `work` with those of lanes 0 to 31.
+  void together(const char* instruction, void* operands, const std::function<void(void* const*)>& work);
+
+  // How often lanes of a load_matrices had to take turns at a bank, since the library was loaded.
+  static int64_t bank_conflicts;
+
+ private:
+  struct Fiber {
+    ucontext_t context;
+    std::unique_ptr<char[]> stack;
+    std::vector<Copy> copies;
+    bool waiting, done;
+  };
+  struct Warp {
+    const char* instruction;
+    int arrived;
+    void* operands[WARP];
+  };
+  struct Barrier {
+    int arrived, count, result;
+    std::vector<int> waiting;
+  };
+
+  static void start();
+  void wait();
+  bool advance(int thread);
+
+  std::vector<std::unique_ptr<Fiber>> fibers_;
+  std::vector<Warp> warps_;
+  std::vector<Barrier> barriers_;
+  std::vector<unsigned char> memory_;
+  uint32_t offset_;  // of the first aligned byte
+  ucontext_t scheduler_;
+  int running_ = 0;
+  const std::function<void()>* kernel_ = nullptr;
+  std::exception_ptr error_;
+};
+
+}  // namespace hive::emulator

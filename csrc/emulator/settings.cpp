@@ -1,0 +1,10 @@
+// What tests of the emulator's library set and read, through ctypes.
+#include "emulator/block.h"
+#include "launch.h"
+
+extern "C" {
+
+void hive_emulator_last_warp_first(bool on) { hive::emulator::last_warp_first = on; }
+
+int64_t hive_emulator_bank_conflicts() { return hive::emulator::Block::bank_conflicts; }
+}

@@ -1,0 +1,55 @@
+// Launching a kernel on a CUDA stream; without nvcc, block after block in the emulator.
+#pragma once
+
+#include "types.h"
+
+#ifndef HIVE_EMULATED
+#include <cuda_runtime.h>
+
+#include <stdexcept>
+#include <string>
+
+namespace hive {
+
+inline void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+constexpr uint32_t SHARED_WITHOUT_ASKING = 48 * 1024;
+
+// Blocks (x, y) of `threads` threads with `shared` bytes of dynamic shared memory. Throws std::runtime_error.
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), int x, int y, int threads, uint32_t shared, Stream stream,
+            const Arguments&... arguments) {
+  if (x == 0 || y == 0) return;
+  if (shared > SHARED_WITHOUT_ASKING) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
+          "asking for shared memory");
+  }
+  kernel<<<dim3(x, y), threads, shared, stream>>>(arguments...);
+  check(cudaGetLastError(), "launching a kernel");
+}
+
+}  // namespace hive
+
+#else
+#include "emulator/block.h"
+
+namespace hive {
+
+namespace emulator {
+inline bool last_warp_first = false;
+}
+
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), int x, int y, int threads, uint32_t shared, Stream, const Arguments&... arguments) {
+  if (x == 0 || y == 0) return;
+  emulator::Block block(threads, shared);
+  for (int j = 0; j < y; ++j) {
+    for (int i = 0; i < x; ++i) block.run([&] { kernel(arguments...); }, i, j, y, emulator::last_warp_first);
+  }
+}
+
+}  // namespace hive
+
+#endif
