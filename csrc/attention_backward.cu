@@ -43,16 +43,26 @@ struct Shape {
   static_assert(bytes <= 101376, "what a block of an RTX 3090 may have");
 };
 
+// Of a row and the next one.
+struct alignas(8) Pair {
+  float of[2];
+};
+
 // 16 keys' dK or dV of a warp, [16, D].
 template <int D>
 using KeySums = float[D / 8][4];
 
+// A thread's place.
 struct Warp {
-  int group = thread_index() / GROUP_THREADS;
-  int keys = thread_index() / 32 % 4 * 16;        // its 16 keys of a tile
-  int row = thread_index() / 32 % 2 * 16;         // for dQ: its 16 rows of a chunk,
-  int half = thread_index() / 64 % 2;             // and its half of the columns
-  int g = thread_index() % 32 / 4, t = thread_index() % 4;
+  int group, keys, row, half, g, t;
+
+  explicit HIVE_DEVICE Warp(int thread)
+      : group(thread / GROUP_THREADS),
+        keys(thread / 32 % 4 * 16),  // its warp's 16 keys of a tile
+        row(thread / 32 % 2 * 16),   // for dQ: its warp's 16 rows of a chunk,
+        half(thread / 64 % 2),       // and its half of the columns
+        g(thread % 32 / 4),
+        t(thread % 4) {}
 };
 
 // sums [16, 32] = x y^T: a warp's 16 rows of tile x by 32 rows of tile y.
@@ -103,16 +113,16 @@ HIVE_DEVICE void add_to_keys(KeySums<S::D>& dk, KeySums<S::D>& dv, Tile<CHUNK> d
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       // Rows and keys that don't exist weigh nothing: such rows have an lse of +inf.
-      const uint32_t statistic = (row + 8 * n + 2 * warp.t + i % 2) * 4;
+      const uint32_t statistic = (row + 8 * n + 2 * warp.t) * 4;
+      const Pair lse = shared<Pair>(S::lse + statistic), delta = shared<Pair>(S::delta + statistic);
       const bool exists = warp.keys + warp.g + i / 2 * 8 < keys;
-      const float weight = exists ? exp2_fast(weights[n][i] * scale - shared<float>(S::lse + statistic)) : 0;
-      gradients[n][i] = weight * (gradients[n][i] - shared<float>(S::delta + statistic));
+      const float weight = exists ? exp2_fast(weights[n][i] * scale - lse.of[i % 2]) : 0;
+      gradients[n][i] = weight * (gradients[n][i] - delta.of[i % 2]);
       weights[n][i] = weight;
     }
 #pragma unroll
     for (int lower = 0; lower < 2; ++lower) {
-      const uint32_t pair = dscores.pair(warp.keys + warp.g + 8 * lower, 8 * n + 2 * warp.t);
-      shared<uint32_t>(pair) = pack<T>(gradients[n][2 * lower], gradients[n][2 * lower + 1]);
+      shared<uint32_t>(dscores.sums(warp.keys + 8 * lower, 8 * n)) = pack<T>(gradients[n][2 * lower], gradients[n][2 * lower + 1]);
     }
   }
   add_product<T>(dv, weights, Operand{S::dout}, row);
@@ -131,6 +141,18 @@ HIVE_DEVICE void add_to_queries(float (&dq)[S::D / 16][4], Tile<CHUNK> dscores, 
       Tile<S::D>{S::k}.b(b, step, warp.half * (S::D / 2) + d);
       multiply_add_pair<typename S::T>(dq[d / 8], dq[d / 8 + 1], a, b);
     }
+  }
+}
+
+// The four warps of a group. The hardware wants the barrier's number in the instruction.
+template <class S>
+HIVE_DEVICE void synchronize_warps_of(const Warp& warp) {
+  if constexpr (S::GROUPS == 1) {
+    synchronize_block();
+  } else if (warp.group == 0) {
+    synchronize_group<1, GROUP_THREADS>();
+  } else {
+    synchronize_group<2, GROUP_THREADS>();
   }
 }
 
@@ -175,114 +197,123 @@ HIVE_DEVICE void store_keys(T* tile, int64_t stride, const KeySums<D>& sums, con
   }
 }
 
-// Of rows first to first + ROWS - 1: lse, and delta = sum(out dout), into shared memory. Rows from `rows` on get an lse
-// of +inf, at which every weight is 0.
+// The block's text. Read again wherever it is wanted, so that nothing of it occupies registers while keys pass by.
+HIVE_DEVICE Segment block_text(const Attention& p, const BackwardTensors& r) {
+  const Segment text = segment(p.offsets_q, block_x(), p.tokens);
+  return {text.begin, min(text.length, r.longest)};  // a wrong bound gives wrong results, no access outside
+}
+
+// The block's rows of a tensor.
+template <class T>
+HIVE_DEVICE Rows<T> block_rows(const Attention& p, T* base, Segment text, int64_t token, int64_t head) {
+  return {base + text.begin * token + int64_t{block_y()} * p.group * head, token, head, p.group};
+}
+
+// Of rows first to first + ROWS - 1: queries and output gradients, asynchronously; lse; and delta = sum(out dout). Rows
+// that don't exist get an lse of +inf, at which every weight is 0.
 template <class S>
-HIVE_DEVICE void load_statistics(Rows<const typename S::T> out, Rows<const typename S::T> dout, Rows<const float> lse,
-                                 int first, int rows) {
-  constexpr int LANES = 8;  // a row
-  for (int r = thread_index() / LANES; r < S::ROWS; r += S::THREADS / LANES) {
-    const bool inside = first + r < rows;
+HIVE_DEVICE void load_rows(const Attention& p, const BackwardTensors& r, int first) {
+  using T = typename S::T;
+  constexpr int D = S::D, LANES = 8;  // a row, for delta
+  const Segment text = block_text(p, r);
+  const int rows = text.length * p.group;
+  const int64_t heads = int64_t{p.key_heads} * p.group;
+  const Rows<const T> q = block_rows(p, static_cast<const T*>(p.q), text, p.q_token, p.q_head);
+  const Rows<const T> dout = block_rows(p, static_cast<const T*>(r.dout), text, r.dout_token, r.dout_head);
+  const Rows<const T> out = block_rows(p, static_cast<const T*>(r.out), text, heads * D, D);
+  const Rows<const float> lse = block_rows(p, r.lse, text, heads, 1);
+  const Tile<D> q_tile{S::q}, dout_tile{S::dout};
+  q_tile.template copy<S::ROWS, S::THREADS>([&](int n) { return q.at(n); }, first, rows);
+  dout_tile.template copy<S::ROWS, S::THREADS>([&](int n) { return dout.at(n); }, first, rows);
+  for (int row = thread_index() / LANES; row < S::ROWS; row += S::THREADS / LANES) {
+    const bool inside = first + row < rows;
     float delta = 0;
-    if (inside) {
-      const auto *x = out.at(first + r), *y = dout.at(first + r);
-#pragma unroll
-      for (int d = 2 * (thread_index() % LANES); d < S::D; d += 2 * LANES) {
-        float a[2], b[2];
-        unpack<typename S::T>(a, *reinterpret_cast<const uint32_t*>(x + d));
-        unpack<typename S::T>(b, *reinterpret_cast<const uint32_t*>(y + d));
-        delta += a[0] * b[0] + a[1] * b[1];
-      }
+    for (int d = 2 * (thread_index() % LANES); inside && d < D; d += 2 * LANES) {
+      float a[2], b[2];
+      unpack<T>(a, *reinterpret_cast<const uint32_t*>(out.at(first + row) + d));
+      unpack<T>(b, *reinterpret_cast<const uint32_t*>(dout.at(first + row) + d));
+      delta += a[0] * b[0] + a[1] * b[1];
     }
     for (int mask = 1; mask < LANES; mask *= 2) delta += from_lane_xor(delta, mask);
     if (thread_index() % LANES == 0) {
-      shared<float>(S::delta + 4 * r) = delta;
-      shared<float>(S::lse + 4 * r) = inside ? *lse.at(first + r) : INF;
+      shared<float>(S::delta + 4 * row) = delta;
+      shared<float>(S::lse + 4 * row) = inside ? *lse.at(first + row) : INF;
     }
   }
 }
 
-// Where a block's tensors start: its sample's first token or key, its key head's first element.
-template <class T>
-struct Inputs {
-  Rows<const T> q, dout, out;
-  Rows<const float> lse;
-  Rows<T> dq;
-  const T *k, *v;
-  T *dk, *dv;
-  float* sums;         // of the block, for its key tiles one after another
-  int64_t key_stride;  // of dk and dv
-};
-
+// dQ of rows from `first` on.
 template <class S>
-HIVE_DEVICE Inputs<typename S::T> inputs(const Attention& p, const BackwardTensors& r, int sample, int head,
-                                         Segment text, Segment image) {
+HIVE_DEVICE void store_rows(const Attention& p, const BackwardTensors& r, int first,
+                            const float (&dq)[S::CHUNKS][S::D / 16][4]) {
   using T = typename S::T;
-  const int64_t query_heads = int64_t{p.key_heads} * p.group, query_head = int64_t{head} * p.group;
-  const int64_t contiguous = text.begin * query_heads + query_head;
-  const int64_t first_key = image.begin + (p.offsets_k == nullptr ? int64_t{sample} * p.keys : 0);
-  const int64_t dkeys = (first_key * p.key_heads + head) * S::D;
-  // Slots of tiles as packing.cuh has them: a sample's are enough for its keys.
-  const int64_t tiles = p.offsets_k == nullptr ? int64_t{sample} * ((p.keys + KEYS - 1) / KEYS)
-                                               : sample + image.begin / KEYS;
-  return {
-      {static_cast<const T*>(p.q) + text.begin * p.q_token + query_head * p.q_head, p.q_token, p.q_head, p.group},
-      {static_cast<const T*>(r.dout) + text.begin * r.dout_token + query_head * r.dout_head, r.dout_token, r.dout_head,
-       p.group},
-      {static_cast<const T*>(r.out) + contiguous * S::D, query_heads * S::D, S::D, p.group},
-      {r.lse + contiguous, query_heads, 1, p.group},
-      {static_cast<T*>(r.dq) + contiguous * S::D, query_heads * S::D, S::D, p.group},
-      static_cast<const T*>(p.k) + sample * p.k_sample + image.begin * p.k_token + head * p.k_head,
-      static_cast<const T*>(p.v) + sample * p.v_sample + image.begin * p.v_token + head * p.v_head,
-      static_cast<T*>(r.dk) + dkeys,
-      static_cast<T*>(r.dv) + dkeys,
-      r.sums + (tiles * p.key_heads * 2 + head * 2) * (KEYS * S::D),
-      int64_t{p.key_heads} * S::D,
-  };
+  constexpr int D = S::D;
+  const Warp warp(thread_index_again());
+  const Segment text = block_text(p, r);
+  const Rows<T> rows = block_rows(p, static_cast<T*>(r.dq), text, int64_t{p.key_heads} * p.group * D, D);
+#pragma unroll
+  for (int c = 0; c < S::CHUNKS; ++c) {
+#pragma unroll
+    for (int lower = 0; lower < 2; ++lower) {
+      const int row = first + (c * S::GROUPS + warp.group) * CHUNK + warp.row + warp.g + 8 * lower;
+      if (row < text.length * p.group) store_row(rows.at(row) + warp.half * (D / 2), dq[c], lower, p.scale);
+    }
+  }
 }
 
+// Copies keys first to first + KEYS - 1 of the block's image, and their values.
 template <class S>
-HIVE_DEVICE void copy_keys(const Attention& p, const Inputs<typename S::T>& x, int first, int stop) {
-  const Tile<S::D> k{S::k}, v{S::v};
-  k.template copy<KEYS, S::THREADS>([&](int n) { return x.k + n * p.k_token; }, first, stop);
-  v.template copy<KEYS, S::THREADS>([&](int n) { return x.v + n * p.v_token; }, first, stop);
+HIVE_DEVICE void copy_keys(const Attention& p, Segment image, int first) {
+  using T = typename S::T;
+  const T* k = static_cast<const T*>(p.k) + block_x() * p.k_sample + image.begin * p.k_token + block_y() * p.k_head;
+  const T* v = static_cast<const T*>(p.v) + block_x() * p.v_sample + image.begin * p.v_token + block_y() * p.v_head;
+  const Tile<S::D> k_tile{S::k}, v_tile{S::v};
+  k_tile.template copy<KEYS, S::THREADS>([&](int n) { return k + n * p.k_token; }, first, image.length);
+  v_tile.template copy<KEYS, S::THREADS>([&](int n) { return v + n * p.v_token; }, first, image.length);
 }
 
-// Writes a key tile's dK and dV, or what there is of them so far.
+// Room for the sums of the key tile that starts at `key`, dV's and behind them dK's. A sample's slots of tiles are as
+// packing.cuh has them: always enough for its keys.
 template <class S>
-HIVE_DEVICE void finish_keys(const Attention& p, const Inputs<typename S::T>& x, KeySums<S::D>& dk, KeySums<S::D>& dv,
-                             const Warp& warp, int key, int keys, bool first, bool last) {
+HIVE_DEVICE float* room(const Attention& p, const BackwardTensors& r, Segment image, int key) {
+  const int64_t tiles = p.offsets_k == nullptr ? int64_t{block_x()} * ((p.keys + KEYS - 1) / KEYS)
+                                               : block_x() + image.begin / KEYS;
+  return r.sums + ((tiles + key / KEYS) * p.key_heads + block_y()) * (2 * KEYS * S::D);
+}
+
+// Writes the dK and dV of the key tile that starts at `key`, or what there is of them before the text's last rows.
+template <class S>
+HIVE_DEVICE void finish_keys(const Attention& p, const BackwardTensors& r, Segment image, int key, KeySums<S::D>& dk,
+                             KeySums<S::D>& dv, bool first, bool last) {
+  using T = typename S::T;
+  constexpr int D = S::D;
+  const Warp warp(thread_index_again());
   if constexpr (S::GROUPS == 2) exchange<S>(dk, dv, warp);
-  float* room = x.sums + int64_t{key / KEYS} * p.key_heads * 2 * (KEYS * S::D);
-  if (warp.group == 0) {
-    if (!(first && last)) accumulate<S::D>(dv, room, first, last);
-    if (last) store_keys<typename S::T, S::D>(x.dv + key * x.key_stride, x.key_stride, dv, warp, 1, keys - key);
+  const bool has_dv = warp.group == 0, has_dk = warp.group == S::GROUPS - 1;
+  if (!(first && last)) {
+    float* sums = room<S>(p, r, image, key);
+    if (has_dv) accumulate<D>(dv, sums, first, last);
+    if (has_dk) accumulate<D>(dk, sums + KEYS * D, first, last);
   }
-  if (warp.group == S::GROUPS - 1) {
-    if (!(first && last)) accumulate<S::D>(dk, room + KEYS * S::D, first, last);
-    if (last) store_keys<typename S::T, S::D>(x.dk + key * x.key_stride, x.key_stride, dk, warp, p.scale, keys - key);
-  }
+  if (!last) return;
+  const int64_t row = image.begin + key + (p.offsets_k == nullptr ? int64_t{block_x()} * p.keys : 0);
+  const int64_t stride = int64_t{p.key_heads} * D, start = row * stride + block_y() * D;
+  if (has_dv) store_keys<T, D>(static_cast<T*>(r.dv) + start, stride, dv, warp, 1, image.length - key);
+  if (has_dk) store_keys<T, D>(static_cast<T*>(r.dk) + start, stride, dk, warp, p.scale, image.length - key);
 }
 
 template <class S>
 HIVE_KERNEL(S::THREADS) backward_kernel(HIVE_GRID_CONSTANT const Attention p, HIVE_GRID_CONSTANT const BackwardTensors r) {
-  using T = typename S::T;
   constexpr int D = S::D;
-  const int sample = block_x(), head = block_y();
-  const Segment text = segment(p.offsets_q, sample, p.tokens), image = segment(p.offsets_k, sample, p.keys);
-  const Inputs<T> x = inputs<S>(p, r, sample, head, text, image);
-  const int rows = min(text.length, r.longest) * p.group;  // a wrong bound gives wrong results, no access outside
-  const Warp warp;
+  const Segment image = segment(p.offsets_k, block_x(), p.keys);
+  const int rows = block_text(p, r).length * p.group;
+  const Warp warp(thread_index());
 
   // Without any row too, once: keys that nobody reads get gradient 0.
   for (int row = 0; row == 0 || row < rows; row += S::ROWS) {
-    const bool first = row == 0, last = row + S::ROWS >= rows;
-    const int chunks = (min(rows - row, S::ROWS) + CHUNK - 1) / CHUNK;  // of all groups, which take turns
     synchronize_block();  // nobody reads the rows before these any more
-    Tile<D>{S::q}.template copy<S::ROWS, S::THREADS>([&](int n) { return x.q.at(n); }, row, rows);
-    Tile<D>{S::dout}.template copy<S::ROWS, S::THREADS>([&](int n) { return x.dout.at(n); }, row, rows);
-    if (image.length > 0) copy_keys<S>(p, x, 0, image.length);
-    load_statistics<S>(x.out, x.dout, x.lse, row, rows);
+    load_rows<S>(p, r, row);
+    if (image.length > 0) copy_keys<S>(p, image, 0);
     float dq[S::CHUNKS][D / 16][4] = {};
 
     for (int key = 0; key < image.length; key += KEYS) {
@@ -291,27 +322,19 @@ HIVE_KERNEL(S::THREADS) backward_kernel(HIVE_GRID_CONSTANT const Attention p, HI
       KeySums<D> dk = {}, dv = {};
 #pragma unroll
       for (int c = 0; c < S::CHUNKS; ++c) {
-        const int chunk = c * S::GROUPS + warp.group;
-        if (chunk >= chunks) continue;
+        const int chunk = c * S::GROUPS + warp.group;  // groups take turns
+        if (row + chunk * CHUNK >= rows) continue;
         const Tile<CHUNK> dscores{S::dscores + (2 * warp.group + c % 2) * Tile<CHUNK>::template bytes<KEYS>};
         add_to_keys<S>(dk, dv, dscores, chunk * CHUNK, warp, p.scale * LOG2_E, image.length - key);
-        synchronize_group(1 + warp.group, GROUP_THREADS);
+        synchronize_warps_of<S>(warp);
         add_to_queries<S>(dq[c], dscores, warp);
       }
       synchronize_block();  // nobody reads keys, values and dS any more
-      if (key + KEYS < image.length) copy_keys<S>(p, x, key + KEYS, image.length);
-      finish_keys<S>(p, x, dk, dv, warp, key, image.length, first, last);
+      if (key + KEYS < image.length) copy_keys<S>(p, image, key + KEYS);
+      finish_keys<S>(p, r, image, key, dk, dv, row == 0, row + S::ROWS >= rows);
     }
     wait_for_copies();  // of rows, where there is no key
-
-#pragma unroll
-    for (int c = 0; c < S::CHUNKS; ++c) {
-#pragma unroll
-      for (int lower = 0; lower < 2; ++lower) {
-        const int mine = row + (c * S::GROUPS + warp.group) * CHUNK + warp.row + warp.g + 8 * lower;
-        if (mine < rows) store_row(x.dq.at(mine) + warp.half * (D / 2), dq[c], lower, p.scale);
-      }
-    }
+    store_rows<S>(p, r, row, dq);
   }
 }
 

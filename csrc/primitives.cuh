@@ -25,7 +25,19 @@ using BFloat16 = __nv_bfloat16;
 
 extern __shared__ __align__(128) unsigned char dynamic_shared[];
 
-HIVE_DEVICE int thread_index() { return threadIdx.x; }
+HIVE_DEVICE int thread_index() {
+  __builtin_assume(threadIdx.x < 1024);  // so that the compiler divides without a thought of signs
+  return threadIdx.x;
+}
+
+// Read anew: what is computed from it occupies no registers from before.
+HIVE_DEVICE int thread_index_again() {
+  unsigned index;
+  asm volatile("mov.u32 %0, %%tid.x;\n" : "=r"(index));
+  __builtin_assume(index < 1024);
+  return index;
+}
+
 HIVE_DEVICE int block_threads() { return blockDim.x; }
 HIVE_DEVICE int block_x() { return blockIdx.x; }
 HIVE_DEVICE int block_y() { return blockIdx.y; }
@@ -54,9 +66,11 @@ HIVE_DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;\n" ::: "me
 
 HIVE_DEVICE void synchronize_block() { __syncthreads(); }
 
-// A barrier of `threads` threads that share a number from 1 to 15.
-HIVE_DEVICE void synchronize_group(int number, int threads) {
-  asm volatile("bar.sync %0, %1;\n" ::"r"(number), "r"(threads) : "memory");
+// A barrier of THREADS threads that share a number from 1 to 15.
+template <int NUMBER, int THREADS>
+HIVE_DEVICE void synchronize_group() {
+  static_assert(NUMBER > 0 && NUMBER < 16 && THREADS % 32 == 0);
+  asm volatile("bar.sync %0, %1;\n" ::"n"(NUMBER), "n"(THREADS) : "memory");
 }
 
 // In how many of the block's threads `condition` holds; a barrier as well.

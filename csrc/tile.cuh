@@ -26,8 +26,11 @@ struct Tile {
 
   HIVE_DEVICE uint32_t piece(int row, int piece) const { return address + turned(row, piece); }
 
-  // Of the element at an even column and the one after it.
-  HIVE_DEVICE uint32_t pair(int row, int column) const { return piece(row, column / 8) + column % 8 * 2; }
+  // Where a warp's sums [8, 8] are that begin there: of this lane, row g and columns 2 t and 2 t + 1.
+  HIVE_DEVICE uint32_t sums(int row, int column) const {
+    const int lane = thread_index() % 32;
+    return step(row, column, lane / 4, 0) + lane % 4 * 4;
+  }
 
   // Copies rows first to first + ROWS - 1, those below `stop`; the others become zeros. `row` gives each one's address,
   // and is asked for rows below `stop` only.
@@ -59,15 +62,21 @@ struct Tile {
   HIVE_DEVICE void b_transposed(uint32_t (&to)[4], int row, int column) const { load_matrices(to, high(row, column)); }
 
  private:
-  // Lane l's address where matrices 0 and 1 lie below each other, 2 and 3 to their right.
+  // A lane's address where matrices 0 and 1 lie below each other, 2 and 3 to their right.
   HIVE_DEVICE uint32_t low(int row, int column) const {
     const int lane = thread_index() % 32;
-    return piece(row + lane % 16, column / 8 + lane / 16);
+    return step(row, column, lane % 16, lane / 16);
   }
   // Where 0 and 1 lie beside each other, 2 and 3 below them.
   HIVE_DEVICE uint32_t high(int row, int column) const {
     const int lane = thread_index() % 32;
-    return piece(row + lane % 8 + lane / 16 * 8, column / 8 + lane / 8 % 2);
+    return step(row, column, lane % 8 + lane / 16 * 8, lane / 8 % 2);
+  }
+  // piece(row + lane_row, column / 8 + lane_piece) where neither addition carries into the other's bits: `row` is a
+  // multiple of 8, and of 16 for lane_row above 7. What depends on the lane is the same for all of a kernel's steps, and
+  // the rest the compiler knows.
+  HIVE_DEVICE uint32_t step(int row, int column, int lane_row, int lane_piece) const {
+    return address + row * ROW_BYTES + (turned(lane_row, lane_piece) ^ (column / 8 << 4));
   }
 };
 

@@ -22,6 +22,7 @@ using std::max;
 using std::min;
 
 inline int thread_index() { return emulator::Block::current().thread(); }
+inline int thread_index_again() { return thread_index(); }
 inline int block_threads() { return emulator::Block::current().threads(); }
 inline int block_x() { return emulator::Block::current().x; }
 inline int block_y() { return emulator::Block::current().y; }
@@ -37,8 +38,9 @@ inline void copy_async(uint32_t to, const void* from, bool inside) {
 }
 inline void wait_for_copies() { emulator::Block::current().wait_for_copies(); }
 inline void synchronize_block() { emulator::Block::current().barrier(0, block_threads(), false); }
-inline void synchronize_group(int number, int threads) {
-  emulator::Block::current().barrier(number, threads, false);
+template <int NUMBER, int THREADS>
+void synchronize_group() {
+  emulator::Block::current().barrier(NUMBER, THREADS, false);
 }
 inline int count_in_block(bool condition) {
   return emulator::Block::current().barrier(0, block_threads(), condition);
