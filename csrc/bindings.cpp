@@ -36,7 +36,7 @@ int as_int(int64_t x) {
   return static_cast<int>(x);
 }
 
-// Uninitialised and contiguous, on the device of `like`.
+// Contiguous, on the device of `like`; of any content.
 Tensor allocate(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType type) {
   std::vector<int64_t> strides(sizes.size());
   int64_t stride = 1;
@@ -50,7 +50,9 @@ Tensor allocate(const Tensor& like, const std::vector<int64_t>& sizes, ScalarTyp
       static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)),
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(device.type())), device.index(), &made));
-  return Tensor(made);
+  Tensor result(made);
+  poison(result);
+  return result;
 }
 
 Tensor allocate_like(const Tensor& x) {

@@ -39,11 +39,15 @@ namespace hive {
 
 namespace emulator {
 inline bool last_warp_first = false;
-}
+inline int64_t last_launch[4];
+}  // namespace emulator
 
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), int x, int y, int threads, uint32_t shared, Stream, const Arguments&... arguments) {
+void launch(void (*kernel)(Parameters...), int x, int y, int threads, uint32_t shared, Stream,
+            const Arguments&... arguments) {
   if (x == 0 || y == 0) return;
+  emulator::last_launch[0] = x, emulator::last_launch[1] = y;
+  emulator::last_launch[2] = threads, emulator::last_launch[3] = shared;
   emulator::Block block(threads, shared);
   for (int j = 0; j < y; ++j) {
     for (int i = 0; i < x; ++i) block.run([&] { kernel(arguments...); }, i, j, y, emulator::last_warp_first);

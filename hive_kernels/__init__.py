@@ -1,6 +1,6 @@
 """Fused operations for text that reads images. Needs torch, and triton on a GPU; knows tensors, not models.
 
-Every operation takes ``backend="auto" | "reference" | "torch" | "triton"`` (see :mod:`hive_kernels.backends`).
+Every operation takes ``backend="auto" | "reference" | "torch" | "triton" | "cuda"`` (see :mod:`hive_kernels.backends`).
 """
 
 from hive_kernels import flops

@@ -1,11 +1,12 @@
 """Checks the fused kernels on this device against the fp64 reference, forward and every gradient, at small shapes.
 
 Compilers miscompile: a kernel that is right on one GPU generation with one Triton release has been wrong with another.
-So the first launch on a CUDA device in a process runs this once; HIVE_SKIP_SELFCHECK=1 or ``skip()`` leaves it out.
-``python -m hive_kernels.selfcheck`` runs it and prints what it measured.
+So a backend's first launch on a CUDA device in a process runs this once; HIVE_SKIP_SELFCHECK=1 or ``skip()`` leaves it
+out. ``python -m hive_kernels.selfcheck [triton|cuda]`` runs it and prints what it measured.
 """
 
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -20,12 +21,21 @@ from hive_kernels import (
     joint_attention,
     residual_projector,
 )
-from hive_kernels.backends import reason_unavailable
+from hive_kernels.backends import SERVED_BY, reason_unavailable
 from hive_kernels.testing import Operation, Result, cu_seqlens, measure
 
-_checked: set[torch.device] = set()
+_checked: set[tuple[torch.device, str]] = set()
 _skipped = False
 _lock = threading.RLock()
+
+
+# The interpreter's bf16 products are wrong; the CUDA backend has no fp32 attention, nor needs it.
+_DTYPES = {
+    ("triton", "cuda"): (torch.bfloat16, torch.float16, torch.float32),
+    ("triton", "cpu"): (torch.float16, torch.float32),
+    ("cuda", "cuda"): (torch.bfloat16, torch.float16),
+    ("cuda", "cpu"): (torch.bfloat16, torch.float16),
+}
 
 
 class SelfCheckError(RuntimeError):
@@ -44,26 +54,27 @@ def skip(on: bool = True) -> None:
     _skipped = on
 
 
-def ensure(device: torch.device) -> None:
-    """Runs the check unless this process has done so for ``device``, is doing so, or was told not to.
+def ensure(device: torch.device, backend: str = "triton") -> None:
+    """Runs the backend's check unless this process has done so for ``device``, is doing so, or was told not to.
 
     Forward passes come first, so it never starts in autograd's thread, which its own backward passes need.
 
     Raises:
         SelfCheckError: what is wrong, by how much, and how much is allowed.
     """
-    if device in _checked or _skipped or os.environ.get("HIVE_SKIP_SELFCHECK") == "1":
+    check = (device, backend)
+    if check in _checked or _skipped or os.environ.get("HIVE_SKIP_SELFCHECK") == "1":
         return
     with _lock:
-        if device in _checked:
+        if check in _checked:
             return
-        _checked.add(device)  # first, since the check's own launches come through here
+        _checked.add(check)  # first, since the check's own launches come through here
         failures: list[BaseException] = []
 
         def work() -> None:
             try:
                 with torch.cuda.device(device):
-                    run(device)
+                    run(device, backend)
             except BaseException as error:
                 failures.append(error)
 
@@ -72,30 +83,30 @@ def ensure(device: torch.device) -> None:
         thread.start()
         thread.join()
         if failures:
-            _checked.discard(device)
+            _checked.discard(check)
             raise failures[0]
 
 
-def run(device: torch.device | str) -> list[tuple[str, torch.dtype, Result]]:
-    """Every operation that Triton serves, in the dtypes that run on ``device``; all results, if they pass.
+def run(device: torch.device | str, backend: str = "triton") -> list[tuple[str, torch.dtype, Result]]:
+    """Every operation that ``backend`` has kernels for, in the dtypes that run there; all results, if they pass.
 
     Raises:
         SelfCheckError: the operation, dtype and result that fail, with the error and what is allowed.
     """
     device = torch.empty(0, device=device).device  # with its index, as tensors carry it
-    _checked.add(device)
-    dtypes = (torch.bfloat16, torch.float16, torch.float32) if device.type == "cuda" else (torch.float16, torch.float32)
+    _checked.add((device, backend))
     results = []
     for case in cases():
-        for dtype in dtypes:
+        operation = case.name.partition(",")[0]
+        for dtype in _DTYPES[backend, device.type] if SERVED_BY[operation][backend] == backend else ():
             generator = torch.Generator().manual_seed(0)
             tensors = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in case.shapes]
-            for result in measure(case.operation, [x.to(device) for x in tensors], dtype, "triton"):
+            for result in measure(case.operation, [x.to(device) for x in tensors], dtype, backend):
                 if not result.passes:
                     raise SelfCheckError(
                         f"{case.name} is wrong on {_name(device)}: {result.name} in {dtype} is {result.error:.3g} from "
                         f"the fp64 reference, {result.allowed:.3g} is allowed. Use backend 'torch', and report it with "
-                        f"torch {torch.__version__} and Triton's version; HIVE_SKIP_SELFCHECK=1 goes on regardless"
+                        f"the versions of torch and {backend}; HIVE_SKIP_SELFCHECK=1 goes on regardless"
                     )
                 results.append((case.name, dtype, result))
     return results
@@ -135,16 +146,19 @@ def cases() -> Iterator[Case]:
 
 
 def _name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the interpreter"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
+    if len(arguments) > 1 or not set(arguments) <= {"triton", "cuda"}:
+        raise SystemExit(f"arguments are {' '.join(arguments)}; allowed: triton or cuda")
+    backend = arguments[0] if arguments else "triton"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    reason = reason_unavailable("triton", device)
+    reason = reason_unavailable(backend, device)
     if reason is not None:
         raise SystemExit(f"nothing to check on this machine: {reason}")
     try:
-        results = run(device)
+        results = run(device, backend)
     except SelfCheckError as error:
         raise SystemExit(str(error)) from None
     for name, dtype, result in results:
@@ -155,4 +169,4 @@ def main() -> None:
 if __name__ == "__main__":
     from hive_kernels import selfcheck  # not this copy of it, which launches would not know
 
-    selfcheck.main()
+    selfcheck.main(sys.argv[1:])

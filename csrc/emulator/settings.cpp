@@ -7,4 +7,7 @@ extern "C" {
 void hive_emulator_last_warp_first(bool on) { hive::emulator::last_warp_first = on; }
 
 int64_t hive_emulator_bank_conflicts() { return hive::emulator::Block::bank_conflicts; }
+
+// Blocks along x and y, threads, and bytes of shared memory.
+const int64_t* hive_emulator_last_launch() { return hive::emulator::last_launch; }
 }

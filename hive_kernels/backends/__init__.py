@@ -8,19 +8,23 @@ from importlib.util import find_spec
 
 import torch
 
+from hive_kernels import native
+
 # What serves an operation under each choice. Two operations are served by torch under ``triton`` too: causal attention
 # over text is FlashAttention-2, and the loss is two large GEMMs a chunk, where a kernel of ours has nothing to win.
+# ``cuda`` has kernels for what text does with images in every layer.
 SERVED_BY: dict[str, dict[str, str]] = {
-    "causal_attention": {"reference": "reference", "torch": "torch", "triton": "torch"},
-    "cross_attention": {"reference": "reference", "torch": "torch", "triton": "triton"},
-    "cross_attention_weights": {"reference": "reference", "torch": "torch", "triton": "triton"},
-    "gated_residual": {"reference": "reference", "torch": "torch", "triton": "triton"},
-    "joint_attention": {"reference": "reference", "torch": "torch", "triton": "triton"},
-    "linear_cross_entropy": {"reference": "reference", "torch": "torch", "triton": "torch"},
-    "residual_projector": {"reference": "reference", "torch": "torch", "triton": "triton"},
+    "causal_attention": {"reference": "reference", "torch": "torch", "triton": "torch", "cuda": "torch"},
+    "cross_attention": {"reference": "reference", "torch": "torch", "triton": "triton", "cuda": "cuda"},
+    "cross_attention_weights": {"reference": "reference", "torch": "torch", "triton": "triton", "cuda": "torch"},
+    "gated_residual": {"reference": "reference", "torch": "torch", "triton": "triton", "cuda": "cuda"},
+    "joint_attention": {"reference": "reference", "torch": "torch", "triton": "triton", "cuda": "torch"},
+    "linear_cross_entropy": {"reference": "reference", "torch": "torch", "triton": "torch", "cuda": "torch"},
+    "residual_projector": {"reference": "reference", "torch": "torch", "triton": "triton", "cuda": "torch"},
 }
 BACKENDS = ("torch", "reference", "triton", "cuda")
 AUTO = "torch"  # everywhere, until a measured result in benchmarks/results/ shows triton ahead on a GPU
+NOT_RUN_ON_A_GPU = ("triton", "cuda")  # until a result in benchmarks/results/ says otherwise
 HAS_TRITON = find_spec("triton") is not None
 # Triton reads it when it is imported, and so do we: setting it later would change nothing.
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
@@ -30,7 +34,7 @@ def reason_unavailable(name: str, device: torch.device | str) -> str | None:
     """Why backend ``name`` can't run on ``device`` now; None when it can."""
     kind = torch.device(device).type
     if name == "cuda":
-        return "not built in this version"
+        return native.reason_unavailable(kind)
     if name == "reference" and kind == "meta":
         return "it reads cu_seqlens on the host, and meta tensors hold no values"
     if name != "triton":
@@ -49,7 +53,7 @@ def resolve(name: str, device: torch.device | str) -> str:
 
     Args:
         name: ``auto``, ``reference`` (the definition, any dtype up to fp64), ``torch`` (SDPA, batched GEMMs),
-            ``triton`` (the fused kernels) or ``cuda``.
+            ``triton`` or ``cuda`` (our kernels).
         device: where the tensors are, as a ``torch.device`` or its name.
 
     Returns:
@@ -81,4 +85,5 @@ def table(device: torch.device | str) -> str:
         cells = ["no" if reasons[name] else served[name] for name in BACKENDS]
         lines.append(f"{operation:{width}}" + "".join(f"{cell:11}" for cell in cells))
     lines += [f"{name}: {reason}" for name, reason in reasons.items() if reason]
+    lines += [f"{name}: not yet run on a GPU" for name in NOT_RUN_ON_A_GPU]
     return "\n".join([*(line.rstrip() for line in lines), f"auto means {resolve('auto', device)}"])

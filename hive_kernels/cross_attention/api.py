@@ -5,7 +5,7 @@ from typing import Literal, overload
 from torch import Tensor
 
 from hive_kernels.backends import resolve
-from hive_kernels.cross_attention import reference, torch_backend, triton_backend
+from hive_kernels.cross_attention import cuda_backend, reference, torch_backend, triton_backend
 from hive_kernels.packing import longest
 from hive_kernels.validation import check_cu_seqlens, check_float, check_tensor, invalid, under_autocast
 
@@ -60,7 +60,7 @@ def cross_attention(
         v: visual values, shaped as k, same dtype.
         cu_seqlens_q: int32 [B+1], where each sample's text starts, ending with T. Texts may be empty.
         max_seqlen_q: no text has more tokens than this. When None, backend ``torch`` reads it from cu_seqlens_q, which
-            synchronises a GPU; ``triton`` does without, but knows no short captions then.
+            synchronises a GPU; ``triton`` and ``cuda`` do without, but know no short captions then.
         cu_seqlens_k: int32 [B+1] for packed keys: images of different sizes, several a text, or none.
         max_seqlen_k: the same as max_seqlen_q, of cu_seqlens_k; only with it.
         scale: factor on the scores; D ** -0.5 when None.
@@ -102,9 +102,10 @@ def cross_attention(
     if chosen == "reference":
         out, lse = reference.cross_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, scale)
         return (out, lse.detach()) if return_lse else out
-    if chosen == "triton":
+    if chosen in ("triton", "cuda"):
+        fused = triton_backend if chosen == "triton" else cuda_backend
         bound = total if max_seqlen_q is None else max_seqlen_q
-        return triton_backend.cross_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, scale, bound, return_lse)
+        return fused.cross_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, scale, bound, return_lse)
     if max_seqlen_q is None:
         max_seqlen_q = longest("max_seqlen_q", cu_seqlens_q)
     texts, images = torch_backend.Segments(cu_seqlens_q, max_seqlen_q), None

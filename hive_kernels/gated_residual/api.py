@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from hive_kernels.backends import resolve
-from hive_kernels.gated_residual import triton_backend
+from hive_kernels.gated_residual import cuda_backend, triton_backend
 from hive_kernels.validation import check_float, check_tensor, invalid
 
 
@@ -36,6 +36,8 @@ def gated_residual(x: Tensor, y: Tensor, gate: Tensor, *, backend: str = "auto")
     backend = resolve(backend, x.device)
     if backend == "triton":
         return triton_backend.gated_residual(x, y, gate)
+    if backend == "cuda":
+        return cuda_backend.gated_residual(x, y, gate)
     opening = gate.reshape(()).tanh()  # without a dimension it doesn't widen the result's dtype
     if backend == "reference":
         return (x + opening * y.to(torch.promote_types(x.dtype, y.dtype))).to(x.dtype)

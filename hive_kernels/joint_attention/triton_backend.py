@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
-from hive_kernels.cross_attention.triton_backend import check_served, visible_pairs
+from hive_kernels.cross_attention.operators import visible_pairs
+from hive_kernels.cross_attention.triton_backend import check_served
 
 _LIBRARY = torch.library.Library("hive_kernels", "FRAGMENT")
 _INPUTS = (

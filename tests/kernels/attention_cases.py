@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
 from hive_kernels import cross_attention, joint_attention
 from hive_kernels.testing import assert_accurate, cu_seqlens, poisoned_allocations, with_gradients
+from tests.kernels.kernel_backends import Kernels
 
 Case = tuple[Callable[..., Tensor], list[Tensor]]
 """An operation over these samples, and its inputs."""
@@ -51,22 +51,17 @@ def joint(texts: list[int], images: int | list[int], heads: int, group: int, dim
     return run, [queries(sum(texts), heads * group, dim), *tensors]
 
 
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA GPU")
-DTYPES = [torch.float32, torch.float16]  # bf16 products are wrong in Triton's interpreter
-GPU_DTYPES = [torch.bfloat16, torch.float16, torch.float32]
-
-
-def check(case: Case, dtype: torch.dtype, device: str) -> None:
-    """Triton keeps the tolerance rule, and writes every element it returns."""
+def check(case: Case, dtype: torch.dtype, kernels: Kernels) -> None:
+    """The backend keeps the tolerance rule, and writes every element it returns."""
     run, tensors = case
     with poisoned_allocations():
-        assert_accurate(run, [x.to(device) for x in tensors], dtype, "triton")
+        assert_accurate(run, [x.to(kernels.device) for x in tensors], dtype, kernels.name)
 
 
-def backward_twice(case: Case, dtype: torch.dtype, device: str) -> None:
+def backward_twice(case: Case, dtype: torch.dtype, kernels: Kernels) -> None:
     """Two runs agree in every bit."""
     run, tensors = case
-    tensors = [x.to(device, dtype) for x in tensors]
-    first, second = (with_gradients(run, tensors, "triton") for _ in range(2))
+    tensors = [x.to(kernels.device, dtype) for x in tensors]
+    first, second = (with_gradients(run, tensors, kernels.name) for _ in range(2))
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a, b)

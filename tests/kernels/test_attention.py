@@ -274,7 +274,7 @@ GOOD = {
         ({"max_seqlen": 3}, "cu_seqlens is a sample of 4 tokens; allowed: at most max_seqlen = 3"),
         ({"max_seqlen": 4.0}, "max_seqlen is 4.0"),
         ({"max_seqlen": None}, "max_seqlen is None"),
-        ({"backend": "cuda"}, "backend is 'cuda'.*not built in this version.*allowed here: auto, torch, reference"),
+        ({"backend": "cuda"}, "backend is 'cuda'.*CUDA needs a GPU.*allowed here: auto, torch, reference"),
         ({"backend": "flash"}, "backend is 'flash'; allowed: auto"),
     ],
 )

@@ -3,13 +3,16 @@
 import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import hive_kernels
-from hive_kernels import backends, resolve
+from hive_kernels import backends, native, resolve
 from hive_kernels.backends import BACKENDS, SERVED_BY, reason_unavailable
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_resolve():
@@ -39,9 +42,29 @@ def test_triton_on_a_gpu(monkeypatch):
         resolve("triton", "cuda")
 
 
-def test_cuda_is_not_built():
-    with pytest.raises(ValueError, match=r"'cuda'.*not built in this version.*allowed here: auto, torch, reference"):
+def test_cuda_needs_its_library_and_a_gpu_that_is_new_enough(monkeypatch, tmp_path):
+    message = "'cuda'.*{}.*allowed here: auto, torch, reference"
+    with pytest.raises(ValueError, match=message.format("on a CPU HIVE_CUDA_EMULATOR names a library")):
+        resolve("cuda", "cpu")
+    monkeypatch.setattr(native, "FILE", tmp_path / "missing.so")
+    with pytest.raises(ValueError, match=message.format("not built; run make native in a clone, or HIVE_BUILD_CUDA=1")):
         resolve("cuda", "cuda")
+    monkeypatch.setattr(native, "FILE", tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=message.format("torch sees no CUDA GPU")):
+        resolve("cuda", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    with pytest.raises(ValueError, match=message.format("older than compute capability 8.0")):
+        resolve("cuda", "cuda")
+
+
+def test_what_has_run_on_a_gpu_has_a_result():
+    """The claim is the newest JSON's: one that a GPU has written and that times the backend's kernels."""
+    results = (ROOT / "benchmarks" / "results").glob("*.json")
+    texts = [path.read_text() for path in results if "cpu" not in path.name]
+    for name in ("triton", "cuda"):
+        assert any(f'"{name}"' in text for text in texts) != (name in backends.NOT_RUN_ON_A_GPU)
 
 
 def test_the_reference_needs_values():
@@ -57,7 +80,7 @@ def test_unknown_names():
 def test_every_public_operation_is_listed():
     assert set(SERVED_BY) | {"debug", "resolve"} == set(hive_kernels.__all__)
     for served in SERVED_BY.values():
-        assert set(served) == set(BACKENDS) - {"cuda"}
+        assert set(served) == set(BACKENDS)
         assert set(served.values()) <= set(BACKENDS)
     assert all(reason_unavailable(name, "cpu") is None for name in ("torch", "reference"))
 
@@ -66,7 +89,8 @@ def test_the_table_says_what_serves_what():
     table = backends.table("cpu").splitlines()
     row = next(line for line in table if line.startswith("linear_cross_entropy")).split()
     assert row == ["linear_cross_entropy", "torch", "reference", "torch", "no"]
-    assert "cuda: not built in this version" in table
+    assert any(line.startswith("cuda: CUDA needs a GPU") for line in table)
+    assert "cuda: not yet run on a GPU" in table
     assert table[-1] == "auto means torch"
 
 

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from hive_kernels import causal_attention, joint_attention
-from hive_kernels.backends import INTERPRETED
 from hive_kernels.testing import cu_seqlens, random_lengths, saved_bytes, with_gradients
-from tests.kernels.attention_cases import DTYPES, GPU, GPU_DTYPES, backward_twice, check, joint
+from tests.kernels.attention_cases import backward_twice, check, joint
+from tests.kernels.kernel_backends import GPU, TRITON
 
-DEVICE = "cpu" if INTERPRETED else "cuda"
+DEVICE = TRITON.device
 CASES = {
     "dense": joint([24, 0, 9], 40, 1, 3, 32),
     "577 keys": joint([3], 577, 1, 1, 64),
@@ -27,18 +27,18 @@ BIG = {
 }
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", TRITON.dtypes, ids=str)
 @pytest.mark.parametrize("case", CASES)
 def test_triton_tolerance_rule(case, dtype):
-    check(CASES[case], dtype, DEVICE)
+    check(CASES[case], dtype, TRITON)
 
 
 @GPU
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", GPU_DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", TRITON.dtypes, ids=str)
 @pytest.mark.parametrize("case", BIG)
 def test_triton_tolerance_rule_on_a_gpu(case, dtype):
-    check(BIG[case], dtype, "cuda")
+    check(BIG[case], dtype, TRITON)
 
 
 @settings(max_examples=6, deadline=None, derandomize=True)
@@ -58,7 +58,7 @@ def test_random_packed_batches(batch, longest, images, group, dim, packed, seed)
     run, tensors = case
     results = [with_gradients(run, tensors, backend) for backend in ("torch", "reference")]
     torch.testing.assert_close(*results, rtol=1e-9, atol=1e-11)
-    check(case, torch.float32, DEVICE)
+    check(case, torch.float32, TRITON)
 
 
 def test_the_reference_is_one_softmax_over_both():
@@ -110,13 +110,13 @@ def test_the_future_and_other_samples_are_not_seen(backend):
 
 
 def test_two_runs_agree_in_every_bit():
-    backward_twice(CASES["packed"], torch.float16, DEVICE)
+    backward_twice(CASES["packed"], torch.float16, TRITON)
 
 
 @GPU
 @pytest.mark.gpu
 def test_two_runs_agree_in_every_bit_on_a_gpu():
-    backward_twice(BIG["long"], torch.bfloat16, "cuda")
+    backward_twice(BIG["long"], torch.bfloat16, TRITON)
 
 
 def test_bytes_saved_for_backward():

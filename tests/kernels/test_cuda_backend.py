@@ -1,0 +1,170 @@
+"""What only the CUDA backend has: launch shapes, an emulator's view of races and banks, a library with a stable ABI."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hive_kernels import cross_attention, native, resolve, selfcheck
+from hive_kernels.testing import cu_seqlens, with_gradients
+from tests.kernels.attention_cases import check, cross, randn
+from tests.kernels.kernel_backends import CUDA, ROOT, emulator, prepare, settings
+
+RTX_3090 = 101376  # bytes of shared memory that a block may have
+
+pytestmark = pytest.mark.skipif(CUDA.device == "cuda", reason="of the emulator")
+
+
+@pytest.fixture(autouse=True)
+def _prepared(monkeypatch):
+    prepare(CUDA, monkeypatch)
+
+
+def last_launch() -> list[int]:
+    """Blocks along x and y, threads, bytes of shared memory."""
+    return settings().hive_emulator_last_launch()[:4]
+
+
+# Texts of more rows than a block holds: 256, and 64 of wide heads. Two or three blocks of rows, packed keys too.
+LONG = {
+    "two blocks of rows": cross([90, 3, 0], 65, 1, 3, 64),
+    "three of wide heads": cross([44, 0, 2], 70, 2, 3, 128),
+    "packed keys": cross([100, 0, 9, 90], [3, 70, 0, 131], 1, 3, 64),
+}
+
+
+@pytest.mark.parametrize("dtype", CUDA.dtypes, ids=str)
+@pytest.mark.parametrize("case", LONG)
+def test_texts_that_no_block_holds(case, dtype):
+    check(LONG[case], dtype, CUDA)
+
+
+@pytest.mark.parametrize("case", [*LONG, "few rows"])
+def test_results_do_not_depend_on_the_order_of_warps(case):
+    """Where one warp reads what another writes without a barrier in between, one of the two orders shows it."""
+    run, tensors = LONG.get(case) or cross([5, 0, 9], 70, 2, 3, 64, max_seqlen_q=9)
+    results = []
+    for last_first in (False, True):
+        settings().hive_emulator_last_warp_first(last_first)
+        results.append(with_gradients(run, [x.half() for x in tensors], "cuda"))
+    settings().hive_emulator_last_warp_first(False)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("dim", [64, 128])
+def test_matrices_are_read_without_bank_conflicts(dim):
+    before = settings().hive_emulator_bank_conflicts()
+    run, tensors = cross([40, 3], 70, 1, 3, dim)
+    with_gradients(run, [x.half() for x in tensors], "cuda")
+    assert settings().hive_emulator_bank_conflicts() == before
+
+
+@pytest.mark.parametrize(
+    ("longest", "dim", "threads"), [(21, 64, 128), (22, 64, 256), (85, 64, 256), (200, 64, 256), (9, 128, 256)]
+)
+def test_launch_shapes(longest, dim, threads):
+    run, tensors = cross([longest, 0, 1], 10, 2, 3, dim, max_seqlen_q=longest)
+    q, k, v = (x.half().requires_grad_() for x in tensors)
+    out = run(q, k, v, backend="cuda")
+    assert last_launch() == [(longest + 1) * 3 // 64 + 3, 2, 128, 3 * 64 * dim * 2]
+    out.sum().backward()
+    *grid, used, shared = last_launch()
+    assert grid == [3, 2]  # samples, key heads
+    assert used == threads
+    assert shared <= RTX_3090
+
+
+def test_two_small_blocks_share_a_multiprocessor():
+    """Captions of up to 64 rows: 100 KB of an RTX 3090's, of which each block takes 1 KB more than it asks for."""
+    run, tensors = cross([9], 10, 1, 3, 64, max_seqlen_q=9)
+    with_gradients(run, [x.half() for x in tensors], "cuda")
+    assert 2 * (last_launch()[3] + 1024) <= 100 * 1024
+
+
+def test_a_wrong_bound_and_wrong_offsets_stay_inside():
+    """Past the checks, as on a GPU. Inputs lie between NaNs: one that is read from outside shows in the results."""
+    for offsets in ([0, 5, 3, 90], [-7, 2, 4, 6], [3, 1, 0, 0], [0, 6, 6, 2**30]):
+        for longest in (1, 6, 300):
+            for packed in (False, True):
+                cu = torch.tensor(offsets, dtype=torch.int32)
+                q = fenced(6, 16, 64)
+                keys = fenced(6, 1, 64) if packed else fenced(3, 5, 1, 64)
+                inputs = (q, keys, keys, cu, cu if packed else None, 1.0, longest)
+                out, lse = torch.zeros_like(q), torch.zeros(q.shape[:2])
+                torch.ops.hive_kernels_cuda.cross_attention(*inputs)
+                for gradient in torch.ops.hive_kernels_cuda.cross_attention_backward(out, out, lse, *inputs):
+                    written = gradient[~gradient.isnan()]  # the emulator fills with NaN what a kernel leaves out
+                    assert written.abs().max() == 0 if written.numel() else True
+
+
+def fenced(*shape: int) -> torch.Tensor:
+    """Zeros within NaNs."""
+    size, fence = torch.Size(shape).numel(), 4096
+    whole = torch.full((size + 2 * fence,), float("nan"), dtype=torch.float16)
+    return whole[fence : fence + size].zero_().view(shape)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ([torch.zeros(2, 2, 64), torch.zeros(1, 3, 1, 64)], "q.dtype is torch.float32; allowed: torch.float16"),
+        ([torch.zeros(2, 2, 32).half(), torch.zeros(1, 3, 1, 32).half()], r"q.shape\[2\] is 32; allowed: 64 or 128"),
+    ],
+)
+def test_what_it_does_not_serve(tensors, message):
+    q, k = tensors
+    with pytest.raises(ValueError, match=message):
+        cross_attention(q, k, k, cu_seqlens([2]), backend="cuda")
+
+
+def test_views_that_16_bytes_do_not_fit_are_copied():
+    wide, keys = randn(6, 6 * 64 + 1).half(), randn(2, 5, 2, 65).half()
+    views = [wide[:, 1:].unflatten(1, (6, 64)), keys[..., 1:], keys[..., :64]]
+    run, _ = cross([4, 2], 5, 2, 3, 64)
+    results = [with_gradients(run, x, "cuda") for x in (views, [x.contiguous() for x in views])]
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_the_selfcheck_covers_it():
+    results = selfcheck.run("cpu", "cuda")
+    assert {name for name, _, _ in results} == {"cross_attention", "gated_residual"}
+    assert {dtype for _, dtype, _ in results} == set(CUDA.dtypes)
+
+
+def test_it_is_found_by_its_environment_variable():
+    program = "import hive_kernels; print(hive_kernels.resolve('cuda', 'cpu'))"
+    environment = os.environ | {"HIVE_CUDA_EMULATOR": str(emulator())}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "cuda"
+
+
+def test_a_library_that_can_not_be_loaded(monkeypatch, tmp_path):
+    broken = tmp_path / "broken.so"
+    broken.write_text("no library")
+    monkeypatch.setattr(native, "EMULATOR", str(broken))
+    with pytest.raises(ValueError, match=r"'cuda', .*broken.so can't be loaded: .*(short|header)"):
+        resolve("cuda", "cpu")
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
+@pytest.mark.parametrize("library", ["emulator", "cuda"])
+def test_only_the_stable_abi_is_used(library):
+    """No symbol of torch's C++: those change with every release."""
+    path = emulator() if library == "emulator" else native.FILE
+    if not Path(path).exists():
+        pytest.skip("run make native first")
+    listing = subprocess.run(["nm", "-DC", "--undefined-only", path], capture_output=True, text=True, check=True).stdout
+    assert "torch_library_impl" in listing
+    assert not re.findall(r"^.*\b(?:at|c10|torch)::.*$", listing, re.MULTILINE)
+
+
+def test_a_build_without_torch_says_so(tmp_path):
+    command = ["cmake", "-S", ROOT, "-B", tmp_path / "build", "-DHIVE_EMULATED=ON", f"-DHIVE_TORCH={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "install torch 2.11 or later first, or give its folder by" in " ".join(done.stderr.split())
