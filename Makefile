@@ -3,20 +3,32 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: train test check aot gpu compat clean
+# Of the CUDA C++ backend: GPU generations, as ARCHS="86;90", and where torch's headers are.
+ARCHS ?= 80;86;89;90;120
+CSRC := $(wildcard csrc/*.* csrc/emulator/*.*)
+TORCH = $(shell $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('platlib') + '/torch')")
+
+.PHONY: train test check aot native gpu compat clean
 
 train: $(VENV)/.installed ## the main job, with the default recipe
 	$(BIN)/python -m hive.train $(ARGS)
 
 test: $(VENV)/.installed check ## lint, types and all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CSRC)
 
 aot: $(VENV)/.installed ## every Triton kernel compiled for sm_86 and sm_90, without a GPU
 	$(BIN)/python -m hive_kernels.aot --arch 86,90
+
+native: $(VENV)/.installed ## the CUDA C++ backend, by nvcc, and what its kernels need; no GPU
+	$(BIN)/cmake -S . -B build/native -DHIVE_TORCH="$(TORCH)" -DHIVE_CUDA_ARCHITECTURES="$(ARCHS)"
+	$(BIN)/cmake --build build/native --parallel 2
+	$(BIN)/cmake --install build/native --prefix .
+	$(BIN)/python -m hive_kernels.native_check
 
 # On a machine with a GPU whose own Python has torch with CUDA: installs nothing.
 gpu: ## tests, self-check, benchmarks and tuning on this machine's GPU; results in benchmarks/results or HIVE_RESULTS
@@ -39,4 +51,4 @@ compat: $(VENV)/.installed ## the exported tower, loaded by transformers 4.57
 	HIVE_TRANSFORMERS_4=$(TRANSFORMERS_4) $(BIN)/python -m pytest -m compat tests/hive/test_export.py
 
 clean:
-	rm -rf $(VENV) build .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build hive_kernels/lib .mypy_cache .ruff_cache .hypothesis

@@ -1,14 +1,15 @@
 """``python -m benchmarks.gpu_run``, which ``make gpu`` runs: everything that only a GPU can tell, in 8 minutes or less.
 
-GPU tests, self-check, a short training run, kernel benchmarks, the efficiency comparison, tuning, in this order, each
-within its seconds. One JSON and one short table
-are written to benchmarks/results/, or the folder in HIVE_RESULTS, after every step and every benchmark case, so that a
-run that is cut off leaves what it has. It needs what the package imports and nothing else: without pytest it says that
-the tests didn't run.
+The CUDA C++ backend built for this GPU where nvcc and CMake are, GPU tests, self-checks, a short training run, kernel
+benchmarks, the efficiency comparison, tuning, in this order, each within its seconds. One JSON and one short table are
+written to benchmarks/results/, or the folder in HIVE_RESULTS, after every step and every benchmark case, so that a run
+that is cut off leaves what it has. It needs what the package imports and nothing else: without pytest it says that the
+tests didn't run, without nvcc that the backend wasn't built.
 """
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,19 @@ import torch
 from benchmarks import cases, peers, report
 from benchmarks.measure import Row, Truth, measure
 from hive.efficiency.machine import machine, machine_name
+from hive_kernels import native
+from hive_kernels.backends import reason_unavailable
 
-BUDGET = {"tests": 100, "self-check": 30, "training": 40, "benchmarks": 130, "efficiency": 120, "tuning": 50}
+BUDGET = {
+    "native": 40,
+    "tests": 100,
+    "self-check triton": 25,
+    "self-check cuda": 15,
+    "training": 40,
+    "benchmarks": 100,
+    "efficiency": 100,
+    "tuning": 50,
+}
 """Seconds; 470 in all. What one step leaves over goes to the benchmarks after it."""
 BAD = ("wrong", "failed")
 """What a benchmark row of ours mustn't be; a peer may."""
@@ -51,11 +64,11 @@ class Record:
         return "\n".join([*lines, report.table(self.rows)])
 
 
-def command(arguments: Sequence[str], seconds: float) -> dict[str, Any]:
-    """Runs ``python ARGUMENTS``; its last lines, and what became of it."""
+def command(arguments: Sequence[str], seconds: float, program: str = sys.executable) -> dict[str, Any]:
+    """Runs ``PROGRAM ARGUMENTS``; its last lines, and what became of it."""
     start = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, *arguments],
+        [program, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -72,11 +85,30 @@ def command(arguments: Sequence[str], seconds: float) -> dict[str, Any]:
     return {"outcome": outcome, "seconds": time.monotonic() - start, "output": output.splitlines()[-60:]}
 
 
+def build_native(seconds: float) -> dict[str, Any]:
+    """The CUDA backend's library, unless it is there: built before, it may serve more generations than this one."""
+    missing = [program for program in ("nvcc", "cmake", "c++") if shutil.which(program) is None]
+    if native.FILE.exists() or missing:
+        outcome = f"not built: no {missing[0]}" if missing and not native.FILE.exists() else "there already"
+        return {"outcome": outcome, "seconds": 0.0, "output": []}
+    major, minor = torch.cuda.get_device_capability()
+    options = f"-DHIVE_CUDA_ARCHITECTURES={major}{minor} -DHIVE_TORCH={Path(torch.__file__).parent}"
+    lines = f"cmake -S . -B build/native {options} && cmake --build build/native --parallel 8"
+    return command(["-c", f"{lines} && cmake --install build/native --prefix ."], seconds, program="sh")
+
+
 def run_tests(seconds: float) -> dict[str, Any]:
     if find_spec("pytest") is None:
         return {"outcome": "not run: pytest is not installed", "seconds": 0.0, "output": []}
     options = ["-m", "gpu", "--continue-on-collection-errors", "-rfEs", "--tb=short"]
     return command(["-m", "pytest", *options, "tests"], seconds)
+
+
+def run_selfcheck(backend: str, seconds: float) -> dict[str, Any]:
+    reason = reason_unavailable(backend, "cuda")
+    if reason is not None:
+        return {"outcome": f"not run: {reason}", "seconds": 0.0, "output": []}
+    return command(["-m", "hive_kernels.selfcheck", backend], seconds)
 
 
 def run_training(seconds: float) -> dict[str, Any]:
@@ -134,8 +166,10 @@ def main(arguments: list[str] | None = None) -> int:
     record = Record(report.results_folder())
     left = 0.0
     steps: dict[str, Callable[[float], dict[str, Any]]] = {
+        "native": build_native,
         "tests": run_tests,
-        "self-check": lambda seconds: command(["-m", "hive_kernels.selfcheck"], seconds),
+        "self-check triton": partial(run_selfcheck, "triton"),
+        "self-check cuda": partial(run_selfcheck, "cuda"),
         "training": run_training,
         "benchmarks": lambda seconds: run_benchmarks(record, seconds, cases.full(), torch.device("cuda")),
         "efficiency": lambda seconds: run_efficiency(record.folder, seconds),

@@ -44,6 +44,8 @@ class Row:
     """What forward keeps for backward, outputs aside; on a CPU what saved-tensor hooks see, inputs aside."""
     extra_bytes: int = -1
     """The peak of backward above what it returns; known on a GPU."""
+    host_us: float = math.nan
+    """What a forward call costs the host, in the median, when it only has to queue its work; known on a GPU."""
 
 
 class Truth:
@@ -94,12 +96,13 @@ def measure(case: Case, peer: Peer, truth: Truth) -> Row:
             row.status, row.reason = "wrong", f"{row.error:.3g} of the allowed error"
             return row
         row.kept_bytes, row.extra_bytes = memory(run)
-        samples = times(case, peer, truth, run)
+        samples, host = times(case, peer, truth, run)
     except Exception as error:
         row.status = "failed"
         row.reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
         return row
     row.status, row.median_ms = "right", statistics.median(samples)
+    row.host_us = statistics.median(host) if host else math.nan
     row.q20_ms, *_, row.q80_ms = statistics.quantiles(samples, n=5, method="inclusive")
     return row
 
@@ -119,25 +122,28 @@ def memory(run: Run) -> tuple[int, int]:
     return kept, max(extra, 0)
 
 
-def times(case: Case, peer: Peer, truth: Truth, first: Run) -> list[float]:
-    """Milliseconds of each pass."""
+def times(case: Case, peer: Peer, truth: Truth, first: Run) -> tuple[list[float], list[float]]:
+    """Milliseconds of each pass; of each forward call the host's microseconds, on a GPU."""
     device = truth.inputs[0].device
     if device.type != "cuda":
-        return [_clocked(first) for _ in range(5)][1:]
+        return [_clocked(first) for _ in range(5)][1:], []
     bytes_each = sum(x.nbytes for x in truth.inputs) * 2
     copies = min(16, 1 + 2 * torch.cuda.get_device_properties(device).L2_cache_size // bytes_each)
     dtype = truth.inputs[0].dtype
     others = [peer.build(case, case.inputs(device, dtype, 10 + i), truth.cotangent) for i in range(copies - 1)]
-    events = []
+    events, host = [], []
     for run in islice(cycle([first, *others]), WARMUP + PASSES):
         torch.cuda._sleep(HEAD_START)
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        backward(run, run.forward())
+        called = time.perf_counter()
+        outputs = run.forward()
+        host.append(1e6 * (time.perf_counter() - called))
+        backward(run, outputs)
         end.record()
         events.append((start, end))
     torch.cuda.synchronize()
-    return [start.elapsed_time(end) for start, end in events[WARMUP:]]
+    return [start.elapsed_time(end) for start, end in events[WARMUP:]], host[WARMUP:]
 
 
 def _clocked(run: Run) -> float:

@@ -54,9 +54,11 @@ def of(case: Case, device: torch.device) -> list[Peer]:
 @cache
 def peers(device: torch.device) -> list[Peer]:
     everywhere = (*ATTENTION, "residual_projector", "gated_residual")
+    served = dict.fromkeys(("triton", "torch", "reference"), everywhere)
+    served["cuda"] = ("cross_attention", "gated_residual")  # the others are torch's
     found = [
-        Peer(f"hive {name}", everywhere, partial(_ours, name), reason_unavailable(name, device) or "", ours=True)
-        for name in ("triton", "torch", "reference")
+        Peer(f"hive {name}", operations, partial(_ours, name), reason_unavailable(name, device) or "", ours=True)
+        for name, operations in served.items()
     ]
     recompute = partial(_ours, "triton", recompute=True)
     absent = reason_unavailable("triton", device) or ""

@@ -40,7 +40,8 @@ def _plain(value: Any) -> Any:
 
 def table(rows: Sequence[Row]) -> str:
     """Peers by case, the fastest first; how much faster ours is, only where ours and the peer are both right."""
-    lines = [f"{'':32}{'median ms':>10}{'20 %':>9}{'80 %':>9}{'kept MB':>9}{'extra MB':>10}  hive triton is"]
+    heads = f"{'median ms':>10}{'20 %':>9}{'80 %':>9}{'kept MB':>9}{'extra MB':>10}{'host us':>9}"
+    lines = [f"{'':32}{heads}  hive triton is"]
     for case in dict.fromkeys(row.case for row in rows):
         lines.append(case)
         here = [row for row in rows if row.case == case]
@@ -51,7 +52,8 @@ def table(rows: Sequence[Row]) -> str:
                 continue
             cells = f"{row.median_ms:10.3f}{row.q20_ms:9.3f}{row.q80_ms:9.3f}{_megabytes(row.kept_bytes):>9}"
             ratio = "" if row.ours or math.isnan(ours) else f"{row.median_ms / ours:.2f}x as fast"
-            lines.append(f"  {row.peer:30}{cells}{_megabytes(row.extra_bytes):>10}  {ratio}".rstrip())
+            host = "-" if math.isnan(row.host_us) else f"{row.host_us:.1f}"
+            lines.append(f"  {row.peer:30}{cells}{_megabytes(row.extra_bytes):>10}{host:>9}  {ratio}".rstrip())
     return "\n".join(lines)
 
 

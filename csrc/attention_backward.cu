@@ -122,7 +122,8 @@ HIVE_DEVICE void add_to_keys(KeySums<S::D>& dk, KeySums<S::D>& dv, Tile<CHUNK> d
     }
 #pragma unroll
     for (int lower = 0; lower < 2; ++lower) {
-      shared<uint32_t>(dscores.sums(warp.keys + 8 * lower, 8 * n)) = pack<T>(gradients[n][2 * lower], gradients[n][2 * lower + 1]);
+      shared<uint32_t>(dscores.sums(warp.keys + 8 * lower, 8 * n)) =
+          pack<T>(gradients[n][2 * lower], gradients[n][2 * lower + 1]);
     }
   }
   add_product<T>(dv, weights, Operand{S::dout}, row);
@@ -276,8 +277,8 @@ HIVE_DEVICE void copy_keys(const Attention& p, Segment image, int first) {
 // packing.cuh has them: always enough for its keys.
 template <class S>
 HIVE_DEVICE float* room(const Attention& p, const BackwardTensors& r, Segment image, int key) {
-  const int64_t tiles = p.offsets_k == nullptr ? int64_t{block_x()} * ((p.keys + KEYS - 1) / KEYS)
-                                               : block_x() + image.begin / KEYS;
+  const int64_t tiles =
+      p.offsets_k == nullptr ? int64_t{block_x()} * ((p.keys + KEYS - 1) / KEYS) : block_x() + image.begin / KEYS;
   return r.sums + ((tiles + key / KEYS) * p.key_heads + block_y()) * (2 * KEYS * S::D);
 }
 
@@ -303,7 +304,8 @@ HIVE_DEVICE void finish_keys(const Attention& p, const BackwardTensors& r, Segme
 }
 
 template <class S>
-HIVE_KERNEL(S::THREADS) backward_kernel(HIVE_GRID_CONSTANT const Attention p, HIVE_GRID_CONSTANT const BackwardTensors r) {
+HIVE_KERNEL(S::THREADS)
+attention_backward_kernel(HIVE_GRID_CONSTANT const Attention p, HIVE_GRID_CONSTANT const BackwardTensors r) {
   constexpr int D = S::D;
   const Segment image = segment(p.offsets_k, block_x(), p.keys);
   const int rows = block_text(p, r).length * p.group;
@@ -340,7 +342,7 @@ HIVE_KERNEL(S::THREADS) backward_kernel(HIVE_GRID_CONSTANT const Attention p, HI
 
 template <class S>
 void launch_backward(const Attention& p, const BackwardTensors& r, Stream stream) {
-  launch(backward_kernel<S>, p.batch, p.key_heads, S::THREADS, S::bytes, stream, p, r);
+  launch(attention_backward_kernel<S>, p.batch, p.key_heads, S::THREADS, S::bytes, stream, p, r);
 }
 
 // Texts of up to 64 rows, of up to 256, and with wide heads: what registers and 99 KB of shared memory hold.
@@ -376,8 +378,8 @@ void attention_backward(const Attention& p, const BackwardTensors& r, Element el
 int64_t partial_sums(const Attention& p, int head_dim, int64_t longest) {
   const int64_t rows = head_dim == 128 ? Wide<Half>::ROWS : Large<Half>::ROWS;
   if (longest * p.group <= rows) return 0;
-  const int64_t tiles = p.offsets_k == nullptr ? int64_t{p.batch} * ((p.keys + KEYS - 1) / KEYS)
-                                               : p.keys / KEYS + p.batch;
+  const int64_t tiles =
+      p.offsets_k == nullptr ? int64_t{p.batch} * ((p.keys + KEYS - 1) / KEYS) : p.keys / KEYS + p.batch;
   return tiles * p.key_heads * 2 * KEYS * head_dim;
 }
 

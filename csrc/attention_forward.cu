@@ -31,7 +31,8 @@ HIVE_DEVICE float sum_over_row(float x) {
 
 // scores [16, KEYS] = scale q k^T of a warp's rows.
 template <class T, int D>
-HIVE_DEVICE void multiply_by_keys(float (&scores)[KEYS / 8][4], const uint32_t (&q)[D / 16][4], Tile<D> keys, float scale) {
+HIVE_DEVICE void multiply_by_keys(float (&scores)[KEYS / 8][4], const uint32_t (&q)[D / 16][4], Tile<D> keys,
+                                  float scale) {
 #pragma unroll
   for (int n = 0; n < KEYS / 8; ++n) {
     for (int i = 0; i < 4; ++i) scores[n][i] = 0;
@@ -118,10 +119,12 @@ struct SharedLayout {
   static constexpr uint32_t k = q + Tile<D>::template bytes<ROWS>;
   static constexpr uint32_t v = k + Tile<D>::template bytes<KEYS>;
   static constexpr uint32_t bytes = v + Tile<D>::template bytes<KEYS>;
+  static_assert(bytes <= 48 * 1024, "two blocks on an RTX 3090's multiprocessor");
 };
 
 template <class T, int D>
-HIVE_KERNEL(THREADS) forward_kernel(HIVE_GRID_CONSTANT const Attention p, HIVE_GRID_CONSTANT const ForwardResults r) {
+HIVE_KERNEL(THREADS)
+attention_forward_kernel(HIVE_GRID_CONSTANT const Attention p, HIVE_GRID_CONSTANT const ForwardResults r) {
   const auto [sample, row] = locate(block_x(), p.offsets_q, p.batch, p.group, ROWS);
   const Segment text = segment(p.offsets_q, sample, p.tokens);
   const int rows = text.length * p.group;
@@ -179,7 +182,7 @@ HIVE_KERNEL(THREADS) forward_kernel(HIVE_GRID_CONSTANT const Attention p, HIVE_G
 template <class T, int D>
 void launch_forward(const Attention& p, const ForwardResults& r, Stream stream) {
   const int slots = static_cast<int>(int64_t{p.tokens} * p.group / ROWS) + p.batch;
-  launch(forward_kernel<T, D>, slots, p.key_heads, THREADS, SharedLayout<D>::bytes, stream, p, r);
+  launch(attention_forward_kernel<T, D>, slots, p.key_heads, THREADS, SharedLayout<D>::bytes, stream, p, r);
 }
 
 }  // namespace

@@ -103,9 +103,14 @@ Call prepare(Tensor q_, Tensor k_, Tensor v_, Tensor offsets_q_, std::optional<T
       v.const_data_ptr(),
       static_cast<const int32_t*>(call.offsets_q.const_data_ptr()),
       dense ? nullptr : static_cast<const int32_t*>(call.offsets_k->const_data_ptr()),
-      q.stride(0), q.stride(1),
-      dense ? k.stride(0) : 0, k.stride(token), k.stride(head),
-      dense ? v.stride(0) : 0, v.stride(token), v.stride(head),
+      q.stride(0),
+      q.stride(1),
+      dense ? k.stride(0) : 0,
+      k.stride(token),
+      k.stride(head),
+      dense ? v.stride(0) : 0,
+      v.stride(token),
+      v.stride(head),
       as_int(q.size(0)),
       as_int(k.size(token)),
       as_int(call.offsets_q.size(0) - 1),
@@ -140,10 +145,16 @@ std::tuple<Tensor, Tensor, Tensor> cross_attention_backward(Tensor grad, Tensor 
     const int64_t room = partial_sums(call.problem, call.head_dim, longest);
     const Tensor sums = allocate(q, {room}, ScalarType::Float);
     const BackwardTensors tensors{
-        out.const_data_ptr(), static_cast<const float*>(lse.const_data_ptr()),
-        dout.const_data_ptr(), dout.stride(0), dout.stride(1),
-        dq.mutable_data_ptr(), dk.mutable_data_ptr(), dv.mutable_data_ptr(),
-        static_cast<float*>(sums.mutable_data_ptr()), as_int(longest),
+        out.const_data_ptr(),
+        static_cast<const float*>(lse.const_data_ptr()),
+        dout.const_data_ptr(),
+        dout.stride(0),
+        dout.stride(1),
+        dq.mutable_data_ptr(),
+        dk.mutable_data_ptr(),
+        dv.mutable_data_ptr(),
+        static_cast<float*>(sums.mutable_data_ptr()),
+        as_int(longest),
     };
     attention_backward(call.problem, tensors, call.element, call.head_dim, device.stream());
   }

@@ -1,6 +1,5 @@
 // x + tanh(gate) y in one pass; its gradients in one pass and a sum of partials in a fixed order.
 #include "gated_residual.h"
-
 #include "launch.h"
 #include "primitives.cuh"
 
@@ -84,7 +83,8 @@ HIVE_DEVICE float sum_of_block(float value) {
 HIVE_DEVICE int64_t first_element() { return (int64_t{block_x()} * THREADS + thread_index()) * PER_THREAD; }
 
 template <class X, class Y>
-HIVE_KERNEL(THREADS) forward_kernel(const X* x, const Y* y, const Elements gate, X* out, int64_t count) {
+HIVE_KERNEL(THREADS)
+gated_residual_kernel(const X* x, const Y* y, const Elements gate, X* out, int64_t count) {
   const float opening = tanhf(read(gate));
   const int64_t first = first_element();
   float a[PER_THREAD], b[PER_THREAD];
@@ -96,7 +96,9 @@ HIVE_KERNEL(THREADS) forward_kernel(const X* x, const Y* y, const Elements gate,
 }
 
 template <class X, class Y>
-HIVE_KERNEL(THREADS) backward_kernel(const X* grad, const Y* y, const Elements gate, Y* grad_y, float* partials, int64_t count) {
+HIVE_KERNEL(THREADS)
+gated_residual_backward_kernel(const X* grad, const Y* y, const Elements gate, Y* grad_y, float* partials,
+                               int64_t count) {
   const float opening = tanhf(read(gate));
   const int64_t first = first_element();
   float a[PER_THREAD], b[PER_THREAD];
@@ -114,7 +116,8 @@ HIVE_KERNEL(THREADS) backward_kernel(const X* grad, const Y* y, const Elements g
 }
 
 // The slope of tanh as 4 e / (1 + e)^2, which doesn't cancel for an open gate.
-HIVE_KERNEL(THREADS) gate_kernel(const float* partials, const Elements gate, const Elements grad_gate, int64_t count) {
+HIVE_KERNEL(THREADS)
+gate_gradient_kernel(const float* partials, const Elements gate, const Elements grad_gate, int64_t count) {
   float sum = 0;
   for (int64_t i = thread_index(); i < count; i += THREADS) sum += partials[i];
   sum = sum_of_block(sum);
@@ -132,7 +135,7 @@ void gated_residual(Elements x, Elements y, Elements gate, Elements out, int64_t
     with_type(y.element, [&](auto* y_type) {
       using X = std::remove_pointer_t<decltype(x_type)>;
       using Y = std::remove_pointer_t<decltype(y_type)>;
-      launch(forward_kernel<X, Y>, blocks, 1, THREADS, 0, stream, static_cast<const X*>(x.data),
+      launch(gated_residual_kernel<X, Y>, blocks, 1, THREADS, 0, stream, static_cast<const X*>(x.data),
              static_cast<const Y*>(y.data), gate, static_cast<X*>(out.data), count);
     });
   });
@@ -145,11 +148,12 @@ void gated_residual_backward(Elements grad, Elements y, Elements gate, Elements 
     with_type(y.element, [&](auto* y_type) {
       using X = std::remove_pointer_t<decltype(x_type)>;
       using Y = std::remove_pointer_t<decltype(y_type)>;
-      launch(backward_kernel<X, Y>, blocks, 1, THREADS, WARPS * 4, stream, static_cast<const X*>(grad.data),
-             static_cast<const Y*>(y.data), gate, static_cast<Y*>(grad_y.data), partials, count);
+      launch(gated_residual_backward_kernel<X, Y>, blocks, 1, THREADS, WARPS * 4, stream,
+             static_cast<const X*>(grad.data), static_cast<const Y*>(y.data), gate, static_cast<Y*>(grad_y.data),
+             partials, count);
     });
   });
-  launch(gate_kernel, 1, 1, THREADS, WARPS * 4, stream, partials, gate, grad_gate, int64_t{blocks});
+  launch(gate_gradient_kernel, 1, 1, THREADS, WARPS * 4, stream, partials, gate, grad_gate, int64_t{blocks});
 }
 
 }  // namespace hive

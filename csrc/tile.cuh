@@ -82,7 +82,8 @@ struct Tile {
 
 // c += a b with b [16, 16] as Tile::b gives it: two neighbouring pieces of c.
 template <class T>
-HIVE_DEVICE void multiply_add_pair(float (&left)[4], float (&right)[4], const uint32_t (&a)[4], const uint32_t (&b)[4]) {
+HIVE_DEVICE void multiply_add_pair(float (&left)[4], float (&right)[4], const uint32_t (&a)[4],
+                                   const uint32_t (&b)[4]) {
   multiply_add<T>(left, a, b[0], b[1]);
   multiply_add<T>(right, a, b[2], b[3]);
 }

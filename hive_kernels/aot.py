@@ -80,7 +80,10 @@ def compile_case(case: CompileCase, capability: int) -> Report:
     except Exception as error:
         last = (str(error).strip().splitlines() or [""])[-1]
         return Report(case.name, capability, error=f"doesn't compile: {type(error).__name__}: {last}")
-    usage = _resource_usage(kernel.asm["cubin"])
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        usage = resource_usage(cuobjdump("--dump-resource-usage", Path(file.name)))
     found = [kind for kind, pattern in TENSOR_CORE.items() if re.search(pattern, kernel.asm["ptx"])]
     return Report(
         case.name,
@@ -98,18 +101,17 @@ def _by_position(case: CompileCase) -> Iterator[tuple[int, Any]]:
             yield position, case.constexprs[name]
 
 
-def _resource_usage(cubin: bytes) -> dict[str, int]:
+def cuobjdump(option: str, file: Path) -> str:
+    """What the cuobjdump that Triton brings says of machine code."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        listing = subprocess.run(
-            [tool, "--dump-resource-usage", file.name], check=True, capture_output=True, text=True
-        ).stdout
-    found = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", listing))
-    return {name: int(found[name]) for name in ("REG", "STACK", "LOCAL")}
+    return subprocess.run([tool, option, file], check=True, capture_output=True, text=True).stdout
+
+
+def resource_usage(listing: str) -> dict[str, int]:
+    """Of the first function in cuobjdump's listing: REG, and STACK, LOCAL, SHARED in bytes."""
+    return {name: int(re.findall(rf"\b{name}:(\d+)", listing)[0]) for name in ("REG", "STACK", "LOCAL", "SHARED")}
 
 
 def _compile_share(capability: int, share: int, shares: int, only: str) -> list[Report]:

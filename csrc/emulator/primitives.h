@@ -42,9 +42,7 @@ template <int NUMBER, int THREADS>
 void synchronize_group() {
   emulator::Block::current().barrier(NUMBER, THREADS, false);
 }
-inline int count_in_block(bool condition) {
-  return emulator::Block::current().barrier(0, block_threads(), condition);
-}
+inline int count_in_block(bool condition) { return emulator::Block::current().barrier(0, block_threads(), condition); }
 
 inline float from_lane_xor(float value, int mask) {
   struct Operands {
@@ -84,8 +82,7 @@ inline void load(uint32_t (&to)[4], uint32_t address, bool transposed) {
       for (int lane = 0; lane < WARP; ++lane) {
         const int g = lane / 4, t = lane % 4;
         for (int j = 0; j < 2; ++j) {
-          static_cast<Matrices*>(lanes[lane])->halves[i][j] =
-              transposed ? matrix[2 * t + j][g] : matrix[g][2 * t + j];
+          static_cast<Matrices*>(lanes[lane])->halves[i][j] = transposed ? matrix[2 * t + j][g] : matrix[g][2 * t + j];
         }
       }
     }

@@ -53,7 +53,7 @@ class _CrossAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, namespace: str, *inputs: Any) -> tuple[Tensor, Tensor]:
         *tensors, scale, longest = inputs
-        out, lse = getattr(torch.ops, namespace).cross_attention(*inputs)
+        out, lse = getattr(torch.ops, namespace).cross_attention.default(*inputs)
         ctx.save_for_backward(out, lse, *tensors)
         ctx.namespace, ctx.scale, ctx.longest = namespace, scale, longest
         ctx.mark_non_differentiable(lse)
@@ -63,7 +63,7 @@ class _CrossAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = getattr(torch.ops, ctx.namespace).cross_attention_backward(
+        gradients = getattr(torch.ops, ctx.namespace).cross_attention_backward.default(
             grads[0], *ctx.saved_tensors, ctx.scale, ctx.longest
         )
         return None, *gradients, None, None, None, None

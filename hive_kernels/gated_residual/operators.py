@@ -31,7 +31,7 @@ class _GatedResidual(torch.autograd.Function):
     def forward(ctx: Any, namespace: str, x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
         ctx.save_for_backward(y, gate)
         ctx.namespace = namespace
-        return getattr(torch.ops, namespace).gated_residual(x, y, gate)
+        return getattr(torch.ops, namespace).gated_residual.default(x, y, gate)
 
     @staticmethod
     @once_differentiable
@@ -39,7 +39,7 @@ class _GatedResidual(torch.autograd.Function):
         y, gate = ctx.saved_tensors
         if not any(ctx.needs_input_grad[2:]):
             return None, grads[0], None, None
-        return None, grads[0], *getattr(torch.ops, ctx.namespace).gated_residual_backward(grads[0], y, gate)
+        return None, grads[0], *getattr(torch.ops, ctx.namespace).gated_residual_backward.default(grads[0], y, gate)
 
 
 def forward_fake(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:

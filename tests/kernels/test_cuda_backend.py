@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hive_kernels import cross_attention, native, resolve, selfcheck
+from hive_kernels import cross_attention, native, native_check, resolve, selfcheck
 from hive_kernels.testing import cu_seqlens, with_gradients
 from tests.kernels.attention_cases import check, cross, randn
 from tests.kernels.kernel_backends import CUDA, ROOT, emulator, prepare, settings
@@ -168,3 +168,30 @@ def test_a_build_without_torch_says_so(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode != 0
     assert "install torch 2.11 or later first, or give its folder by" in " ".join(done.stderr.split())
+
+
+def test_what_the_machine_code_is_asked(monkeypatch, capsys, tmp_path):
+    """As cuobjdump lists a library: one good kernel, one that spills, one without tensor cores."""
+    kernel = "_ZN4hive54_GLOBAL__N__2165ee29_20_attention_forward_cu_79c3110d{}I6__halfLi64EEEvNS_9AttentionE"
+    good, spills, scalar = (kernel.format(name) for name in ("11good_kernel", "10bad_kernel", "11slow_kernel"))
+    usage = "arch = sm_86\n" + "".join(
+        f" Function {name}:\n  REG:130 STACK:{stack} SHARED:0 LOCAL:0 CONSTANT[0]:496\n"
+        for name, stack in ((good, 0), (spills, 8), (scalar, 0))
+    )
+    code = "\tcode for sm_86\n" + "".join(
+        f"\t\tFunction : {name}\n /*0010*/ {instruction} R4 ;\n"
+        for name, instruction in ((good, "HMMA.16816.F32"), (spills, "HMMA.16816.F32"), (scalar, "FFMA"))
+    )
+    listings = {"--dump-resource-usage": usage, "--dump-sass": code}
+    monkeypatch.setattr(native_check, "cuobjdump", lambda option, library: listings[option])
+    monkeypatch.setattr(native_check, "_readable", lambda mangled: {good: "g", spills: "s", scalar: "attention_x"})
+    library = tmp_path / "library.so"
+    assert native_check.main([str(library)]) == 2
+    library.touch()
+    assert native_check.main([str(library)]) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-3:] == [
+        "sm_86 attention_x: no tensor cores",
+        "sm_86 s: spills 8 bytes",
+        "3 kernels in library.so, 2 not good enough",
+    ]
