@@ -1,6 +1,6 @@
 """What each kernel of the built CUDA library needs, from its machine code: registers, spills, tensor-core instructions.
 
-``python -m hive_kernels.native_check [FILE]`` prints it for every GPU generation in the library. It exits with 1 where a
+``python -m hive_kernels.native_check [FILE]`` prints it for every GPU generation in the library, and exits with 1 if a
 kernel spills or an attention kernel doesn't use tensor cores. Dynamic shared memory isn't in the file: that it fits is
 asserted when csrc/ is compiled.
 """
