@@ -3,15 +3,14 @@
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
-from hive.errors import UserError
+from hive.command import exit_code
 from hive.files import replace_text
 from hive.probe.cli import Command, default_cache, parse
 
 
-def run(command: Command) -> None:
-    """Runs the probe, prints its table and writes --out."""
+def run(command: Command) -> int:
+    """Runs the probe, prints its table and writes --out; returns the exit code."""
     # torch and transformers take seconds to import: --help and mistyped flags answer without them
     from transformers.utils import logging
 
@@ -59,6 +58,7 @@ def run(command: Command) -> None:
             "paper": paper_rows(data.name, tower.family),
         }
         replace_text(command.out, json.dumps(record, indent=2) + "\n")
+    return 0
 
 
 def _say(line: str) -> None:
@@ -67,21 +67,7 @@ def _say(line: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point: a person's mistake is one sentence and exit code 2, Ctrl-C 130."""
-    try:
-        run(parse(sys.argv[1:] if argv is None else argv))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        place = Path(error.filename) if isinstance(error.filename, str) else "a file"
-        print(
-            f"error: {place} can't be used ({error.strerror or error}): make room, or choose another.", file=sys.stderr
-        )
-        return 2
-    return 0
+    return exit_code(lambda: run(parse(sys.argv[1:] if argv is None else argv)))
 
 
 if __name__ == "__main__":

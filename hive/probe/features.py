@@ -58,7 +58,7 @@ def all_features(
 
     `with_tokens` names the splits whose tokens are kept as well. An entry of the cache is a folder that appears whole,
     by a rename; a cut-off one is never taken for it. Raises `UserError` where the cache's disk has no room for all, or
-    more than 1 % of a split's images can't be read.
+    more than 1 % of a split's images, or all of them, can't be read.
     """
     if cache is None:
         return {
@@ -193,7 +193,7 @@ def _compute(
 
 def _count_bad(images: LabelledImages, index: int, reason: str, count: int, say: Callable[[str], None]) -> None:
     name = images.names[index]
-    if count > max(1, MOST_BAD_SHARE * len(images)):
+    if count > max(1, MOST_BAD_SHARE * len(images)) or count == len(images):
         raise UserError(
             f"{count} of {len(images):,} images can't be used, {name} among them ({reason}): repair the set."
         )

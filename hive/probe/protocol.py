@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import product
+from math import inf
 from typing import Annotated, Literal
 
 from hive.config import Count, Fraction, Positive, PositiveOrZero, Rule
@@ -13,7 +14,9 @@ HeadName = Literal["attention", "mean", "cls"]
 class Protocol:
     """The grid, and what is the same at all its points."""
 
-    learning_rates: Annotated[tuple[float, ...], Rule("one or more numbers above 0", lambda v: v and min(v) > 0)] = (
+    learning_rates: Annotated[
+        tuple[float, ...], Rule("one or more numbers above 0", lambda v: v and all(0 < rate < inf for rate in v))
+    ] = (
         5e-5,
         1e-4,
         2e-4,
@@ -24,7 +27,7 @@ class Protocol:
     )
     """Peak learning rates of the grid."""
     weight_decays: Annotated[
-        tuple[float, ...], Rule("one or more numbers of 0 or more", lambda v: v and min(v) >= 0)
+        tuple[float, ...], Rule("one or more numbers of 0 or more", lambda v: v and all(0 <= w < inf for w in v))
     ] = (
         0.05,
         0.1,

@@ -167,3 +167,5 @@ def test_bad_images(tmp_path: Path) -> None:
     write(tmp_path / data.train.names[4], picture(0)[:40])
     with pytest.raises(UserError, match="2 of 14 images can't be used"):
         compute(ProbedTower(tiny_tower()), data.train, None)
+    with pytest.raises(UserError, match="1 of 1 images can't be used"):  # nothing would be left
+        compute(ProbedTower(tiny_tower()), data.train.take([3]), None)

@@ -188,10 +188,12 @@ def test_the_command(tmp_path: Path, tower_folder: Path, capsys: pytest.CaptureF
         ({"--layer": "9"}, "--layer is 9, but the tower has hidden states 0 to 3"),
         ({"--seeds": "0"}, "--seeds is 0, but it must be 1 or more"),
         ({"--learning-rates": "-1"}, "--learning-rates is (-1.0,), but it must be one or more numbers above 0"),
+        ({"--learning-rates": "inf"}, "--learning-rates is (inf,), but it must be one or more numbers above 0"),
+        ({"--weight-decays": "nan"}, "--weight-decays is (nan,), but it must be one or more numbers of 0 or more"),
         ({"--out": "no/where.json"}, "--out no/where.json can't be written"),
         ({"--out": "set"}, "--out set can't be written"),
         ({"--device": "tpu"}, '--device is "tpu"'),
-        ({"--cache": "set/cats/0.png"}, "set/cats/0.png"),
+        ({"--cache": "set/cats/0.png"}, "set/cats/0.png can't be used (File exists): choose another"),
     ],
 )
 def test_bad_input(
