@@ -359,8 +359,8 @@ def _read(kind: Any, value: Any, name: str) -> Any:
         for problem, names in (("lacks the", hints.keys() - value.keys()), ("has the unknown", value.keys() - hints)):
             if names:
                 raise UserError(
-                    f"The saved configuration {problem} field {name}{min(names)}: it was written by another version of "
-                    "HIVE; use that version, or start a new run."
+                    f"The saved configuration {problem} field {name}{min(names)}: it was written by another command or "
+                    "version of HIVE; use that one, or start a new run."
                 )
         return kind(**{key: _read(hints[key], item, f"{name}{key}.") for key, item in value.items()})  # type: ignore[operator]
     if not _fits(kind, value):

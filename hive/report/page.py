@@ -48,7 +48,7 @@ def page(runs: Sequence[Recorded]) -> str:
     )
     body = element(
         "body",
-        element("h1", "HIVE pre-training report"),
+        element("h1", "HIVE report"),
         element("nav", *(element("a", name, href=f"#{_anchor(name)}") for name in sections)),
         element("h2", "Runs"),
         element("div", *(_card(run, number) for number, run in enumerate(runs)), class_="cards"),
@@ -69,7 +69,7 @@ def _own(number: int) -> str:
 def _card(run: Recorded, number: int) -> Html:
     config = run.config
     facts = {
-        "method": config.method,
+        "method": config.trains,
         "recipe": config.recipe,
         "seed": str(config.seed),
         "device, kernel": f"{config.device}, {config.kernel}",
@@ -246,7 +246,8 @@ def _ledgers(runs: Sequence[Recorded]) -> Html:
 
 def _configuration(runs: Sequence[Recorded]) -> Html:
     flat = [flatten(run.config) for run in runs]
-    rows = [(name, *(_value(values[name]) for values in flat)) for name in flat[0]]
+    names = dict.fromkeys(name for values in flat for name in values)
+    rows = [(name, *(_value(values[name]) if name in values else "–" for values in flat)) for name in names]
     different = [row for row in rows if len(set(row[1:])) > 1]
     same = [row for row in rows if len(set(row[1:])) == 1]
     head = ("field", *(run.label for run in runs))

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hive.config import Config
+from hive.config import Config, RunConfig
 from hive.data.ledger import LEDGER
 from hive.errors import UserError
 from hive.files import METRICS, read_records
-from hive.train.cli import load_config
+from hive.train.cli import CONFIG_FILE, load_config
+from hive.vlm.config import VLMConfig
 
 EFFICIENCY, MAPS = "efficiency.json", "maps"
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+STEP = ("step", "stage", "loss", "images_per_second", "tokens_per_second", "tflops", "data_wait", "peak_memory_gb")
+HELD_OUT = ("step", "stage", "right", "wrong", "pairs")
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Recorded:
     label: str
     """The folder's name; the path as given where names repeat."""
     folder: Path
-    config: Config
+    config: RunConfig
     train: list[dict[str, Any]]
     """A record a step."""
     held_out: dict[str, list[dict[str, Any]]]
@@ -47,22 +50,55 @@ def read_runs(folders: Sequence[Path]) -> list[Recorded]:
 
 
 def _read(folder: Path, label: str) -> Recorded:
-    config = load_config(folder, Config, "RUN")
-    records = read_records(folder / METRICS)
-    held_out: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        if record["kind"].startswith("heldout/") and record["right"] is not None:
-            held_out.setdefault(record["kind"].removeprefix("heldout/"), []).append(record)
+    train, held_out = _metrics(folder / METRICS)
     return Recorded(
         label,
         folder,
-        config,
-        [record for record in records if record["kind"] == "train"],
+        _config(folder),
+        train,
         held_out,
         _efficiency(folder / EFFICIENCY),
         _maps(folder / MAPS),
-        read_records(folder / LEDGER),
+        _records(folder / LEDGER),
     )
+
+
+def _config(folder: Path) -> RunConfig:
+    """Of pre-training, or of vision-language fine-tuning, whose configuration alone has a feature layer."""
+    path = folder / CONFIG_FILE
+    if path.is_file() and b'"feature_layer"' in path.read_bytes():
+        return load_config(folder, VLMConfig, "RUN")
+    return load_config(folder, Config, "RUN")
+
+
+def _metrics(path: Path) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+    """A record a step, and the held-out records by split."""
+    train: list[dict[str, Any]] = []
+    held_out: dict[str, list[dict[str, Any]]] = {}
+    for record in _records(path):
+        kind = str(record.get("kind"))
+        if kind == "train":
+            train.append(_with_numbers(record, STEP, path))
+        elif kind.startswith("heldout/") and record.get("right") is not None:
+            held_out.setdefault(kind.removeprefix("heldout/"), []).append(_with_numbers(record, HELD_OUT, path))
+    return train, held_out
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    records = read_records(path)
+    if not all(isinstance(record, dict) for record in records):
+        raise _damaged(path)
+    return records
+
+
+def _with_numbers(record: dict[str, Any], names: Sequence[str], path: Path) -> dict[str, Any]:
+    if not all(isinstance(record.get(name), int | float) for name in names):
+        raise _damaged(path)
+    return record
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path} has a line that no run of HIVE wrote: restore the file, or give another run.")
 
 
 def _efficiency(path: Path) -> dict[str, Any]:
@@ -77,7 +113,7 @@ def _efficiency(path: Path) -> dict[str, Any]:
 
 def _maps(folder: Path) -> dict[str, bytes]:
     found = {path.stem: path.read_bytes() for path in sorted(folder.glob("*.png"))}
-    broken = [name for name, data in found.items() if not data.startswith(PNG)]
+    broken = [name for name, data in found.items() if not data.startswith(PNG) or len(data) < len(PNG) + 8]
     if broken:
         raise UserError(f"{folder / broken[0]}.png is no PNG image: draw it again, or remove it.")
     return found

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hive.config import Config, Schedule, to_json
+from hive.config import Config, RunConfig, Schedule, to_json
 from hive.recipes import load_recipe
 from hive.report.__main__ import main
+from hive.report.read import PNG
+from hive.vlm.config import VLMConfig
 from tests.hive.report import chromium
 
 EVIL = '<script>alert(1)</script> & "quotes" \'</td>'
 VOID = {"meta", "img"}
 
 
-def make_run(folder: Path, config: Config, losses: list[float], **files: object) -> Path:
+def make_run(folder: Path, config: RunConfig, losses: list[float], **files: object) -> Path:
     """A run folder as training leaves it: a third of the losses for each stage, a held-out record after each."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(to_json(config))
@@ -142,6 +144,15 @@ def test_differences_of_configuration_stand_out(page: Path) -> None:
     assert "seed" not in found
 
 
+def test_fine_tuning_beside_pre_training(runs: list[Path], tmp_path: Path) -> None:
+    tuned = make_run(tmp_path / "tuned", VLMConfig(), [3.0, 2.0, 1.0])
+    assert main([str(runs[1]), str(tuned), "--out", str(tmp_path / "page.html")]) == 0
+    rows = Tree((tmp_path / "page.html").read_text()).rows
+    assert ["feature_layer", "–", "-1"] in rows
+    assert ["depths", "aligned", "–"] in rows
+    assert ["stage 1: images/s", "100", "100"] in rows
+
+
 def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text(to_json(Config()))
@@ -161,6 +172,9 @@ def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
         (lambda run, out: [str(run), "--out", str(run / "config.json" / "page.html")], "can't be used"),
         (lambda run, out: (run / "efficiency.json").write_text("{") and [str(run)], "efficiency.json can't be read"),
         (lambda run, out: (run / "maps" / "cut.png").write_text("x") and [str(run)], "cut.png is no PNG image"),
+        (lambda run, out: (run / "maps" / "cut.png").write_bytes(PNG) and [str(run)], "cut.png is no PNG image"),
+        (lambda run, out: (run / "metrics.jsonl").write_text('{"kind": "train"}\n') and [str(run)], "no run of HIVE"),
+        (lambda run, out: (run / "bad_samples.jsonl").write_text("[]\n") and [str(run)], "no run of HIVE wrote"),
         (lambda run, out: (run / "config.json").write_text("[]") and [str(run)], "The saved configuration"),
     ],
 )
