@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hive.errors import UserError
+from hive.surrogates import has_surrogate
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://|data:")
 
@@ -96,7 +97,14 @@ def _caption(record: dict[str, Any], label: str) -> str:
             raise UserError(f'{label} has no turn from "gpt" or "assistant": add one, or remove the record.')
     if not isinstance(caption, str) or not caption.strip():
         raise UserError(f"{label} has an empty caption: write one, or remove the record.")
+    check_characters(caption, label)
     return caption
+
+
+def check_characters(text: str, label: str) -> None:
+    """Refuses a text that no tokenizer takes."""
+    if has_surrogate(text):
+        raise UserError(f"{label} has half of a surrogate pair in its text, no character: mend or remove the record.")
 
 
 def _below(root: str, image: str) -> str:

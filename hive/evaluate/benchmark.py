@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hive.errors import UserError
+from hive.surrogates import has_surrogate
 
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 """LLaVA-1.5's instruction for short answers."""
@@ -76,12 +77,15 @@ def read_json(root: Path, name: str, source: str) -> Any:
     """The content of an official JSON file; `UserError` says where to get the set."""
     path = root / name
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"--data-root {root} lacks {name}: it has to hold {source}.") from None
     except (OSError, ValueError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} can't be read as JSON ({reason:.120}): fetch it again, from {source}.") from None
+    if has_surrogate(json.dumps(content, ensure_ascii=False)):
+        damaged(path, "it has half of a surrogate pair, which is no character", source)
+    return content
 
 
 def check_images(root: Path, questions: Sequence[Question], where: str, source: str) -> None:

@@ -50,7 +50,8 @@ def _records(root: Path, name: str, key: str) -> list[dict[str, Any]]:
 
 def _answers(root: Path, record: dict[str, Any]) -> tuple[str, ...]:
     answers = record.get("answers")
-    texts: list[Any] = [item.get("answer") if isinstance(item, dict) else None for item in answers or []]
+    items = answers if isinstance(answers, list) else []
+    texts: list[Any] = [item.get("answer") if isinstance(item, dict) else None for item in items]
     if len(texts) < 2 or not all(isinstance(text, str) for text in texts):
         damaged(root / ANNOTATIONS, f"question {record['question_id']} lacks its annotators' answers", SOURCE)
     return tuple(texts)

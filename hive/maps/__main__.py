@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hive.command import Parser, exit_code
 from hive.errors import UserError
+from hive.surrogates import has_surrogate
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -48,8 +49,8 @@ def _head(text: str) -> int | None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draws one figure and says where it is."""
-    if not arguments.caption.split():
-        raise UserError("--caption is empty: give the text that goes with the image.")
+    if not arguments.caption.split() or has_surrogate(arguments.caption):
+        raise UserError("--caption is empty or no UTF-8 text: give the text that goes with the image.")
     try:
         image = arguments.image.read_bytes()
     except OSError as error:

@@ -6,12 +6,15 @@ from hive.config import DataConfig
 from hive.data.images import BadImage, decode
 from hive.distributed import join_world
 from hive.errors import UserError
+from hive.surrogates import has_surrogate
 
 MAX_NEW_TOKENS = 256
 
 
 def ask(image: Path, question: str, model: Path, device: str) -> str:
-    """The answer of a saved model, greedy; `UserError` where image or model can't be read."""
+    """The answer of a saved model, greedy; `UserError` where image, question or model can't be read."""
+    if not question.strip() or has_surrogate(question):
+        raise UserError('The question of --ask is empty or no UTF-8 text: --ask IMAGE "QUESTION".')
     try:
         picture = decode(image.read_bytes(), DataConfig().max_megapixels)
     except OSError as error:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hive.data.llava import FileReader, Folders, load_records, open_root
+from hive.data.llava import FileReader, Folders, check_characters, load_records, open_root
 from hive.data.pairs import Pairs
 from hive.errors import UserError
 
@@ -91,11 +91,12 @@ def _turns(record: dict[str, Any], label: str, has_image: bool) -> list[Turn]:
     found: list[Turn] = []
     for turn in raw:
         speaker, text = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
-        if speaker not in ROLES or not isinstance(text, str):
+        if not isinstance(speaker, str) or speaker not in ROLES or not isinstance(text, str):
             raise UserError(
                 f'{label} has a turn from {speaker!r:.40}, but each needs "from", one of {", ".join(ROLES)}, and '
                 '"value", a text: mend or remove the record.'
             )
+        check_characters(text, label)
         found.append((ROLES[speaker], text.strip()))
     system = 1 if found[0][0] == "system" else 0
     if len(found) > system and found[system][0] == "assistant":

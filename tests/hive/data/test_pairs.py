@@ -61,6 +61,7 @@ def test_llava_conversations_and_captions(llava: Callable[..., Path], tmp_path: 
         ([{"image": "https://example.org/a.png", "caption": "c"}], "URL"),
         ([{"image": "images/7.png", "caption": "c"}], "images/7.png, which is not a file"),
         ([{"image": "images", "caption": "c"}], "not a file"),
+        ([{"image": "images/1.png", "caption": "c\ud800"}], "surrogate"),
     ],
 )
 def test_llava_mistakes(llava: Callable[..., Path], records: object, message: str) -> None:
@@ -133,6 +134,7 @@ def test_shards_of_one_name_in_two_folders(tmp_path: Path) -> None:
         ({"a.png": b"x", "a.txt": b"\xff"}, "a.txt .* not valid UTF-8"),
         ({"a.png": b"x", "a.json": '{"caption": null}'}, "a.json .* no caption"),
         ({"a.png": b"x", "a.json": "{"}, "a.json .* not valid"),
+        ({"a.png": b"x", "a.json": '{"caption": "\\ud800"}'}, "a.json .* surrogate"),
         ({}, "no pairs"),
     ],
 )

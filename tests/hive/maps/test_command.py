@@ -103,6 +103,7 @@ def test_two_runs_of_one_method_are_told_apart(runs: tuple[Path, Path], image: P
         (["gradients", "--image", "nowhere.png"], "--image nowhere.png can't be read (No such file or directory)"),
         (["gradients", "--image", "RUN/config.json"], "The image can't be used"),
         (["gradients", "--caption", " "], "--caption is empty"),
+        (["gradients", "--caption", "caf\udcff"], "no UTF-8 text"),
         (["gradients", "--device", "tpu"], '--device is "tpu"'),
         (["gradients", "--kernel", "cuda"], "--kernel is cuda, but that can't run on cpu"),
         (["attention", "--words", "horse"], '--words names "horse"'),

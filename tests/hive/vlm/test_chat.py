@@ -171,6 +171,8 @@ def test_odd_turns(tmp_path):
         ({}, 'no "conversations"'),
         ({"conversations": said([("human", "x"), ("robot", "y")])}, "a turn from 'robot'"),
         ({"conversations": [{"from": "human", "value": 3}]}, "a turn from 'human'"),
+        ({"conversations": [{"from": ["gpt"], "value": "x"}]}, "a turn from \\['gpt'\\]"),
+        ({"conversations": said([("human", "x\ud800"), ("gpt", "y")])}, "surrogate"),
         ({"conversations": said([("human", "x"), ("human", "y"), ("gpt", "z")])}, "by turns"),
         ({"conversations": said([("human", "x")])}, "by turns"),
         ({"conversations": said([("system", "x")])}, "by turns"),
