@@ -32,6 +32,7 @@ class Answerer:
                     f"--model {folder} is a {config.model_type} model: give a LLaVA folder, such as RUN/llava."
                 )
             self.processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+            self._chat("What is this?", 1)  # fails where there is no chat template
             llava: Any = LlavaForConditionalGeneration
             self.model, report = llava.from_pretrained(
                 folder, dtype=self.precision, local_files_only=True, output_loading_info=True

@@ -63,7 +63,7 @@ class Predictions:
         if (folder / MANIFEST).exists() or self.path.exists():
             _check(folder, manifest)
             keep_records(self.path, lambda record: True)  # a kill may have cut the last line
-        self.texts: dict[str, str] = {record["question_id"]: record["text"] for record in read_records(self.path)}
+        self.texts = _texts(self.path)
 
     def begin(self) -> None:
         """Makes the folder and its manifest, where they aren't there."""
@@ -90,6 +90,17 @@ class Predictions:
             self.texts[question.id] = text
         with self.path.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _texts(path: Path) -> dict[str, str]:
+    """The model's text by question."""
+    texts: dict[str, str] = {}
+    for record in read_records(path):
+        question, text = (record.get("question_id"), record.get("text")) if isinstance(record, dict) else (None, None)
+        if not isinstance(question, str) or not isinstance(text, str):
+            raise UserError(f"{path} has a line that is no prediction of HIVE's: give another folder in --out.")
+        texts[question] = text
+    return texts
 
 
 def _check(folder: Path, manifest: Manifest) -> None:

@@ -1,6 +1,7 @@
 """The whole command on a tiny model: batches, resuming, refusals, mistakes."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,11 +96,17 @@ def test_predictions_of_something_else_are_refused(model: Path, tmp_path: Path, 
     make_scienceqa(root)
     assert main(["--model", str(model), "--benchmark", "scienceqa", *usual]) == 2
     assert "holds predictions of another benchmark" in capsys.readouterr().err
-    questions = json.loads((root / "testdev_balanced_questions.json").read_text())
+    original = (root / "testdev_balanced_questions.json").read_text()
+    questions = json.loads(original)
     questions["201"]["answer"] = "blue"
     (root / "testdev_balanced_questions.json").write_text(json.dumps(questions))
     assert main(["--model", str(model), "--benchmark", "gqa", *usual]) == 2
     assert "holds predictions of another data set" in capsys.readouterr().err
+    (root / "testdev_balanced_questions.json").write_text(original)
+    (out / PREDICTIONS).write_bytes(before + b'{"question_id": "201"}\n')
+    assert main(["--model", str(model), "--benchmark", "gqa", *usual]) == 2
+    assert "has a line that is no prediction" in capsys.readouterr().err
+    (out / PREDICTIONS).write_bytes(before)
     (out / "manifest.json").unlink()
     assert main(["--model", str(model), "--benchmark", "gqa", *usual]) == 2
     assert "without a readable manifest.json" in capsys.readouterr().err
@@ -128,11 +135,13 @@ def test_mistakes(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture, mo
     (tmp_path / "llama" / "config.json").write_text('{"model_type": "llama"}')
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "config.json").write_bytes((model / "config.json").read_bytes())
+    shutil.copytree(model, tmp_path / "silent", ignore=shutil.ignore_patterns("chat_template*"))
     here = sorted(tmp_path.iterdir())
     for changes, said in (
         ({"--model": "empty"}, "--model empty is no model folder"),
         ({"--model": "llama"}, "is a llama model"),
         ({"--model": "half"}, "can't be loaded"),
+        ({"--model": "silent"}, "does not have a chat template"),
         ({"--data-root": "empty"}, "lacks testdev_balanced_questions.json"),
         ({"--batch-size": "0"}, "--batch-size is 0, but it must be 1 or more"),
         ({"--device": "tpu"}, '--device is "tpu"'),
