@@ -28,11 +28,11 @@ def load(root: Path) -> list[Question]:
     check_root(root, SOURCE)
     problems, splits = read_json(root, PROBLEMS, SOURCE), read_json(root, SPLITS, SOURCE)
     test = splits.get("test") if isinstance(splits, dict) else None
-    if not isinstance(test, list) or not test:
-        damaged(root / SPLITS, 'it has no list "test"', SOURCE)
+    if not isinstance(test, list) or not test or not all(isinstance(number, str) for number in test):
+        damaged(root / SPLITS, 'it has no list "test" of ids', SOURCE)
     if not isinstance(problems, dict):
         damaged(root / PROBLEMS, "it is no object of problems by id", SOURCE)
-    questions = [_question(root, str(number), problems.get(number)) for number in test]
+    questions = [_question(root, number, problems.get(number)) for number in test]
     check_images(root, questions, "images/test/ID/image.png", SOURCE)
     return questions
 

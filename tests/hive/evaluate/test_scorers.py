@@ -209,6 +209,7 @@ def test_folders_that_are_none(tmp_path, name):
         ("okvqa", "OpenEnded_mscoco_val2014_questions.json",
          '{"questions": [{"question_id": 9, "image_id": 1, "question": "x"}]}', "no annotation for question 9"),
         ("scienceqa", "pid_splits.json", '{"train": []}', 'no list "test"'),
+        ("scienceqa", "pid_splits.json", '{"test": [["4"]]}', 'no list "test" of ids'),
         ("scienceqa", "pid_splits.json", '{"test": ["99"]}', "lacks the test problem 99"),
         ("scienceqa", "problems.json",
          '{"4": {"question": "x", "choices": ["a", "b"], "answer": 2}}', "none of its choices"),
