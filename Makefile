@@ -8,7 +8,7 @@ ARCHS ?= 80;86;89;90;120
 CSRC := $(wildcard csrc/*.* csrc/emulator/*.*)
 TORCH = $(shell $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('platlib') + '/torch')")
 
-.PHONY: train test check aot native gpu compat clean
+.PHONY: train test check aot native sanitize gpu compat clean
 
 train: $(VENV)/.installed ## the main job, with the default recipe
 	$(BIN)/python -m hive.train $(ARGS)
@@ -29,6 +29,11 @@ native: $(VENV)/.installed ## the CUDA C++ backend, by nvcc, and what its kernel
 	$(BIN)/cmake --build build/native --parallel 2
 	$(BIN)/cmake --install build/native --prefix .
 	$(BIN)/python -m hive_kernels.native_check
+
+# Wants a GPU and compute-sanitizer, which comes with the CUDA toolkit.
+sanitize: ## the CUDA C++ backend's self-check under memcheck, racecheck and initcheck
+	for tool in memcheck racecheck initcheck; do \
+		compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) -m hive_kernels.selfcheck cuda || exit 1; done
 
 # On a machine with a GPU whose own Python has torch with CUDA: installs nothing.
 gpu: ## tests, self-check, benchmarks and tuning on this machine's GPU; results in benchmarks/results or HIVE_RESULTS
