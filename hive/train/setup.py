@@ -11,8 +11,10 @@ from hive.data.text import Encoder, Tokenizer, load_tokenizer
 from hive.errors import UserError
 from hive.model.build import Model
 from hive.model.eight_bit import check_eight_bit
+from hive.model.fusion import CrossAttentionBlock
 from hive.stages import warmup_steps
 from hive.train.cli import CONFIG_FILE
+from hive_kernels.cross_attention.cuda_backend import HEAD_DIMS
 
 
 class TrainingSet(NamedTuple):
@@ -76,6 +78,20 @@ def check_frozen_precision(config: RunConfig, model: Model) -> None:
     """Refuses an 8-bit tower where it can't run."""
     if config.vision.frozen_precision != "autocast":
         check_eight_bit(config.vision.frozen_precision, model.tower, config.compile)
+
+
+def check_kernel(model: Model, backend: str, device: torch.device) -> None:
+    """Refuses the CUDA kernels where the model's cross-attention is none that they serve."""
+    if backend != "cuda" or not any(isinstance(module, CrossAttentionBlock) for module in model.modules()):
+        return
+    width = model.language.model.config.head_dim
+    if width not in HEAD_DIMS:
+        raise UserError(
+            f"--kernel is cuda, which serves heads of {' or '.join(map(str, HEAD_DIMS))}, but the language model's are "
+            f"{width} wide: take --kernel torch or triton, or another --language.heads."
+        )
+    if device.type != "cuda":
+        raise UserError("--kernel is cuda, which has no fp32, but training on a CPU is in fp32: take --kernel torch.")
 
 
 def check_vocabulary(model: Model, tokenizer: Encoder) -> None:

@@ -37,6 +37,7 @@ from hive.train.setup import (
     TrainingSet,
     check_batches,
     check_frozen_precision,
+    check_kernel,
     check_out,
     check_stages,
     check_vocabulary,
@@ -76,6 +77,7 @@ class Trainer:
         # ---- model
         self.model: Model = self.build_model(config)
         check_vocabulary(self.model, self.tokenizer)
+        check_kernel(self.model, self.backend, world.device)
         self.config: Any = dataclasses.replace(
             resolved(config, self.model), kernel=self.backend, device=world.device.type
         )

@@ -11,6 +11,7 @@ from tiny_run import TINY
 from hive.config import Config, to_json
 from hive.train.__main__ import main
 from hive.train.cli import parse
+from hive_kernels import native
 
 
 def fails(flags: list[str], out: Path, capsys: pytest.CaptureFixture) -> str:
@@ -133,3 +134,15 @@ def test_a_tar_with_an_unexpected_member(tmp_path: Path, capsys: pytest.CaptureF
     error = fails([*TINY, "--data", str(tmp_path)], tmp_path / "out", capsys)
     assert "a.pickle" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("heads", "sentence"),
+    [("3", "serves heads of 64 or 128, but the language model's are 16 wide"), ("1", "which has no fp32")],
+)
+def test_what_the_cuda_kernels_do_not_serve(heads, sentence, tmp_path, capsys, monkeypatch):
+    """Said before the first step, where the emulator lets the backend run at all."""
+    monkeypatch.setattr(native, "reason_unavailable", lambda kind: None)
+    size = {"3": "48", "1": "64"}[heads]
+    shape = ["--language.hidden-size", size, "--language.heads", heads, "--language.kv-heads", "1"]
+    assert sentence in fails([*TINY, "--kernel", "cuda", *shape], tmp_path / "run", capsys)
