@@ -9,11 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from hive.data.pairs import EMBEDDED, Pairs, open_pairs
+from hive.data.templates import GROUP, NAME, yes_or_no
 from hive.evaluate.benchmark import SHORT_ANSWER
 from hive.vlm.conversations import IMAGE, SharedTexts, Turn, dumps
-
-NAME = "What is this?"
-GROUP = "Which group is it in?"
 
 
 def open_emoji(split: str) -> Pairs:
@@ -49,7 +47,7 @@ def _about_image(index: int, captions: Sequence[str], groups: Sequence[str]) -> 
     asked = [
         (NAME, captions[index]),
         (GROUP, words(groups[index])),
-        (f"Is this {named}?", "yes" if right else "no"),
+        (yes_or_no(named), "yes" if right else "no"),
     ]
     chance.shuffle(asked)
     turns = [turn for question, answer in asked for turn in (("user", question), ("assistant", answer))]
