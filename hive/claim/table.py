@@ -16,6 +16,7 @@ LOSSES = {
     "right": "Caption loss with the right image, nats a token (less is better)",
     "gain": "What the right image is worth: loss with a wrong one minus loss with the right one, nats a token",
 }
+ROUNDING = 1e-12  # differences of shares and losses that are further apart do differ
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def cell(by_seed: Mapping[int, float], hive: Mapping[int, float] | None) -> Cell
         ours, theirs = [hive[seed] for seed in common], [by_seed[seed] for seed in common]
         differences = [a - b for a, b in zip(ours, theirs, strict=True)]
         difference = statistics.fmean(differences)
-        if len(set(differences)) > 1:
+        if max(differences) - min(differences) > ROUNDING:
             p = float(ttest_rel(ours, theirs).pvalue)
     return Cell(dict(by_seed), statistics.fmean(numbers), deviation, difference, p, len(common))
 

@@ -92,6 +92,8 @@ def test_paired_statistics_by_hand() -> None:
     assert found.p == pytest.approx(2 * stats.t.sf(2 * 3**0.5, 2))
     assert cell({0: 1.0}, {0: 2.0}).p is None
     assert cell({0: 1.0}, None).hive_minus is None
+    assert 0.3 - 0.1 != 0.4 - 0.2  # but only by rounding, which would be taken for a certain difference
+    assert cell({0: 0.1, 1: 0.2}, {0: 0.3, 1: 0.4}).p is None
 
 
 def test_majority_is_of_the_training_classes(data: Path) -> None:
