@@ -18,8 +18,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """Reads the command line; `UserError` for what can't be."""
     parser = Parser(
         prog="python -m hive.claim",
-        description="Trains towers without pre-training, with self-attention and with HIVE, probes them, and tests the "
-        "difference. The same command again continues.",
+        description="Trains towers without pre-training, with self-attention and with HIVE, probes them, asks them "
+        "questions, and tests the difference. The same command again continues.",
     )
     parser.add_argument(
         "--setting",
@@ -30,7 +30,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), metavar="0,1,2", help="default: 0,1,2")
     parser.add_argument("--ablations", action="store_true", help="with the ablations of HIVE as well")
-    parser.add_argument("--only", metavar="NAME,...", help="these towers or ablations alone; --dry-run lists them")
+    parser.add_argument(
+        "--only", metavar="NAME,...", help="these rows and the blind baseline alone; --dry-run lists them"
+    )
     parser.add_argument(
         "--data", type=Path, metavar="DIR",
         help="folder that tools/build_emoji.py wrote; default: the embedded set, for gpu emoji-128",
@@ -63,19 +65,19 @@ def run(arguments: argparse.Namespace) -> int:
 
     from hive.claim.dry_run import report
     from hive.claim.evaluate import open_set
-    from hive.claim.plan import SETTINGS, rows
+    from hive.claim.plan import BLIND, SETTINGS, rows
     from hive.claim.run import Stopped, jobs, run_all, seeds_in
     from hive.distributed import join_world
 
     logging.disable_progress_bar()
     setting = SETTINGS[arguments.setting](arguments.data)
     out = arguments.out or Path("runs") / f"claim-{setting.name}"
-    data = open_set(setting.folder)
+    data = open_set(setting.folder, setting.base.language)
     everything, texts = rows(setting, arguments.max_steps)
     if arguments.only is None:
         chosen = [row for row in everything if arguments.ablations or not row.ablation]
     else:
-        chosen = _named(arguments.only, everything)
+        chosen = _named(f"{arguments.only},{BLIND}", everything)  # no score without what it is compared with
     if arguments.dry_run:
         print(report(setting, chosen, texts, arguments.seeds))
         return 0
@@ -98,15 +100,15 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(
                 f"--out {out} can't be made ({error.strerror}): give a folder that can be written."
             ) from error
-        todo = jobs(chosen, arguments.seeds, out, data, setting.protocol)
+        todo = jobs(chosen, arguments.seeds, out, data, setting)
         try:
-            run_all(todo, data, texts, setting.protocol, world, Console(), _say)
+            run_all(todo, data, texts, setting, world, Console(), _say)
         except Stopped as stopped:
             _say("Stopped; the same command continues.")
             return int(stopped.args[0])
     results = {
         (job.row.name, job.seed): result
-        for job in jobs(everything, seeds_in(out), out, data, setting.protocol)
+        for job in jobs(everything, seeds_in(out), out, data, setting)
         if (result := job.result()) is not None
     }
     title = f"HIVE's claim, setting {setting.name}"

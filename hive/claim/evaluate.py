@@ -1,6 +1,9 @@
-"""What a tower reached on three held-out splits: probes of what is drawn, and its language model's caption loss."""
+"""What a tower reached on three held-out splits: probes, answers to questions, its language model's caption loss."""
 
+import hashlib
+import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from transformers import CLIPVisionModel, SiglipVisionModel
 
+from hive.claim.answers import Pictures, Sight, answer, blind
+from hive.claim.plan import Setting
+from hive.claim.questions import Questions, make_questions
+from hive.config import LanguageConfig, VisionConfig
 from hive.data.images import BadImage, ImageSpec, load
 from hive.data.ledger import Ledger
 from hive.data.loader import heldout_batches
@@ -18,16 +24,17 @@ from hive.distributed import World
 from hive.errors import UserError
 from hive.heldout import evaluate
 from hive.probe.datasets.images import MAX_MEGAPIXELS, ImageReader, LabelledImages
-from hive.probe.features import Features, all_features
+from hive.probe.features import all_features
 from hive.probe.fit import count_right, fresh_heads, train
-from hive.probe.inputs import CachedSource
+from hive.probe.inputs import CachedSource, Source
 from hive.probe.protocol import Protocol
 from hive.probe.tower import ProbedTower
 from hive.runs import Run
+from hive.train.setup import open_tokenizer
 
 TARGETS = ("group", "subgroup")
 SPLITS = EMBEDDED_HELDOUT
-VALIDATION_SHARE = 0.1  # of the training concepts: where the probe's learning rate is chosen
+VALIDATION_SHARE = 0.1  # of the training concepts: where learning rates are chosen
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,16 @@ class EvaluationSet:
     labels: dict[str, dict[str, np.ndarray]]
     """By target and split: the class of each pair, int64 [n]."""
     in_validation: np.ndarray
-    """Whether a training pair is of a concept that the probe's learning rate is chosen on, bool [n]."""
+    """Whether a training pair is of a concept that learning rates are chosen on, bool [n]."""
+    questions: Questions
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over captions, labels, questions, and where the images are."""
+        labels = {target: {s: found.tolist() for s, found in of.items()} for target, of in self.labels.items()}
+        splits = {split: pairs.fingerprint for split, pairs in self.pairs.items()}
+        parts = [splits, labels, self.in_validation.tolist(), self.questions.fingerprint]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def majority(self, target: str, split: str) -> float:
         """Share of the split that is of training's most frequent class."""
@@ -62,8 +78,11 @@ class EvaluationSet:
         return float((self.labels[target][split] == largest).mean())
 
 
-def open_set(folder: Path) -> EvaluationSet:
-    """Reads labels and captions; `UserError` where a file or a column is missing."""
+def open_set(folder: Path, language: LanguageConfig) -> EvaluationSet:
+    """Reads labels and captions, and makes the questions, in the tokens of the language model's tokenizer.
+
+    `UserError` where a file, a column or the tokenizer is missing.
+    """
     for split in ("train", *SPLITS):
         if not (folder / f"{split}.parquet").is_file():
             raise UserError(
@@ -81,11 +100,12 @@ def open_set(folder: Path) -> EvaluationSet:
     concepts = sorted(set(columns["train"]["concept"].tolist()))
     chosen = hash_order(concepts, 0)[: max(1, round(VALIDATION_SHARE * len(concepts)))]
     held_out = np.isin(columns["train"]["concept"], [concepts[place] for place in chosen])
-    return EvaluationSet(pairs, classes, labels, held_out)
+    questions = make_questions(columns, held_out, open_tokenizer(language))
+    return EvaluationSet(pairs, classes, labels, held_out, questions)
 
 
 def _columns(path: Path) -> dict[str, np.ndarray]:
-    names = ["concept", *TARGETS]
+    names = ["caption", "concept", "tone", *TARGETS]
     there = pq.ParquetFile(path).schema_arrow.names
     for name in names:
         if name not in there:
@@ -94,33 +114,51 @@ def _columns(path: Path) -> dict[str, np.ndarray]:
     return {name: np.asarray(table.column(name).to_pylist(), dtype=str) for name in names}
 
 
-def probe_tower(
-    model: CLIPVisionModel | SiglipVisionModel,
-    layer: int,
-    data: EvaluationSet,
-    protocol: Protocol,
-    device: torch.device,
-    workers: int,
+def evaluate_tower(
+    tower: ProbedTower, data: EvaluationSet, setting: Setting, seed: int, workers: int
 ) -> dict[str, Any]:
-    """Accuracy of an attention-pooling head on each split, by target, with the learning rate that validation chose.
+    """Of a frozen tower: "probe", accuracy by target and split, and "questions", the same by kind and split.
 
-    A picture whose class no training picture has, or that can't be read, counts as wrong.
+    Each with the learning rate that validation chose. A picture that can't be read counts as wrong, and for the probe
+    one whose class no training picture has; see `Questions` for those.
     """
-    tower = ProbedTower(model, layer, device)
     rows = {split: np.arange(len(pairs)) for split, pairs in data.pairs.items()}
     images = {
         split: LabelledImages(rows[split], pairs.names, PairImages(pairs), rows[split])
         for split, pairs in data.pairs.items()
     }
     features = all_features(tower, images, with_tokens=list(images), cache=None, workers=workers, say=lambda line: None)
-    return {target: _probe(tower, features, data, target, protocol) for target in TARGETS}
+    sources = {split: CachedSource(found, ("attention",), tower.device) for split, found in features.items()}
+    good = {split: np.flatnonzero(~found.bad) for split, found in features.items()}
+    sight = Sight(
+        {split: _tokens(source) for split, source in sources.items()}, good, tower.width, tower.heads, tower.device
+    )
+    return {
+        "probe": {target: _probe(tower, sources, good, data, target, setting.probing) for target in TARGETS},
+        "questions": answer(data.questions, sight, setting.answering, seed),
+    }
+
+
+def _tokens(source: CachedSource) -> Pictures:
+    return lambda rows: next(source.batches([rows]))["attention"]
+
+
+def answer_blindly(
+    vision: VisionConfig, data: EvaluationSet, answering: Protocol, seed: int, device: torch.device
+) -> dict[str, Any]:
+    """What `evaluate_tower` gives as "questions", trained and asked without the pictures."""
+    rows = {split: np.arange(len(pairs)) for split, pairs in data.pairs.items()}
+    return answer(data.questions, blind(rows, vision.hidden_size, vision.heads, device), answering, seed)
 
 
 def _probe(
-    tower: ProbedTower, features: dict[str, Features], data: EvaluationSet, target: str, protocol: Protocol
+    tower: ProbedTower,
+    sources: Mapping[str, Source],
+    good: Mapping[str, np.ndarray],
+    data: EvaluationSet,
+    target: str,
+    protocol: Protocol,
 ) -> dict[str, Any]:
-    sources = {split: CachedSource(found, ("attention",), tower.device) for split, found in features.items()}
-    good = {split: np.flatnonzero(~found.bad) for split, found in features.items()}
     labels = data.labels[target]
     validation = data.in_validation[good["train"]]
     heads = fresh_heads(("attention",), tower, len(data.classes[target]), protocol)

@@ -15,6 +15,7 @@ from hive.smollm2 import smollm2_file
 
 REFERENCE = "hive"
 EQUAL_FLOPS = "self-attention-equal-flops"
+BLIND = "blind"
 BIGGER_SET = Path("emoji-128")
 
 
@@ -30,6 +31,8 @@ class Row:
     ablation: bool = False
     pretrained: bool = True
     """False: the fresh tower that the runs of the same seed start from, probed as it is."""
+    sees: bool = True
+    """False: no tower at all, the questions are answered without pictures."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,10 @@ class Setting:
     """HIVE's; every row is a change of it."""
     folder: Path
     """With train.parquet and a file for each held-out split."""
-    protocol: Protocol
-    """Of the probe."""
+    probing: Protocol
+    """How the probe is trained."""
+    answering: Protocol
+    """How what answers the questions is trained, with the run's seed."""
     images_per_second: float | None = None
     """How fast HIVE's stage 3 is expected to train; None where nobody has measured it."""
 
@@ -60,8 +65,9 @@ def small(folder: Path | None = None) -> Setting:
         schedule2=replace(recipe.schedule2, epochs=1.0),
         schedule3=replace(recipe.schedule3, epochs=8.0),
     )
-    protocol = Protocol(learning_rates=(1e-3, 5e-3, 2e-2), weight_decays=(0.05,), epochs=30.0, batch_size=256, seeds=1)
-    return _on(Setting("small", base, EMBEDDED, protocol, images_per_second=230.0), folder)
+    probing = Protocol(learning_rates=(1e-3, 5e-3, 2e-2), weight_decays=(0.05,), epochs=30.0, batch_size=256, seeds=1)
+    answering = replace(probing, learning_rates=(3e-3, 1e-2), epochs=20.0)
+    return _on(Setting("small", base, EMBEDDED, probing, answering, images_per_second=230.0), folder)
 
 
 def gpu(folder: Path | None = None) -> Setting:
@@ -83,8 +89,9 @@ def gpu(folder: Path | None = None) -> Setting:
         schedule2=replace(stage, peak_lr=rates[1], min_lr=rates[1] / 10),
         schedule3=replace(stage, peak_lr=rates[2], epochs=6.0),
     )
-    protocol = Protocol(learning_rates=(5e-4, 1e-3, 3e-3), weight_decays=(0.05,), epochs=20.0, seeds=1)
-    return _on(Setting("gpu", base, BIGGER_SET, protocol), folder)
+    probing = Protocol(learning_rates=(5e-4, 1e-3, 3e-3), weight_decays=(0.05,), epochs=20.0, seeds=1)
+    answering = replace(probing, learning_rates=(1e-3, 3e-3))
+    return _on(Setting("gpu", base, BIGGER_SET, probing, answering), folder)
 
 
 SETTINGS: dict[str, Callable[[Path | None], Setting]] = {"small": small, "gpu": gpu}
@@ -102,7 +109,7 @@ def _on(setting: Setting, folder: Path | None) -> Setting:
 
 
 def rows(setting: Setting, max_steps: int | None = None) -> tuple[list[Row], Texts]:
-    """The towers and after them the ablations, and the training texts that their costs are counted on.
+    """The towers, the ablations and the blind baseline, and the training texts that their costs are counted on.
 
     Each has HIVE's images and steps, except self-attention at equal FLOPs, which has HIVE's FLOPs and so fewer steps.
     """
@@ -115,7 +122,8 @@ def rows(setting: Setting, max_steps: int | None = None) -> tuple[list[Row], Tex
         Row(EQUAL_FLOPS, "LLaVA's way, HIVE's training FLOPs: fewer steps", with_flops_of(attention, hive, texts)),
         Row(REFERENCE, "25 % of the layers, uniform", hive),
     ]
-    return towers + _ablations(hive), texts
+    unseeing = Row(BLIND, "no tower: the questions without pictures", hive, pretrained=False, sees=False)
+    return [*towers, *_ablations(hive), unseeing], texts
 
 
 def _ablations(hive: Config) -> list[Row]:

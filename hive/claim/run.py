@@ -14,14 +14,14 @@ import torch
 from rich.console import Console
 
 from hive.claim.cost import Texts, read_layer, run_cost
-from hive.claim.evaluate import EvaluationSet, caption_losses, probe_tower
-from hive.claim.plan import Row
+from hive.claim.evaluate import EvaluationSet, answer_blindly, caption_losses, evaluate_tower
+from hive.claim.plan import Row, Setting
 from hive.config import Config
 from hive.distributed import World
 from hive.errors import UserError
 from hive.files import replace_text
 from hive.model.build import fresh_vision
-from hive.probe.protocol import Protocol
+from hive.probe.tower import ProbedTower
 from hive.runs import load_run
 from hive.train.cli import CONFIG_FILE, fingerprint, load_config
 from hive.train.trainer import Trainer
@@ -62,13 +62,13 @@ class Job:
         return json.loads(path.read_text()) if path.exists() else None
 
 
-def jobs(rows: Sequence[Row], seeds: Sequence[int], out: Path, data: EvaluationSet, protocol: Protocol) -> list[Job]:
+def jobs(rows: Sequence[Row], seeds: Sequence[int], out: Path, data: EvaluationSet, setting: Setting) -> list[Job]:
     """Every row with the first seed, then with the next, so that a stopped comparison is as even as it can be."""
-    splits = [pairs.fingerprint for pairs in data.pairs.values()]
+    same = [data.fingerprint, asdict(setting.probing), asdict(setting.answering)]
 
     def planned(row: Row, seed: int) -> str:
         # The data's path is free to change, its content is not.
-        parts = [fingerprint(replace(row.config, seed=seed)), row.pretrained, splits, asdict(protocol)]
+        parts = [fingerprint(replace(row.config, seed=seed)), row.pretrained, row.sees, *same]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     return [Job(row, seed, out / f"{row.name}-{seed}", planned(row, seed)) for seed in seeds for row in rows]
@@ -80,7 +80,7 @@ def seeds_in(out: Path) -> list[int]:
     return sorted(int(end) for end in ends if end.isdecimal())
 
 
-def do(job: Job, data: EvaluationSet, texts: Texts, protocol: Protocol, world: World, console: Console) -> None:
+def do(job: Job, data: EvaluationSet, texts: Texts, setting: Setting, world: World, console: Console) -> None:
     """Trains the job's run unless it is done, evaluates it, and writes its result; then its checkpoints go.
 
     Raises `Stopped` where a signal ended the training.
@@ -88,21 +88,24 @@ def do(job: Job, data: EvaluationSet, texts: Texts, protocol: Protocol, world: W
     job.folder.mkdir(parents=True, exist_ok=True)
     replace_text(job.folder / PLANNED, job.planned)
     config = job.config
-    layer, workers = read_layer(config), config.dataset.workers
-    result: dict[str, Any] = {"tower": job.row.name, "seed": job.seed, "layer": layer}
-    if job.row.pretrained:
-        if not (job.folder / "tower").is_dir():  # the last thing that a run makes
-            _train(job, world, console)
-        run = load_run(job.folder, world.device)
-        tower = run.model.tower.model
-        cost = run_cost(config, texts)
-        result |= {"steps": cost.steps, "images": cost.images, "flops": cost.flops}
-        result["loss"] = caption_losses(run, data, world)
+    result: dict[str, Any] = {"tower": job.row.name, "seed": job.seed, "steps": (), "images": 0, "flops": 0.0}
+    if not job.row.sees:
+        result["questions"] = answer_blindly(config.vision, data, setting.answering, job.seed, world.device)
     else:
-        torch.manual_seed(job.seed)  # as a run begins
-        tower = fresh_vision(config.vision)
-        result |= {"steps": (), "images": 0, "flops": 0.0}
-    result["probe"] = probe_tower(tower, layer, data, protocol, world.device, workers)
+        if job.row.pretrained:
+            if not (job.folder / "tower").is_dir():  # the last thing that a run makes
+                _train(job, world, console)
+            run = load_run(job.folder, world.device)
+            tower = run.model.tower.model
+            cost = run_cost(config, texts)
+            result |= {"steps": cost.steps, "images": cost.images, "flops": cost.flops}
+            result["loss"] = caption_losses(run, data, world)
+        else:
+            torch.manual_seed(job.seed)  # as a run begins
+            tower = fresh_vision(config.vision)
+        result["layer"] = read_layer(config)
+        probed = ProbedTower(tower, result["layer"], world.device)
+        result |= evaluate_tower(probed, data, setting, job.seed, config.dataset.workers)
     replace_text(job.folder / RESULT, json.dumps(result, indent=2) + "\n")
     shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
 
@@ -135,7 +138,7 @@ def run_all(
     todo: Sequence[Job],
     data: EvaluationSet,
     texts: Texts,
-    protocol: Protocol,
+    setting: Setting,
     world: World,
     console: Console,
     say: Callable[[str], None],
@@ -146,4 +149,4 @@ def run_all(
         say(f"{len(todo) - len(missing)} of {len(todo)} are done already")
     for number, job in enumerate(missing, 1):
         say(f"\n== {number}/{len(missing)}: {job.row.name}, seed {job.seed} ({job.row.words})")
-        do(job, data, texts, protocol, world, console)
+        do(job, data, texts, setting, world, console)

@@ -43,7 +43,7 @@ class Metric:
     cells: dict[str, dict[str, Cell]]
     """By row and split."""
     majority: dict[str, float] | None
-    """Of always answering training's most frequent class, by split."""
+    """Of always answering what training has most often, by split."""
     percent: bool
 
 
@@ -51,26 +51,39 @@ def metrics(rows: Sequence[Row], results: Results, data: EvaluationSet) -> list[
     """The tables, with the rows that have results."""
     found = []
     for target in TARGETS:
-        values = _values(rows, results, lambda result, split, t=target: result["probe"][t]["accuracy"][split])
+        values = _values(rows, results, ["probe", target, "accuracy"])
         majority = {split: data.majority(target, split) for split in SPLITS}
         classes = len(data.classes[target])
         found.append(Metric(f"Accuracy of the {target} probe, {classes} classes, %", _cells(values), majority, True))
+    common = {split: data.questions.most_common(split) for split in SPLITS}
+    for kind, answers in data.questions.answers.items():
+        values = _values(rows, results, ["questions", "accuracy", kind])
+        majority = {split: shares[kind] for split, shares in common.items() if kind in shares}
+        title = f"Templated questions: {kind}, {len(answers):,} answers, % right"
+        found.append(Metric(title, _cells(values), majority, True))
     for key, title in LOSSES.items():
-        values = _values(rows, results, lambda result, split, k=key: result.get("loss", {}).get(k, {}).get(split))
+        values = _values(rows, results, ["loss", key])
         found.append(Metric(title, _cells(values), None, False))
     return found
 
 
-def _values(rows: Sequence[Row], results: Results, read: Any) -> dict[str, dict[str, dict[int, float]]]:
-    """By row, split and seed; without the rows that have no such number."""
+def _values(rows: Sequence[Row], results: Results, path: Sequence[str]) -> dict[str, dict[str, dict[int, float]]]:
+    """By row, split and seed, what a result has at this path; without the rows that have no such number."""
     values: dict[str, dict[str, dict[int, float]]] = {}
     for row in rows:
         for split in SPLITS:
             for (name, seed), result in sorted(results.items()):
-                number = read(result, split) if name == row.name else None
+                number = _at(result, (*path, split)) if name == row.name else None
                 if number is not None:
                     values.setdefault(row.name, {}).setdefault(split, {})[seed] = number
     return values
+
+
+def _at(found: Any, path: Sequence[str]) -> Any:
+    """What is at the end of the path, or None."""
+    for key in path:
+        found = None if found is None else found.get(key)
+    return found
 
 
 def _cells(values: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[str, dict[str, Cell]]:
@@ -125,14 +138,15 @@ def _table(metric: Metric) -> list[str]:
         cells = [text for split in SPLITS for text in _texts(splits.get(split), metric.percent)]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     if metric.majority is not None:
-        cells = [text for split in SPLITS for text in (f"{100 * metric.majority[split]:.1f}", "", "")]
-        lines.append("| most frequent class | " + " | ".join(cells) + " |")
+        shares = [metric.majority.get(split) for split in SPLITS]
+        cells = [text for share in shares for text in ("–" if share is None else f"{100 * share:.1f}", "", "")]
+        lines.append("| most common answer | " + " | ".join(cells) + " |")
     return lines
 
 
 def _texts(found: Cell | None, percent: bool) -> tuple[str, str, str]:
     if found is None:
-        return "", "", ""
+        return "–", "", ""
 
     def shown(number: float, sign: str = "") -> str:
         return f"{100 * number:{sign}.1f}" if percent else f"{number:{sign}.3f}"
@@ -147,6 +161,8 @@ def _footer(found: Sequence[Metric]) -> list[str]:
     cells = [c for metric in found for splits in metric.cells.values() for c in splits.values()]
     tested = sorted({c.pairs for c in cells if c.p is not None})
     lines = ["Mean ± sample deviation over the seeds."]
+    if any(len(splits) < len(SPLITS) for metric in found for splits in metric.cells.values()):
+        lines.append("A score of –: nothing was asked there, since training has none of the answers.")
     if tested:
         lines.append(
             f"p: two-sided paired t-test of HIVE against the row over the {' or '.join(map(str, tested))} seeds that "

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from hive.claim import plan, run
 from hive.claim.__main__ import main
 from hive.claim.cost import run_cost
 from hive.claim.evaluate import open_set
-from hive.claim.plan import EQUAL_FLOPS, Setting, rows, small
+from hive.claim.plan import BLIND, EQUAL_FLOPS, Setting, rows, small
 from hive.claim.table import cell
 from hive.config import LanguageConfig, VisionConfig, check
 from hive.data.pairs import EMBEDDED
@@ -33,7 +34,8 @@ def tiny(folder: Path | None = None) -> Setting:
         batch_size=8,
         micro_batch_size=8,
     )
-    return replace(setting, base=base, protocol=Protocol((1e-2,), (0.05,), epochs=1.0, seeds=1))
+    short = Protocol((1e-2,), (0.05,), epochs=1.0, seeds=1)
+    return replace(setting, base=base, probing=short, answering=short)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ def test_rows_differ_and_can_be_trained(setting: str, monkeypatch: pytest.Monkey
     assert len({row.config for row in trained}) == len(trained)
     for row in made:
         check(row.config)
-    assert {row.name for row in made if not row.ablation} == {"none", "self-attention", EQUAL_FLOPS, "hive"}
+    assert {row.name for row in made if not row.ablation} == {"none", "self-attention", EQUAL_FLOPS, "hive", BLIND}
 
 
 def test_densities_of_the_small_setting() -> None:
@@ -97,12 +99,33 @@ def test_paired_statistics_by_hand() -> None:
 
 
 def test_majority_is_of_the_training_classes(data: Path) -> None:
-    found = open_set(data)
+    found = open_set(data, LanguageConfig())
     rows_of = {
         split: pq.read_table(data / f"{split}.parquet")["group"].to_pylist() for split in ("train", "seen_style")
     }
     largest = max(dict.fromkeys(rows_of["train"]), key=rows_of["train"].count)
     assert found.majority("group", "seen_style") == rows_of["seen_style"].count(largest) / 40
+
+
+def test_plan_covers_every_label(data: Path, tmp_path: Path) -> None:
+    """A result of other labels, other questions or another way to train is not taken for this plan's."""
+    setting = tiny(data)
+    row = rows(setting, 1)[0][0]
+
+    def planned(folder: Path, setting: Setting = setting) -> str:
+        return run.jobs([row], [0], tmp_path, open_set(folder, LanguageConfig()), setting)[0].planned
+
+    found = {planned(data), planned(data, replace(setting, answering=replace(setting.answering, epochs=2.0)))}
+    for name in ("group", "subgroup", "tone", "concept"):
+        folder = tmp_path / name
+        shutil.copytree(data, folder, symlinks=True)
+        table = pq.read_table(folder / "train.parquet")
+        values = [f"{value} 2" for value in table[name].to_pylist()]
+        place = table.schema.get_field_index(name)
+        pq.write_table(table.set_column(place, name, [values]), folder / "train.parquet")
+        found.add(planned(folder))
+    assert len(found) == 6
+    assert planned(data) in found
 
 
 def test_whole_comparison_stopped_and_continued(
@@ -133,17 +156,31 @@ def test_whole_comparison_stopped_and_continued(
     assert sorted(set(steps)) == list(range(1, 10))  # continued, not begun again beside the old records
     assert not list(out.glob("*/checkpoints"))
     table = json.loads((out / "table.json").read_text())
-    group, right = table["metrics"][0], table["metrics"][2]
+    by_title = {metric["title"]: metric for metric in table["metrics"]}
+    group = table["metrics"][0]
+    right = by_title["Caption loss with the right image, nats a token (less is better)"]
     assert set(group["cells"]) == {"none", "self-attention", "hive"}
     assert set(right["cells"]) == {"self-attention", "hive"}
     assert group["cells"]["none"]["unseen_style"]["pairs"] == 2
-    assert "| most frequent class |" in (out / "table.md").read_text()
+
+    # a table for each kind of question that the set has, with its baselines
+    tables = (out / "table.md").read_text().split("## ")
+    asked = {text.split(",")[0].removeprefix("Templated questions: "): text for text in tables if "Templated" in text}
+    assert set(asked) == {"name", "group", "subgroup", "yes/no"}
+    for text in asked.values():
+        assert [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")] == [
+            "| tower", "| none", "| self-attention", "| hive", "| blind", "| most common answer",
+        ]  # fmt: skip
+    assert "| blind | 50.0 ± 0.0 |" in asked["yes/no"]
+    assert "| most common answer | 50.0 |" in asked["yes/no"]
+    cells = asked["name"].split("| most common answer |")[1].splitlines()[0].split("|")
+    assert [cell.strip() for cell in cells[6:9]] == ["–", "", ""]
 
     # nothing is left to do; another plan is refused
     monkeypatch.setattr("hive.claim.run.do", lambda *arguments: pytest.fail("done again"))
     capsys.readouterr()
     assert main(flags) == 0
-    assert "6 of 6 are done already" in capsys.readouterr().out
+    assert "8 of 8 are done already" in capsys.readouterr().out
     assert main([*flags, "--max-steps", "2"]) == 2
     assert "made with other settings" in capsys.readouterr().err
 
