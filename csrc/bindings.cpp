@@ -1,11 +1,12 @@
-// The operators hive_kernels_cuda::*, whose schemas hive_kernels/native.py defines, over torch's stable ABI: one shared
-// library serves every torch from 2.10 on and every Python. Arguments were checked there; what is asserted here is ours.
+// The operators hive_kernels_cuda::*, whose schemas are in hive_kernels/*/operators.py, over torch's stable ABI: one shared
+// library serves every torch from 2.10 on and every Python. What the public functions tell their users was checked there;
+// what is checked here keeps kernels inside their tensors, whoever calls.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <cmath>
+#include <algorithm>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -29,6 +30,13 @@ Element element_of(const Tensor& x) {
     case ScalarType::Float: return Element::single;
     default: STD_TORCH_CHECK(false, "hive_kernels_cuda has no kernels for this dtype");
   }
+}
+
+using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
+
+void expect(const char* name, const Tensor& x, const Tensor& beside, ScalarType type, Sizes sizes) {
+  STD_TORCH_CHECK(x.scalar_type() == type && x.device() == beside.device() && x.sizes() == sizes,
+                  "hive_kernels_cuda: the dtype, device or shape of ", name, " doesn't fit the first argument's");
 }
 
 int as_int(int64_t x) {
@@ -87,13 +95,21 @@ struct Call {
 };
 
 Call prepare(Tensor q_, Tensor k_, Tensor v_, Tensor offsets_q_, std::optional<Tensor> offsets_k_, double scale) {
+  const bool dense = !offsets_k_.has_value();
+  STD_TORCH_CHECK(q_.dim() == 3 && k_.dim() == (dense ? 4 : 3) && offsets_q_.dim() == 1,
+                  "hive_kernels_cuda: q, k or offsets_q has a dimension too many or too few");
+  const int64_t samples = offsets_q_.size(0) - 1, token = k_.dim() - 3, head = k_.dim() - 2;
+  expect("k", k_, q_, q_.scalar_type(), k_.sizes());
+  expect("v", v_, q_, q_.scalar_type(), k_.sizes());
+  expect("offsets_q", offsets_q_, q_, ScalarType::Int, {samples + 1});
+  if (!dense) expect("offsets_k", *offsets_k_, q_, ScalarType::Int, {samples + 1});
+  STD_TORCH_CHECK(k_.size(head + 1) == q_.size(2) && (!dense || k_.size(0) == samples),
+                  "hive_kernels_cuda: k doesn't fit q and offsets_q");
+  STD_TORCH_CHECK(k_.size(head) > 0 && q_.size(1) % k_.size(head) == 0, "hive_kernels_cuda: heads don't divide");
+
   Call call{addressable(q_), addressable(k_), addressable(v_), packed(offsets_q_), std::nullopt, {}, element_of(q_), 0};
   if (offsets_k_) call.offsets_k = packed(*offsets_k_);
   const Tensor &q = call.q, &k = call.k, &v = call.v;
-  const bool dense = k.dim() == 4;
-  STD_TORCH_CHECK(dense == !call.offsets_k.has_value(), "hive_kernels_cuda: offsets_k belong to packed keys");
-  const int64_t token = k.dim() - 3, head = k.dim() - 2;
-  STD_TORCH_CHECK(k.size(head) > 0 && q.size(1) % k.size(head) == 0, "hive_kernels_cuda: heads don't divide");
   STD_TORCH_CHECK(call.element != Element::single, "hive_kernels_cuda has no attention in fp32");
   call.head_dim = as_int(q.size(2));
   STD_TORCH_CHECK(call.head_dim == 64 || call.head_dim == 128, "hive_kernels_cuda: heads of ", call.head_dim);
@@ -113,11 +129,12 @@ Call prepare(Tensor q_, Tensor k_, Tensor v_, Tensor offsets_q_, std::optional<T
       v.stride(head),
       as_int(q.size(0)),
       as_int(k.size(token)),
-      as_int(call.offsets_q.size(0) - 1),
+      as_int(samples),
       as_int(k.size(head)),
       as_int(q.size(1) / k.size(head)),
       static_cast<float>(scale),
   };
+  as_int(q.size(0) * call.problem.group + 64 * samples);  // rows of all blocks, which kernels count in int
   return call;
 }
 
@@ -138,6 +155,9 @@ std::tuple<Tensor, Tensor, Tensor> cross_attention_backward(Tensor grad, Tensor 
                                                             double scale, int64_t longest) {
   const OnDevice device(q);
   const Call call = prepare(q, k, v, offsets_q, offsets_k, scale);
+  expect("grad", grad, q, q.scalar_type(), q.sizes());
+  expect("out", out_, q, q.scalar_type(), q.sizes());
+  expect("lse", lse_, q, ScalarType::Float, {q.size(0), q.size(1)});
   const Tensor dout = addressable(grad), out = packed(out_), lse = packed(lse_);
   Tensor dq = allocate_like(q), dk = allocate_like(k), dv = allocate_like(v);
   if (call.problem.batch > 0) {
@@ -165,6 +185,8 @@ Elements elements(const Tensor& x) { return {x.data_ptr(), element_of(x)}; }
 
 Tensor gated_residual_of(Tensor x_, Tensor y_, Tensor gate) {
   const OnDevice device(x_);
+  expect("y", y_, x_, y_.scalar_type(), x_.sizes());
+  STD_TORCH_CHECK(gate.numel() == 1 && gate.device() == x_.device(), "hive_kernels_cuda: gate isn't one number by x");
   const Tensor x = packed(x_), y = packed(y_);
   Tensor out = allocate_like(x);
   gated_residual(elements(x), elements(y), elements(gate), elements(out), x.numel(), device.stream());
@@ -173,6 +195,8 @@ Tensor gated_residual_of(Tensor x_, Tensor y_, Tensor gate) {
 
 std::tuple<Tensor, Tensor> gated_residual_gradients(Tensor grad_, Tensor y_, Tensor gate) {
   const OnDevice device(y_);
+  expect("grad", grad_, y_, grad_.scalar_type(), y_.sizes());
+  STD_TORCH_CHECK(gate.numel() == 1 && gate.device() == y_.device(), "hive_kernels_cuda: gate isn't one number by y");
   const Tensor grad = packed(grad_), y = packed(y_);
   Tensor grad_y = allocate_like(y), grad_gate = allocate_like(gate);
   const Tensor partials = allocate(y, {gate_partials(y.numel())}, ScalarType::Float);

@@ -11,7 +11,7 @@ constexpr int PER_THREAD = 8;  // 16 bytes of 16-bit elements
 constexpr int PER_BLOCK = THREADS * PER_THREAD;
 
 template <class T>
-struct alignas(PER_THREAD * sizeof(T) < 16 ? PER_THREAD * sizeof(T) : 16) Pieces {
+struct alignas(16) Pieces {
   T element[PER_THREAD];
 };
 
