@@ -171,9 +171,10 @@ HIVE_DEVICE void exchange(KeySums<S::D>& dk, KeySums<S::D>& dv, const Warp& warp
   };
   if (warp.group == 1) give(dv);
   synchronize_block();
-  if (warp.group == 0) take(dv);
-  synchronize_block();
-  if (warp.group == 0) give(dk);
+  if (warp.group == 0) {
+    take(dv);
+    give(dk);  // where this thread itself has taken from
+  }
   synchronize_block();
   if (warp.group == 1) take(dk);
 }
@@ -226,6 +227,7 @@ HIVE_DEVICE void load_rows(const Attention& p, const BackwardTensors& r, int fir
   const Tile<D> q_tile{S::q}, dout_tile{S::dout};
   q_tile.template copy<S::ROWS, S::THREADS>([&](int n) { return q.at(n); }, first, rows);
   dout_tile.template copy<S::ROWS, S::THREADS>([&](int n) { return dout.at(n); }, first, rows);
+  static_assert(S::ROWS % (S::THREADS / LANES) == 0, "all lanes of a warp exchange sums");
   for (int row = thread_index() / LANES; row < S::ROWS; row += S::THREADS / LANES) {
     const bool inside = first + row < rows;
     float delta = 0;
@@ -313,8 +315,7 @@ attention_backward_kernel(HIVE_GRID_CONSTANT const Attention p, HIVE_GRID_CONSTA
 
   // Without any row too, once: keys that nobody reads get gradient 0.
   for (int row = 0; row == 0 || row < rows; row += S::ROWS) {
-    synchronize_block();  // nobody reads the rows before these any more
-    load_rows<S>(p, r, row);
+    if (rows > 0) load_rows<S>(p, r, row);
     if (image.length > 0) copy_keys<S>(p, image, 0);
     float dq[S::CHUNKS][D / 16][4] = {};
 
@@ -331,7 +332,7 @@ attention_backward_kernel(HIVE_GRID_CONSTANT const Attention p, HIVE_GRID_CONSTA
         synchronize_warps_of<S>(warp);
         add_to_queries<S>(dq[c], dscores, warp);
       }
-      synchronize_block();  // nobody reads keys, values and dS any more
+      synchronize_block();  // nobody reads keys, values and dS any more, nor rows after the last tile
       if (key + KEYS < image.length) copy_keys<S>(p, image, key + KEYS);
       finish_keys<S>(p, r, image, key, dk, dv, row == 0, row + S::ROWS >= rows);
     }

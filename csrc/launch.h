@@ -1,4 +1,4 @@
-// Launching a kernel on a CUDA stream; without nvcc, block after block in the emulator.
+// Launching a kernel on a CUDA stream; without nvcc, in the emulator.
 #pragma once
 
 #include "types.h"
@@ -12,7 +12,9 @@
 namespace hive {
 
 inline void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+  if (error == cudaSuccess) return;
+  const char* remedy = error == cudaErrorNoKernelImageForDevice ? "; build for it too: HIVE_CUDA_ARCHITECTURES" : "";
+  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error) + remedy);
 }
 
 constexpr uint32_t SHARED_WITHOUT_ASKING = 48 * 1024;
@@ -38,7 +40,6 @@ void launch(void (*kernel)(Parameters...), int x, int y, int threads, uint32_t s
 namespace hive {
 
 namespace emulator {
-inline bool last_warp_first = false;
 inline int64_t last_launch[4];
 }  // namespace emulator
 
@@ -48,10 +49,7 @@ void launch(void (*kernel)(Parameters...), int x, int y, int threads, uint32_t s
   if (x == 0 || y == 0) return;
   emulator::last_launch[0] = x, emulator::last_launch[1] = y;
   emulator::last_launch[2] = threads, emulator::last_launch[3] = shared;
-  emulator::Block block(threads, shared);
-  for (int j = 0; j < y; ++j) {
-    for (int i = 0; i < x; ++i) block.run([&] { kernel(arguments...); }, i, j, y, emulator::last_warp_first);
-  }
+  emulator::Block::run_grid([&] { kernel(arguments...); }, x, y, threads, static_cast<int>(shared));
 }
 
 }  // namespace hive

@@ -46,6 +46,8 @@ class Case(NamedTuple):
     name: str
     operation: Operation
     shapes: tuple[tuple[int, ...], ...]
+    backend: str = ""
+    """The only one that has kernels of its own for this case; none means all."""
 
 
 def skip(on: bool = True) -> None:
@@ -98,7 +100,8 @@ def run(device: torch.device | str, backend: str = "triton") -> list[tuple[str, 
     results = []
     for case in cases():
         operation = case.name.partition(",")[0]
-        for dtype in _DTYPES[backend, device.type] if SERVED_BY[operation][backend] == backend else ():
+        served = SERVED_BY[operation][backend] == backend and case.backend in ("", backend)
+        for dtype in _DTYPES[backend, device.type] if served else ():
             generator = torch.Generator().manual_seed(0)
             tensors = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in case.shapes]
             for result in measure(case.operation, [x.to(device) for x in tensors], dtype, backend):
@@ -120,6 +123,13 @@ def cases() -> Iterator[Case]:
         return cross_attention(q, k, v, offsets.to(q.device), max_seqlen_q=90, backend=backend)
 
     yield Case("cross_attention", attention, ((130, 6, 64), (4, 145, 2, 64), (4, 145, 2, 64)))
+    wide = ((130, 2, 128), (4, 70, 1, 128), (4, 70, 1, 128))
+    yield Case("cross_attention, wide heads", attention, wide, "cuda")
+
+    def captions(q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
+        return cross_attention(q, k, v, cu_seqlens([9, 0, 5], q.device), max_seqlen_q=9, backend=backend)
+
+    yield Case("cross_attention, short texts", captions, ((14, 6, 64), (3, 145, 2, 64), (3, 145, 2, 64)), "cuda")
 
     def weights(q: Tensor, k: Tensor, backend: str) -> Tensor:
         offset = offsets.to(q.device)

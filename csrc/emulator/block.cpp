@@ -10,6 +10,7 @@ namespace hive::emulator {
 namespace {
 constexpr int STACK_BYTES = 64 * 1024;
 constexpr int BARRIERS = 16;
+constexpr int64_t RESIDENT = 4;  // blocks at a time
 constexpr uint32_t ALIGNMENT = 128;
 Block* current_block = nullptr;
 }  // namespace
@@ -24,15 +25,34 @@ Block::Block(int threads, int shared_bytes)
   offset_ = ALIGNMENT - reinterpret_cast<uintptr_t>(memory_.data()) % ALIGNMENT;
   for (int i = 0; i < threads; ++i) {
     fibers_.push_back(std::make_unique<Fiber>());
-    fibers_.back()->stack = std::make_unique<char[]>(STACK_BYTES);
+    fibers_.back()->stack = std::make_unique_for_overwrite<char[]>(STACK_BYTES);
   }
 }
 
-void Block::run(const std::function<void()>& kernel, int x_, int y_, int grid_y_, bool last_warp_first) {
+void Block::run_grid(const std::function<void()>& kernel, int x, int y, int threads, int shared_bytes) {
+  const int64_t count = int64_t{x} * y;
+  std::vector<std::unique_ptr<Block>> blocks;
+  while (static_cast<int64_t>(blocks.size()) < std::min(count, RESIDENT)) {
+    blocks.push_back(std::make_unique<Block>(threads, shared_bytes));
+  }
+  for (int64_t first = 0; first < count; first += RESIDENT) {
+    blocks.resize(std::min(count - first, RESIDENT));
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      const auto index = first + static_cast<int64_t>(i);
+      blocks[i]->begin(kernel, static_cast<int>(index % x), static_cast<int>(index / x), y);
+    }
+    for (bool moved = true; moved;) {
+      moved = false;
+      for (auto& block : blocks) moved |= block->run();
+    }
+    for (const auto& block : blocks) block->end();
+  }
+}
+
+void Block::begin(const std::function<void()>& kernel, int x_, int y_, int grid_y_) {
   x = x_, y = y_, grid_y = grid_y_;
   kernel_ = &kernel;
   error_ = nullptr;
-  current_block = this;
   std::fill(memory_.begin(), memory_.end(), 0xff);
   std::fill(warps_.begin(), warps_.end(), Warp{});
   std::fill(barriers_.begin(), barriers_.end(), Barrier{});
@@ -45,19 +65,25 @@ void Block::run(const std::function<void()>& kernel, int x_, int y_, int grid_y_
     fiber->context.uc_link = &scheduler_;
     makecontext(&fiber->context, &Block::start, 0);
   }
+}
+
+bool Block::run() {
+  current_block = this;
   const int warps = static_cast<int>(warps_.size());
-  for (bool moved = true; moved;) {
-    moved = false;
-    for (int i = 0; i < warps; ++i) {
-      const int first = WARP * (last_warp_first ? warps - 1 - i : i);
-      for (bool again = true; again;) {
-        again = false;
-        for (int thread = first; thread < first + WARP; ++thread) again |= advance(thread);
-        moved |= again;
-      }
+  bool moved = false;
+  for (int i = 0; i < warps; ++i) {
+    const int first = WARP * (timing.last_warp_first ? warps - 1 - i : i);
+    for (bool again = true; again;) {
+      again = false;
+      for (int thread = first; thread < first + WARP; ++thread) again |= advance(thread);
+      moved |= again;
     }
   }
-  for (auto& fiber : fibers_) {
+  return moved;
+}
+
+void Block::end() const {
+  for (const auto& fiber : fibers_) {
     if (!fiber->done) throw std::logic_error("threads of a block wait for ever");
     if (!fiber->copies.empty()) throw std::logic_error("a thread ended without waiting for its copies");
   }
@@ -93,6 +119,11 @@ unsigned char* Block::shared(uint32_t address, uint32_t bytes) {
     throw std::logic_error(std::to_string(bytes) + " bytes at " + std::to_string(address) + " of shared memory");
   }
   return memory_.data() + offset_ + address;
+}
+
+void Block::copy(Copy copy) {
+  fibers_[running_]->copies.push_back(copy);
+  if (timing.copies_at_once) wait_for_copies();
 }
 
 void Block::wait_for_copies() {

@@ -1,9 +1,10 @@
-// One CUDA block on one CPU thread, for tests: every CUDA thread is a fiber that runs until it has to wait.
+// CUDA blocks on one CPU thread, for tests: every CUDA thread is a fiber that runs until it has to wait.
 //
 // What a GPU leaves undefined is made as bad as it can be, so that a kernel that relies on it fails here:
-//   - a warp runs as far as it can before the next one starts, in an order that the caller chooses;
+//   - a warp runs as far as it can before the next one starts, first to last or last to first;
+//   - a few blocks are under way at a time, and take turns where all of their threads wait;
 //   - shared memory is full of NaNs at the start;
-//   - an asynchronous copy reads and writes at the last moment, when its thread waits for it.
+//   - an asynchronous copy reads and writes at the last moment, when its thread waits for it, or else at once.
 // Waiting for ever, lanes of a warp at different instructions, and addresses outside of shared memory are errors.
 #pragma once
 
@@ -19,6 +20,13 @@ namespace hive::emulator {
 
 constexpr int WARP = 32;
 
+// What a GPU leaves open, and tests choose.
+struct Timing {
+  bool last_warp_first = false;
+  bool copies_at_once = false;
+};
+inline Timing timing;
+
 struct Copy {
   uint32_t to;
   const void* from;
@@ -29,8 +37,8 @@ class Block {
  public:
   Block(int threads, int shared_bytes);
 
-  // Runs the kernel in every thread. Throws what a thread threw, or std::logic_error where threads wait for ever.
-  void run(const std::function<void()>& kernel, int x, int y, int grid_y, bool last_warp_first);
+  // Runs the kernel in every block of a grid. Throws what a thread threw, or std::logic_error where threads wait for ever.
+  static void run_grid(const std::function<void()>& kernel, int x, int y, int threads, int shared_bytes);
 
   static Block& current();
 
@@ -41,7 +49,7 @@ class Block {
   // `bytes` bytes of shared memory, aligned to their number; anything else is an error.
   unsigned char* shared(uint32_t address, uint32_t bytes);
 
-  void copy(Copy copy) { fibers_[running_]->copies.push_back(copy); }
+  void copy(Copy copy);
   void wait_for_copies();
 
   // Waits until `threads` threads are at this barrier. Returns in how many of them the condition holds.
@@ -69,6 +77,10 @@ class Block {
     int arrived, count, result;
     std::vector<int> waiting;
   };
+
+  void begin(const std::function<void()>& kernel, int x, int y, int grid_y);
+  bool run();  // every warp as far as it can go; whether one could
+  void end() const;
 
   static void start();
   void wait();

@@ -4,7 +4,9 @@
 
 extern "C" {
 
-void hive_emulator_last_warp_first(bool on) { hive::emulator::last_warp_first = on; }
+void hive_emulator_timing(bool last_warp_first, bool copies_at_once) {
+  hive::emulator::timing = {last_warp_first, copies_at_once};
+}
 
 int64_t hive_emulator_bank_conflicts() { return hive::emulator::Block::bank_conflicts; }
 

@@ -35,6 +35,7 @@ LONG = {
     "two blocks of rows": cross([90, 3, 0], 65, 1, 3, 64),
     "three of wide heads": cross([44, 0, 2], 70, 2, 3, 128),
     "packed keys": cross([100, 0, 9, 90], [3, 70, 0, 131], 1, 3, 64),
+    "rows that fill blocks": cross([16, 8], 70, 1, 8, 128),
 }
 
 
@@ -44,16 +45,25 @@ def test_texts_that_no_block_holds(case, dtype):
     check(LONG[case], dtype, CUDA)
 
 
+def test_more_samples_than_a_block_has_threads():
+    """Over one key, every token reads that key's value."""
+    lengths = [1, 0, 2] * 45
+    q, k, v = (randn(135, *shape).half() for shape in ((1, 64), (1, 1, 64), (1, 1, 64)))
+    out = cross_attention(q, k, v, cu_seqlens(lengths), backend="cuda")
+    assert torch.equal(out, v[:, 0].repeat_interleave(torch.tensor(lengths), dim=0))
+
+
 @pytest.mark.parametrize("case", [*LONG, "few rows"])
-def test_results_do_not_depend_on_the_order_of_warps(case):
-    """Where one warp reads what another writes without a barrier in between, one of the two orders shows it."""
+def test_results_do_not_depend_on_timing(case):
+    """A barrier that is missing shows in one of two orders of warps, or where copies land before others have read."""
     run, tensors = LONG.get(case) or cross([5, 0, 9], 70, 2, 3, 64, max_seqlen_q=9)
     results = []
-    for last_first in (False, True):
-        settings().hive_emulator_last_warp_first(last_first)
+    for last_warp_first, copies_at_once in ((False, True), (True, False), (False, False)):
+        settings().hive_emulator_timing(last_warp_first, copies_at_once)
         results.append(with_gradients(run, [x.half() for x in tensors], "cuda"))
-    settings().hive_emulator_last_warp_first(False)
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    for a, b, c in zip(*results, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(b, c)
 
 
 @pytest.mark.parametrize("dim", [64, 128])
@@ -65,13 +75,14 @@ def test_matrices_are_read_without_bank_conflicts(dim):
 
 
 @pytest.mark.parametrize(
-    ("longest", "dim", "threads"), [(21, 64, 128), (22, 64, 256), (85, 64, 256), (200, 64, 256), (9, 128, 256)]
+    ("longest", "group", "dim", "threads"),
+    [(21, 3, 64, 128), (64, 1, 64, 128), (65, 1, 64, 256), (85, 3, 64, 256), (200, 3, 64, 256), (9, 3, 128, 256)],
 )
-def test_launch_shapes(longest, dim, threads):
-    run, tensors = cross([longest, 0, 1], 10, 2, 3, dim, max_seqlen_q=longest)
+def test_launch_shapes(longest, group, dim, threads):
+    run, tensors = cross([longest, 0, 1], 10, 2, group, dim, max_seqlen_q=longest)
     q, k, v = (x.half().requires_grad_() for x in tensors)
     out = run(q, k, v, backend="cuda")
-    assert last_launch() == [(longest + 1) * 3 // 64 + 3, 2, 128, 3 * 64 * dim * 2]
+    assert last_launch() == [(longest + 1) * group // 64 + 3, 2, 128, 3 * 64 * dim * 2]
     out.sum().backward()
     *grid, used, shared = last_launch()
     assert grid == [3, 2]  # samples, key heads
@@ -88,7 +99,7 @@ def test_two_small_blocks_share_a_multiprocessor():
 
 def test_a_wrong_bound_and_wrong_offsets_stay_inside():
     """Past the checks, as on a GPU. Inputs lie between NaNs: one that is read from outside shows in the results."""
-    for offsets in ([0, 5, 3, 90], [-7, 2, 4, 6], [3, 1, 0, 0], [0, 6, 6, 2**30]):
+    for offsets in ([0, 5, 3, 90], [-7, 2, 4, 6], [3, 1, 0, 0], [0, 6, 6, 2**30], [90, 0, 0, 6]):
         for longest in (1, 6, 300):
             for packed in (False, True):
                 cu = torch.tensor(offsets, dtype=torch.int32)
@@ -100,6 +111,32 @@ def test_a_wrong_bound_and_wrong_offsets_stay_inside():
                 for gradient in torch.ops.hive_kernels_cuda.cross_attention_backward(out, out, lse, *inputs):
                     written = gradient[~gradient.isnan()]  # the emulator fills with NaN what a kernel leaves out
                     assert written.abs().max() == 0 if written.numel() else True
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        ("q", torch.zeros(5, 6, 1, 64).half()),
+        ("q", torch.zeros(5, 6, 128).half()),
+        ("k", torch.zeros(2, 7, 2, 64)),
+        ("k", torch.zeros(3, 7, 2, 64).half()),
+        ("v", torch.zeros(2, 6, 2, 64).half()),
+        ("offsets_q", torch.tensor([0, 2, 5])),
+        ("offsets_k", torch.zeros(3, dtype=torch.int32)),
+        ("out", torch.zeros(4, 6, 64).half()),
+        ("grad", torch.zeros(5, 6, 64)),
+        ("lse", torch.zeros(5, 6).half()),
+        ("longest", -1),
+    ],
+)
+def test_operators_refuse_what_would_lead_kernels_outside(name, argument):
+    """Called past the public function."""
+    out, keys = torch.zeros(5, 6, 64).half(), torch.zeros(2, 7, 2, 64).half()
+    given = {"grad": out, "out": out, "lse": torch.zeros(5, 6), "q": out, "k": keys, "v": keys}
+    given |= {"offsets_q": cu_seqlens([2, 3]), "offsets_k": None, "scale": 1.0, "longest": 3}
+    torch.ops.hive_kernels_cuda.cross_attention_backward(*given.values())
+    with pytest.raises(RuntimeError, match="hive_kernels_cuda: "):
+        torch.ops.hive_kernels_cuda.cross_attention_backward(*(given | {name: argument}).values())
 
 
 def fenced(*shape: int) -> torch.Tensor:
@@ -123,16 +160,18 @@ def test_what_it_does_not_serve(tensors, message):
 
 
 def test_views_that_16_bytes_do_not_fit_are_copied():
-    wide, keys = randn(6, 6 * 64 + 1).half(), randn(2, 5, 2, 65).half()
-    views = [wide[:, 1:].unflatten(1, (6, 64)), keys[..., 1:], keys[..., :64]]
+    """By where they begin, or by a stride."""
+    wide, k, v = (randn(*shape).half() for shape in ((6, 6 * 64 + 1), (2, 5, 2, 72), (2, 5, 2, 65)))
+    views = [wide[:, 1:].unflatten(1, (6, 64)), k[..., 1:65], v[..., :64]]
     run, _ = cross([4, 2], 5, 2, 3, 64)
     results = [with_gradients(run, x, "cuda") for x in (views, [x.contiguous() for x in views])]
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-def test_the_selfcheck_covers_it():
+def test_the_selfcheck_covers_every_shape_of_its_kernels():
     results = selfcheck.run("cpu", "cuda")
-    assert {name for name, _, _ in results} == {"cross_attention", "gated_residual"}
+    attention = {f"cross_attention{case}" for case in ("", ", wide heads", ", short texts")}
+    assert {name for name, _, _ in results} == attention | {"gated_residual"}
     assert {dtype for _, dtype, _ in results} == set(CUDA.dtypes)
 
 
