@@ -21,7 +21,7 @@ def _prepared(request, monkeypatch):
 
 # Of narrow heads: D is the backend's narrowest. The first ones have texts of more than 64 packed rows, or no bound.
 CASES: dict[str, Callable[[int], Case]] = {
-    "many rows": lambda D: cross([23, 0, 2], 40, 1, 3, D),
+    "many rows": lambda D: cross([23, 0, 2], 63, 1, 3, D),
     "few rows": lambda D: cross([5, 0, 9], 40, 2, 3, D, max_seqlen_q=9),
     "even tiles": lambda D: cross([22], 64, 1, 3, 64),
     "577 keys": lambda D: cross([22], 577, 1, 3, 64, max_seqlen_q=22),
@@ -40,6 +40,7 @@ BIG = {
     "short": cross([21, 0, 3, 20], 577, 5, 3, 64, max_seqlen_q=21),
     "long packed": cross([77, 0, 3, 40], [576, 0, 1154, 3], 3, 3, 64),
     "groups of 4, 128 wide": cross([50, 9], 100, 2, 4, 128),
+    "longer than a block": cross([200, 0, 9], 577, 2, 3, 64),
 }
 
 
@@ -91,6 +92,14 @@ def test_two_runs_agree_in_every_bit(case, kernels):
 @pytest.mark.parametrize("case", BIG)
 def test_two_runs_agree_in_every_bit_at_scale(case, kernels):
     backward_twice(BIG[case], torch.bfloat16, kernels)
+
+
+@BOTH
+@pytest.mark.parametrize("bound", [None, 9], ids=["many rows", "few rows"])
+def test_scores_far_below_zero(kernels, bound):
+    """A key that doesn't exist has a score of 0, and would weigh more than all others."""
+    run, (q, k, v) = cross([5, 9], 70, 1, 3, kernels.dim, max_seqlen_q=bound)
+    check((run, [q.abs() + 2, -k.abs() - 2, v]), torch.float16, kernels)
 
 
 @BOTH

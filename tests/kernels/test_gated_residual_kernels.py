@@ -52,6 +52,10 @@ def test_the_opening_is_accurate_near_zero_and_far_from_it(kernels, gate):
     expected = math.tanh(g.item())
     assert opening.eq(opening[0, 0]).all()
     assert abs(opening[0, 0].item() - expected) <= 2e-6 * abs(expected)
+    gradient = with_gradients(gated_residual, [x, y, g], kernels.name)[3].item()
+    truth = with_gradients(gated_residual, [x.double(), y.double(), g.double()], "reference")[3].item()
+    slope = 4 * math.exp(-2 * abs(gate)) / (1 + math.exp(-2 * abs(gate))) ** 2
+    assert abs(gradient - truth) <= 1e-5 * 40 * slope + 1e-38
 
 
 @BOTH
@@ -120,6 +124,16 @@ def test_unaligned_tensors_and_every_pair_of_dtypes(kernels, dtype):
         first, second = (with_gradients(gated_residual, t, "cuda") for t in (shifted, aligned))
         assert [t.dtype for t in first] == [dtype, dtype, other, other]
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@BOTH
+def test_the_gate_sums_up_all_elements_and_nothing_behind_them(kernels):
+    """More blocks than the block that adds up their sums has threads, and NaN where the tensors end."""
+    count = 256 * 2048 + 1
+    y = torch.full((count + 64,), float("nan"), device=DEVICE)[:count].fill_(1)
+    gate = torch.zeros(1, device=DEVICE)
+    _, gradient = getattr(torch.ops, kernels.namespace).gated_residual_backward(y, y, gate)
+    assert gradient.item() == count
 
 
 @pytest.mark.parametrize("kernels", [CUDA])
