@@ -25,7 +25,8 @@ aot: $(VENV)/.installed ## every Triton kernel compiled for sm_86 and sm_90, wit
 	$(BIN)/python -m hive_kernels.aot --arch 86,90
 
 native: $(VENV)/.installed ## the CUDA C++ backend, by nvcc, and what its kernels need; no GPU
-	$(BIN)/cmake -S . -B build/native -DHIVE_TORCH="$(TORCH)" -DHIVE_CUDA_ARCHITECTURES="$(ARCHS)"
+	$(BIN)/cmake -S . -B build/native -DHIVE_TORCH="$(TORCH)" -DHIVE_CUDA_ARCHITECTURES="$(ARCHS)" \
+		-DCMAKE_COMPILE_WARNING_AS_ERROR=ON
 	$(BIN)/cmake --build build/native --parallel 2
 	$(BIN)/cmake --install build/native --prefix .
 	$(BIN)/python -m hive_kernels.native_check
