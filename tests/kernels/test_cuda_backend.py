@@ -209,6 +209,14 @@ def test_a_build_without_torch_says_so(tmp_path):
     assert "install torch 2.11 or later first, or give its folder by" in " ".join(done.stderr.split())
 
 
+@pytest.mark.parametrize("generations", ["86,90", "75;86", "8.6", "sm_86"])
+def test_a_build_for_generations_that_do_not_exist(tmp_path, generations):
+    command = ["cmake", "-S", ROOT, "-B", tmp_path, "-DHIVE_EMULATED=ON", f"-DHIVE_CUDA_ARCHITECTURES={generations}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert f"HIVE_CUDA_ARCHITECTURES is {generations}; allowed: compute capabilities" in " ".join(done.stderr.split())
+
+
 def test_what_the_machine_code_is_asked(monkeypatch, capsys, tmp_path):
     """As cuobjdump lists a library: one good kernel, one that spills, one without tensor cores."""
     kernel = "_ZN4hive54_GLOBAL__N__2165ee29_20_attention_forward_cu_79c3110d{}I6__halfLi64EEEvNS_9AttentionE"
