@@ -13,7 +13,7 @@ import torch
 LIBRARY = torch.library.Library("hive_kernels_cuda", "FRAGMENT")
 """Of the operators' schemas, which the backends define; the shared library brings what runs."""
 FILE = Path(__file__).parent / "lib" / "libhive_kernels_cuda.so"
-EMULATOR = os.environ.get("HIVE_CUDA_EMULATOR")
+EMULATOR = os.environ.get("HIVE_CUDA_EMULATOR") or None
 CAPABILITY = (8, 0)
 
 
@@ -23,7 +23,7 @@ def reason_unavailable(kind: str) -> str | None:
     if kind == "cpu":
         if EMULATOR is None:
             return "CUDA needs a GPU; on a CPU HIVE_CUDA_EMULATOR names a library that emulates it, slowly"
-        return _load(EMULATOR)
+        return _load(EMULATOR, "CPU")
     if kind != "cuda":
         return "CUDA runs on CUDA GPUs"
     if not FILE.exists():
@@ -32,16 +32,18 @@ def reason_unavailable(kind: str) -> str | None:
         return "torch sees no CUDA GPU"
     if torch.cuda.get_device_capability() < CAPABILITY:
         return "this GPU is older than compute capability 8.0"
-    return _load(str(FILE))
+    return _load(str(FILE), "CUDA")
 
 
 @cache
-def _load(path: str) -> str | None:
-    """None, or why it can't be loaded."""
+def _load(path: str, key: str) -> str | None:
+    """None, or why it can't be loaded, or isn't for the devices of this dispatch key."""
     try:
         torch.ops.load_library(path)
     except OSError as error:
         return f"{path} can't be loaded: {error.__cause__ or error}"
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"{LIBRARY.ns}::cross_attention", key):
+        return f"{path} has no {key} kernels of ours"
     return None
 
 

@@ -34,7 +34,7 @@ def last_launch() -> list[int]:
 LONG = {
     "two blocks of rows": cross([90, 3, 0], 65, 1, 3, 64),
     "three of wide heads": cross([44, 0, 2], 70, 2, 3, 128),
-    "packed keys": cross([100, 0, 9, 90], [3, 70, 0, 131], 1, 3, 64),
+    "packed keys": cross([100, 90, 0, 9], [3, 131, 70, 0], 1, 3, 64),
     "rows that fill blocks": cross([16, 8], 70, 1, 8, 128),
 }
 
@@ -188,6 +188,15 @@ def test_a_library_that_can_not_be_loaded(monkeypatch, tmp_path):
     monkeypatch.setattr(native, "EMULATOR", str(broken))
     with pytest.raises(ValueError, match=r"'cuda', .*broken.so can't be loaded: .*(short|header)"):
         resolve("cuda", "cpu")
+
+
+def test_a_library_of_something_else():
+    program = "import hive_kernels; hive_kernels.resolve('cuda', 'cpu')"
+    other = Path(torch.__file__).parent / "lib" / "libc10.so"
+    for file, reason in ((str(other), "has no CPU kernels of ours"), ("", "on a CPU HIVE_CUDA_EMULATOR names")):
+        environment = os.environ | {"HIVE_CUDA_EMULATOR": file}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert reason in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
