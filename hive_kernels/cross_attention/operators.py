@@ -62,7 +62,9 @@ class _CrossAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grads[0] is None:  # nothing downstream depends on the output
+            return (None,) * 8
         gradients = getattr(torch.ops, ctx.namespace).cross_attention_backward.default(
             grads[0], *ctx.saved_tensors, ctx.scale, ctx.longest
         )

@@ -165,6 +165,26 @@ def test_keys_and_values_in_one_tensor_and_a_gradient_without_strides(kernels):
     torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
+class Constant(torch.autograd.Function):
+    """Has no gradient to give, as a function that returns None for an input."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None
+
+
+@BOTH
+def test_an_output_that_gets_no_gradient(kernels):
+    run, tensors = cross([2, 3], 5, 1, 2, kernels.dim)
+    leaves = [x.half().to(kernels.device).requires_grad_() for x in tensors]
+    Constant.apply(run(*leaves, backend=kernels.name)).sum().backward()
+    assert all(x.grad is None for x in leaves)
+
+
 @BOTH
 def test_samples_more_than_2_31_elements_apart(kernels):
     """Address space is reserved, and only what is read and written of it is touched."""
