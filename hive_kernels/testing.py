@@ -38,7 +38,7 @@ def with_gradients(operation: Operation, tensors: Sequence[Tensor], backend: str
 
     The output alone where the operation is not differentiable.
     """
-    leaves = [x.detach().clone().requires_grad_() for x in tensors]
+    leaves = [x.detach().requires_grad_() for x in tensors]  # no copies: a view stays one
     out = operation(*leaves, backend=backend)
     if not out.requires_grad:
         return [out]
