@@ -31,10 +31,11 @@ native: $(VENV)/.installed ## the CUDA C++ backend, by nvcc, and what its kernel
 	$(BIN)/cmake --install build/native --prefix .
 	$(BIN)/python -m hive_kernels.native_check
 
-# Wants a GPU and compute-sanitizer, which comes with the CUDA toolkit.
+# Wants a GPU and compute-sanitizer, which comes with the CUDA toolkit. Every tensor is allocated by itself, so that memcheck
+# sees where it ends.
 sanitize: ## the CUDA C++ backend's self-check under memcheck, racecheck and initcheck
 	for tool in memcheck racecheck initcheck; do \
-		compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) -m hive_kernels.selfcheck cuda || exit 1; done
+		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) -m hive_kernels.selfcheck cuda || exit 1; done
 
 # On a machine with a GPU whose own Python has torch with CUDA: installs nothing.
 gpu: ## tests, self-check, benchmarks and tuning on this machine's GPU; results in benchmarks/results or HIVE_RESULTS
