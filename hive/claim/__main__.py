@@ -82,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(report(setting, chosen, texts, arguments.seeds))
         return 0
     try:
+        from hive.claim.plot import picture
         from hive.claim.table import markdown, metrics, to_json
     except ModuleNotFoundError as error:
         raise UserError(
@@ -115,8 +116,9 @@ def run(arguments: argparse.Namespace) -> int:
     found = metrics(everything, results, data)
     text = markdown(title, everything, found, results)
     record = json.dumps(to_json(title, found, results), indent=2) + "\n"
-    replace_files({out / "table.md": text.encode(), out / "table.json": record.encode()})
-    _say(f"\n{text}\n{out / 'table.md'}\n{out / 'table.json'}")
+    files = {"table.md": text.encode(), "table.json": record.encode(), "table.png": picture(title, found)}
+    replace_files({out / name: content for name, content in files.items()})
+    _say("\n".join(["", text, *(str(out / name) for name in files)]))
     return 0
 
 

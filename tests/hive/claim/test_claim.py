@@ -155,6 +155,7 @@ def test_whole_comparison_stopped_and_continued(
     steps = [json.loads(line)["step"] for line in (out / "self-attention-0" / "metrics.jsonl").open()]
     assert sorted(set(steps)) == list(range(1, 10))  # continued, not begun again beside the old records
     assert not list(out.glob("*/checkpoints"))
+    assert (out / "table.png").read_bytes().startswith(b"\x89PNG")
     table = json.loads((out / "table.json").read_text())
     by_title = {metric["title"]: metric for metric in table["metrics"]}
     group = table["metrics"][0]
