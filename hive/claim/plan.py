@@ -53,7 +53,7 @@ class Setting:
 
 
 def small(folder: Path | None = None) -> Setting:
-    """The demo on the embedded set, 8 passes in stage 3 in place of 20, for two CPU cores.
+    """The demo on the embedded set, 6 passes in stage 3 in place of 20, for two CPU cores.
 
     The language model has 8 layers in place of 6, so that it can read all 8 of the tower's.
     """
@@ -63,7 +63,7 @@ def small(folder: Path | None = None) -> Setting:
         language=replace(recipe.language, layers=8),
         dataset=replace(recipe.dataset, heldout_pairs=64),
         schedule2=replace(recipe.schedule2, epochs=1.0),
-        schedule3=replace(recipe.schedule3, epochs=8.0),
+        schedule3=replace(recipe.schedule3, epochs=6.0),
     )
     probing = Protocol(learning_rates=(1e-3, 5e-3, 2e-2), weight_decays=(0.05,), epochs=30.0, batch_size=256, seeds=1)
     answering = replace(probing, learning_rates=(3e-3, 1e-2), epochs=20.0)
