@@ -67,7 +67,7 @@ def small(folder: Path | None = None) -> Setting:
     )
     probing = Protocol(learning_rates=(1e-3, 5e-3, 2e-2), weight_decays=(0.05,), epochs=30.0, batch_size=256, seeds=1)
     answering = replace(probing, learning_rates=(3e-3, 1e-2), epochs=20.0)
-    return _on(Setting("small", base, EMBEDDED, probing, answering, images_per_second=230.0), folder)
+    return _on(Setting("small", base, EMBEDDED, probing, answering, images_per_second=200.0), folder)
 
 
 def gpu(folder: Path | None = None) -> Setting:
