@@ -39,8 +39,9 @@ def _panel(axes: Axes, metric: Metric) -> None:
         there = [(place + shift, cells[split]) for place, cells in enumerate(metric.cells.values()) if split in cells]
         places, means = [place for place, _ in there], [factor * cell.mean for _, cell in there]
         axes.plot(places, means, "_", markersize=24, markeredgewidth=2, label=split.replace("_", " "), color=colour)
-        seeds = [(place, factor * value) for place, cell in there for value in cell.by_seed.values()]
-        axes.plot([place for place, _ in seeds], [value for _, value in seeds], "o", markersize=4, alpha=0.6, color=colour)
+        for place, cell in there:
+            values = [factor * value for value in cell.by_seed.values()]
+            axes.plot([place] * len(values), values, "o", markersize=4, alpha=0.6, color=colour)
         if metric.majority is not None and split in metric.majority:
             axes.axhline(factor * metric.majority[split], linestyle="--", linewidth=0.8, color=colour)
     names = [name.replace("-equal-flops", ",\nequal FLOPs") for name in metric.cells]
