@@ -1,18 +1,12 @@
 #include "device.h"
 
-#include <cuda_runtime.h>
 #include <dlfcn.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
-#include <stdexcept>
-#include <string>
+#include "error.h"
 
 namespace hive {
 namespace {
-
-void check(cudaError_t error) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string("selecting a device: ") + cudaGetErrorString(error));
-}
 
 // It lies in libtorch_cuda, which a torch without CUDA doesn't have: looked up at its first use, it doesn't keep the
 // library from being linked or loaded there.
@@ -30,8 +24,8 @@ auto current_stream() {
 }  // namespace
 
 OnDevice::OnDevice(const torch::stable::Tensor& x) : index_(x.get_device_index()) {
-  check(cudaGetDevice(&before_));
-  if (before_ != index_) check(cudaSetDevice(index_));
+  check(cudaGetDevice(&before_), "asking for the device");
+  if (before_ != index_) check(cudaSetDevice(index_), "selecting a device");
 }
 
 OnDevice::~OnDevice() {

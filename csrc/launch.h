@@ -4,18 +4,9 @@
 #include "types.h"
 
 #ifndef HIVE_EMULATED
-#include <cuda_runtime.h>
-
-#include <stdexcept>
-#include <string>
+#include "error.h"
 
 namespace hive {
-
-inline void check(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return;
-  const char* remedy = error == cudaErrorNoKernelImageForDevice ? "; build for it too: HIVE_CUDA_ARCHITECTURES" : "";
-  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error) + remedy);
-}
 
 constexpr uint32_t SHARED_WITHOUT_ASKING = 48 * 1024;
 

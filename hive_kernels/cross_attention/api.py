@@ -5,7 +5,7 @@ from typing import Literal, overload
 from torch import Tensor
 
 from hive_kernels.backends import resolve
-from hive_kernels.cross_attention import cuda_backend, reference, torch_backend, triton_backend
+from hive_kernels.cross_attention import cuda_backend, operators, reference, torch_backend, triton_backend
 from hive_kernels.packing import longest
 from hive_kernels.validation import check_cu_seqlens, check_float, check_tensor, invalid, under_autocast
 
@@ -105,7 +105,10 @@ def cross_attention(
     if chosen in ("triton", "cuda"):
         fused = triton_backend if chosen == "triton" else cuda_backend
         bound = total if max_seqlen_q is None else max_seqlen_q
-        return fused.cross_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, scale, bound, return_lse)
+        fused.check_served(q)
+        return operators.cross_attention(
+            fused.NAMESPACE, q, k, v, cu_seqlens_q, cu_seqlens_k, scale, bound, return_lse
+        )
     if max_seqlen_q is None:
         max_seqlen_q = longest("max_seqlen_q", cu_seqlens_q)
     texts, images = torch_backend.Segments(cu_seqlens_q, max_seqlen_q), None

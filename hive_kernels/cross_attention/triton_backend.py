@@ -11,25 +11,9 @@ from hive_kernels.cross_attention.tiles import MAX_HEAD_DIM
 from hive_kernels.launch import DTYPES
 from hive_kernels.validation import invalid
 
-_LIBRARY = torch.library.Library("hive_kernels", "FRAGMENT")
+NAMESPACE = "hive_kernels"
+_LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 operators.define(_LIBRARY)
-
-
-def cross_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor | None,
-    scale: float,
-    longest: int,
-    return_lse: bool,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """Shapes as in :func:`hive_kernels.cross_attention.operators.cross_attention`."""
-    check_served(q)
-    return operators.cross_attention(
-        "hive_kernels", q, k, v, cu_seqlens_q, cu_seqlens_k, scale, longest, return_lse
-    )
 
 
 def check_served(q: Tensor) -> None:
