@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hive.efficiency.cases import random_batch
-from hive.efficiency.methods import build, configured
+from hive.cost.cases import random_batch
+from hive.cost.methods import build, configured
 from hive.model.frozen_tower import FrozenTower
 from hive.model.hive import HiveModel
 from hive.recipes import load_recipe

@@ -6,9 +6,9 @@ Not a benchmark, so `--benchmark-only` leaves it out. Times are printed by the b
 import pytest
 import torch
 
-from hive.efficiency.cases import texts
+from hive.cost.cases import texts
+from hive.cost.methods import METHODS, Method
 from hive.efficiency.compare import Row, count
-from hive.efficiency.methods import METHODS, Method
 from hive.recipes import load_recipe
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hive.efficiency.methods import METHODS, Method
+from hive.cost.methods import METHODS, Method
 from hive.efficiency.scaling import METHODS as COMPARED
 from hive.efficiency.scaling import Point, places, timed
 from hive.recipes import load_recipe

@@ -6,9 +6,9 @@ from itertools import cycle
 import pytest
 import torch
 
-from hive.efficiency.cases import random_batch
+from hive.cost.cases import random_batch
+from hive.cost.methods import METHODS, Method, build, configured
 from hive.efficiency.measure import one_step
-from hive.efficiency.methods import METHODS, Method, build, configured
 from hive.recipes import load_recipe
 from hive.stages import build_optimizer, enter_stage, trained_parts
 

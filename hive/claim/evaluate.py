@@ -22,7 +22,6 @@ from hive.data.loader import heldout_batches
 from hive.data.pairs import EMBEDDED_HELDOUT, Pairs, hash_order, open_pairs
 from hive.distributed import World
 from hive.errors import UserError
-from hive.heldout import evaluate
 from hive.probe.datasets.images import MAX_MEGAPIXELS, ImageReader, LabelledImages
 from hive.probe.features import all_features
 from hive.probe.fit import count_right, fresh_heads, train
@@ -30,6 +29,7 @@ from hive.probe.inputs import CachedSource, Source
 from hive.probe.protocol import Protocol
 from hive.probe.tower import ProbedTower
 from hive.runs import Run
+from hive.train.held_out import evaluate
 from hive.train.setup import open_tokenizer
 
 TARGETS = ("group", "subgroup")

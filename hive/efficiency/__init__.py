@@ -1,1 +1,1 @@
-"""What a training step costs: FLOPs and memory."""
+"""What HIVE costs beside self-attention: python -m hive.efficiency."""

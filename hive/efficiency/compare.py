@@ -8,16 +8,16 @@ from itertools import cycle
 import torch
 
 from hive.config import Config
+from hive.cost.cases import Texts, empty_batch, random_batch
+from hive.cost.counted import Counted
+from hive.cost.flops import Cost, step_flops
+from hive.cost.methods import Method, Subject, build, configured, spec_of
+from hive.cost.simulate import StageShape, Step, biggest_micro_batch, count_flops, simulate
 from hive.data.loader import batches
 from hive.data.pairs import open_pairs
 from hive.data.text import Batch, load_tokenizer
-from hive.efficiency.cases import Texts, empty_batch, random_batch
-from hive.efficiency.counted import Counted
-from hive.efficiency.flops import Cost, step_flops
 from hive.efficiency.machine import is_out_of_memory
 from hive.efficiency.measure import STEPS, Measured, measure
-from hive.efficiency.methods import Method, Subject, build, configured, spec_of
-from hive.efficiency.simulate import StageShape, Step, biggest_micro_batch, count_flops, simulate
 from hive.stages import trained_parts
 
 GIB = 2**30

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from hive.config import Config, FrozenPrecision
-from hive.efficiency.cases import random_batch
+from hive.cost.cases import random_batch
+from hive.cost.methods import build, configured
 from hive.efficiency.machine import seconds
-from hive.efficiency.methods import build, configured
 from hive.errors import UserError
 from hive.model.frozen_tower import FrozenTower, feature_errors
 from hive.model.hive import HiveModel

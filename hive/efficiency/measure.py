@@ -11,13 +11,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from hive.config import Schedule
+from hive.cost.methods import Subject, loss_of
+from hive.cost.simulate import PeakBytes
 from hive.data.prefetch import Prefetcher
 from hive.data.text import Batch
 from hive.distributed import World
 from hive.efficiency.machine import process_bytes, wait
 from hive.efficiency.machine import seconds as clocked
-from hive.efficiency.methods import Subject, loss_of
-from hive.efficiency.simulate import PeakBytes
 from hive.profiling import PARTS, listening
 from hive.stages import build_optimizer, enter_stage
 from hive.train.step import train_step

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, NullLocator
 
+from hive.cost.methods import METHODS, Method
 from hive.efficiency.compare import Row
-from hive.efficiency.methods import METHODS, Method
 from hive.efficiency.scaling import DENSITY, Point, exponent
 
 COLOURS: dict[Method, str] = {"hive": "tab:blue", "self-attention": "tab:red"}

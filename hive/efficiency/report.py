@@ -16,12 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hive.config import Config
-from hive.efficiency import paper, tables
-from hive.efficiency.cases import texts
+from hive.cost import paper
+from hive.cost.cases import texts
+from hive.cost.methods import METHODS, Method
+from hive.efficiency import tables
 from hive.efficiency.compare import Row, count, fitting, measure_rows
 from hive.efficiency.frozen import Form, compare_forms
 from hive.efficiency.machine import is_out_of_memory, machine, matrix_rate
-from hive.efficiency.methods import METHODS, Method
 from hive.efficiency.options import Options
 from hive.efficiency.plots import draw
 from hive.efficiency.scaling import Point, places, points, timed

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from hive.config import Config
-from hive.efficiency.cases import random_batch
+from hive.cost.cases import random_batch
+from hive.cost.flops import step_flops
+from hive.cost.methods import Method, build, configured
+from hive.cost.simulate import simulate
 from hive.efficiency.compare import on_meta, stage_shape
-from hive.efficiency.flops import step_flops
 from hive.efficiency.machine import is_out_of_memory
 from hive.efficiency.measure import measure
-from hive.efficiency.methods import Method, build, configured
-from hive.efficiency.simulate import simulate
 from hive.recipes import LLAMA_1B, MOBILELLM_350M
 from hive.stages import trained_parts
 

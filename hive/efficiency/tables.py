@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hive.config import Config
-from hive.efficiency import paper
+from hive.cost import paper
+from hive.cost.methods import METHODS, Method
 from hive.efficiency.compare import CAPACITIES, Row
 from hive.efficiency.frozen import Form
-from hive.efficiency.methods import METHODS, Method
 from hive.efficiency.scaling import Point, exponent
 from hive.profiling import PARTS
 

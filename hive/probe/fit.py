@@ -16,7 +16,7 @@ from hive.probe.plan import TrainingPlan, in_order
 from hive.probe.protocol import HeadName, Protocol
 from hive.probe.tower import ProbedTower
 from hive.stages import learning_rate
-from hive.telemetry import duration
+from hive.train.telemetry import duration
 
 REPORTS = 10
 

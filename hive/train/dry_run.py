@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 from hive.config import Config
+from hive.cost.cases import empty_batch
+from hive.cost.flops import step_flops
+from hive.cost.paper import CC3M_PAIRS
+from hive.cost.simulate import StageShape, simulate
 from hive.data.pairs import Pairs, open_pairs
 from hive.data.text import Tokenizer, load_tokenizer
-from hive.efficiency.cases import empty_batch
-from hive.efficiency.flops import step_flops
-from hive.efficiency.paper import CC3M_PAIRS
-from hive.efficiency.simulate import StageShape, simulate
 from hive.errors import UserError
 from hive.model.build import Model, build_model
 from hive.model.eight_bit import how_to_get_torchao

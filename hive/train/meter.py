@@ -11,7 +11,7 @@ from hive.data.ledger import Ledger
 from hive.data.text import BadSample, Batch
 from hive.distributed import World
 from hive.errors import UserError
-from hive.telemetry import Telemetry, peak_memory_gb
+from hive.train.telemetry import Telemetry, peak_memory_gb
 
 
 class Meter:

@@ -13,25 +13,24 @@ from rich.console import Console
 
 from hive import checkpoint
 from hive.config import RunConfig, to_json
+from hive.cost.flops import step_flops, text_lengths
 from hive.data.images import ImageSpec
 from hive.data.ledger import Ledger
 from hive.data.loader import batches, heldout_batches, start_workers
 from hive.data.prefetch import Prefetcher
 from hive.data.text import Batch, Encoder, Tokenizer
 from hive.distributed import World
-from hive.efficiency.flops import step_flops, text_lengths
 from hive.errors import UserError
 from hive.export import export_tower
 from hive.files import replace_text
-from hive.heldout import evaluate, table
 from hive.maps.heldout import draw_heldout
 from hive.model.build import Model, build_model, image_spec, kernel_for, resolved
 from hive.model.frozen_tower import FrozenTower
 from hive.profiling import StepProfiler
 from hive.runs import Run
 from hive.stages import build_optimizer, enter_stage, learning_rate, stage_steps, trained_parts
-from hive.telemetry import Telemetry, plot_losses
 from hive.train.cli import CONFIG_FILE, fingerprint
+from hive.train.held_out import evaluate, table
 from hive.train.meter import Meter
 from hive.train.setup import (
     TrainingSet,
@@ -48,6 +47,7 @@ from hive.train.setup import (
     stage_summary,
 )
 from hive.train.step import train_step
+from hive.train.telemetry import Telemetry, plot_losses
 
 READ_LOSSES_EVERY = 10  # steps: reading a loss makes the host wait for the GPU
 

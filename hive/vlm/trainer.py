@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from hive.config import RunConfig
+from hive.cost.flops import sequence_flops, text_lengths, tower_flops
 from hive.data.pairs import EMBEDDED_HELDOUT, split_heldout
 from hive.data.text import Batch
-from hive.efficiency.flops import sequence_flops, text_lengths, tower_flops
 from hive.errors import UserError
 from hive.train.setup import TrainingSet, open_tokenizer
 from hive.train.trainer import Trainer

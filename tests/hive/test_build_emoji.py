@@ -2,14 +2,10 @@
 
 import base64
 import hashlib
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-
 from emoji.catalogue import Emoji, Icons, normalised, slug, tone_names
 from emoji.outputs import write_split
 from emoji.packages import verify

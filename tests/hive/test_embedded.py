@@ -1,20 +1,16 @@
 """The image-caption set and the tokenizer that come with the package, as they lie in the repository."""
 
 import io
-import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
-from transformers import AutoTokenizer
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-
 from emoji.outputs import SCHEMA
 from emoji.packages import PERMISSIVE, VENDORS
 from emoji.splits import SPLITS, UNSEEN_STYLE, family
+from PIL import Image
+from transformers import AutoTokenizer
 
 EMBEDDED = Path(__file__).parents[2] / "hive" / "data" / "embedded"
 HELD_OUT = [split for split in SPLITS if split != "train"]

@@ -1,7 +1,6 @@
 """What a listener hears of a step, and what --profile leaves."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,8 @@ import torch
 from hive.profiling import PARTS, listening
 from hive.stages import enter_stage
 from hive.train.__main__ import main
-
-sys.path.insert(0, str(Path(__file__).parent / "model"))
-sys.path.insert(0, str(Path(__file__).parent / "train"))
-from tiny_models import tiny_batch, tiny_model
-from tiny_run import TINY
+from tests.support.tiny_models import tiny_batch, tiny_model
+from tests.support.tiny_run import TINY
 
 FORWARD = ["tower", "projector", "language", *["fusion", "language"] * 2, "head"]
 

@@ -6,8 +6,8 @@ import torch
 from hive_kernels import cross_attention, cross_attention_weights
 from hive_kernels.backends import INTERPRETED
 from hive_kernels.testing import cu_seqlens
-from tests.kernels.attention_cases import randn
-from tests.kernels.kernel_backends import GPU
+from tests.support.attention_cases import randn
+from tests.support.kernel_backends import GPU
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 TEXTS, TOKENS = [5, 0, 9, 4], [13, 0, 3, 3]  # tokens of the third, first, and twice of the first sample

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import hive_kernels as kernels
 from hive_kernels.testing import cu_seqlens, with_gradients
-from tests.kernels.attention_cases import randn
+from tests.support.attention_cases import randn
 
 pytest.importorskip("triton")
 

@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hive_kernels import cross_attention
 from hive_kernels.testing import cu_seqlens, random_lengths, saved_bytes, with_gradients
-from tests.kernels.attention_cases import Case, backward_twice, check, cross, randn
-from tests.kernels.kernel_backends import BOTH, BOTH_IN_EVERY_DTYPE, CUDA, GPU, prepare
+from tests.support.attention_cases import Case, backward_twice, check, cross, randn
+from tests.support.kernel_backends import BOTH, BOTH_IN_EVERY_DTYPE, CUDA, GPU, prepare
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ from hive_kernels.backends import INTERPRETED
 from hive_kernels.cross_attention import tiles, tuning
 from hive_kernels.cross_attention.tile_table import TABLE
 from hive_kernels.testing import with_gradients
-from tests.kernels.attention_cases import check, cross
-from tests.kernels.kernel_backends import TRITON
+from tests.support.attention_cases import check, cross
+from tests.support.kernel_backends import TRITON
 
 DEVICE = TRITON.device
 FENCE = 4096  # elements

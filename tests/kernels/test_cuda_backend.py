@@ -12,8 +12,8 @@ import torch
 
 from hive_kernels import cross_attention, native, native_check, resolve, selfcheck
 from hive_kernels.testing import cu_seqlens, with_gradients
-from tests.kernels.attention_cases import check, cross, randn
-from tests.kernels.kernel_backends import CUDA, ROOT, emulator, prepare, settings
+from tests.support.attention_cases import check, cross, randn
+from tests.support.kernel_backends import CUDA, ROOT, emulator, prepare, settings
 
 RTX_3090 = 101376  # bytes of shared memory that a block may have
 

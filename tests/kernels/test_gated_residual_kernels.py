@@ -9,7 +9,7 @@ from torch.library import opcheck
 
 from hive_kernels import gated_residual
 from hive_kernels.testing import assert_accurate, poisoned_allocations, saved_bytes, with_gradients
-from tests.kernels.kernel_backends import BOTH, CUDA, GPU, TRITON, prepare
+from tests.support.kernel_backends import BOTH, CUDA, GPU, TRITON, prepare
 
 DEVICE = TRITON.device
 pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []  # `pytest -m gpu` runs all of this on a GPU

@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hive_kernels import causal_attention, joint_attention
 from hive_kernels.testing import cu_seqlens, random_lengths, saved_bytes, with_gradients
-from tests.kernels.attention_cases import backward_twice, check, joint
-from tests.kernels.kernel_backends import GPU, TRITON
+from tests.support.attention_cases import backward_twice, check, joint
+from tests.support.kernel_backends import GPU, TRITON
 
 DEVICE = TRITON.device
 CASES = {

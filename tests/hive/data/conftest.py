@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from pairs_on_the_spot import CAPTIONS, encoded
 
 from hive.data.images import ImageSpec
 from hive.data.pairs import Pairs, open_pairs
 from hive.data.text import Tokenizer
+from tests.support.pairs_on_the_spot import CAPTIONS, encoded
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from pairs_on_the_spot import encoded
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from hive.data.images import BadImage, ImageSpec, augment, load
+from tests.support.pairs_on_the_spot import encoded
 
 SQUARE = ImageSpec(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "square")
 CROP = ImageSpec(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "crop")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from pairs_on_the_spot import CAPTIONS, encoded, same
 
 from hive.config import DataConfig
 from hive.data.images import ImageSpec, augment, load
@@ -21,6 +20,7 @@ from hive.data.order import indices
 from hive.data.pairs import Pairs
 from hive.data.text import Tokenizer
 from hive.errors import UserError
+from tests.support.pairs_on_the_spot import CAPTIONS, encoded, same
 
 DATA = DataConfig(workers=0, augment=True)
 

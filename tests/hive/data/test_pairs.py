@@ -12,10 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pairs_on_the_spot import CAPTIONS, add, encoded
 
 from hive.data.pairs import Pairs, open_pairs, split_heldout
 from hive.errors import UserError
+from tests.support.pairs_on_the_spot import CAPTIONS, add, encoded
 
 GOOD = {"id": "1", "image": "images/1.png", "caption": "one"}
 

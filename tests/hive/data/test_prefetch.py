@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from pairs_on_the_spot import same
 
 from hive.data.prefetch import Prefetcher
 from hive.data.text import Batch, pack
+from tests.support.pairs_on_the_spot import same
 
 
 def batch(number: int) -> Batch:

@@ -1,29 +1,26 @@
 """The comparison's pieces against hand-computed cases, and the command as a person meets it."""
 
 import json
-import sys
 from itertools import cycle
 from pathlib import Path
 
 import pytest
 import torch
 
+from hive.cost import paper
+from hive.cost.cases import random_batch, texts
+from hive.cost.methods import METHODS, Method, build, configured
+from hive.cost.simulate import biggest_micro_batch, simulate
 from hive.data.text import load_tokenizer
-from hive.efficiency import paper
 from hive.efficiency.__main__ import main
-from hive.efficiency.cases import random_batch, texts
 from hive.efficiency.compare import count, on_meta, stage_shape
 from hive.efficiency.measure import measure
-from hive.efficiency.methods import METHODS, Method, build, configured
 from hive.efficiency.scaling import Point, exponent
-from hive.efficiency.simulate import biggest_micro_batch, simulate
 from hive.efficiency.tables import Table, growth
 from hive.profiling import PARTS
 from hive.recipes import load_recipe
 from hive.stages import trained_parts
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
-from tiny_models import TINY
+from tests.support.tiny_models import TINY
 
 CPU = torch.device("cpu")
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from official_folders import MAKE, make_gqa, make_mme, make_scienceqa
 from PIL import Image
-from tiny_llava import save_tiny_llava
 
 from hive.evaluate import run as run_module
 from hive.evaluate.__main__ import main
 from hive.evaluate.generate import Answerer
 from hive.evaluate.predictions import PREDICTIONS
+from tests.support.official_folders import MAKE, make_gqa, make_mme, make_scienceqa
+from tests.support.tiny_llava import save_tiny_llava
 
 
 @pytest.fixture(scope="module")

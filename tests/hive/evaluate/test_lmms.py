@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tiny_llava import save_tiny_llava
+
+from tests.support.tiny_llava import save_tiny_llava
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -1,13 +1,13 @@
 """Reading, parsing and scoring against cases worked out by hand."""
 
 import pytest
-from official_folders import MAKE, make_gqa, make_mme, make_okvqa, make_scienceqa
 
 from hive.errors import UserError
 from hive.evaluate import gqa, mme, okvqa, scienceqa
 from hive.evaluate.benchmarks import BENCHMARKS
 from hive.evaluate.report import report, table
 from hive.evaluate.vqa_answers import normalise
+from tests.support.official_folders import MAKE, make_gqa, make_mme, make_okvqa, make_scienceqa
 
 # ---------------------------------------------------------------------------------------------------------------- MME
 

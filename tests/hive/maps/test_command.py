@@ -10,7 +10,7 @@ from PIL import Image
 from hive.data.pairs import EMBEDDED_HELDOUT, hash_order, open_pairs
 from hive.maps.__main__ import main
 from hive.train.__main__ import main as train
-from tests.hive.train.tiny_run import TINY
+from tests.support.tiny_run import TINY
 
 SHORT = [*TINY, "--stages", "3", "--max-steps", "1"]
 CAPTION = "a red square on blue"

@@ -12,7 +12,7 @@ from hive.maps.gradients import gradient_maps
 from hive.model import fusion, language
 from hive.model.build import Model
 from hive.model.self_attention import interleave
-from tests.hive.model.tiny_models import TINY, tiny_batch, tiny_model
+from tests.support.tiny_models import TINY, tiny_batch, tiny_model
 
 METHODS: list[dict[str, Any]] = [{}, {"fusion": "joint"}, {"method": "self-attention"}]
 names = pytest.mark.parametrize("changes", METHODS, ids=["cross", "joint", "self-attention"])

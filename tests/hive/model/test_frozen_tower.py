@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_models import VISION, tiny_batch, tiny_model
 
 from hive.errors import UserError
 from hive.model.build import fresh_vision, image_spec
 from hive.model.eight_bit import check_eight_bit
 from hive.model.frozen_tower import FrozenTower, frozen_effect
 from hive.model.vision import VisionTower
+from tests.support.tiny_models import VISION, tiny_batch, tiny_model
 
 FAMILIES = pytest.mark.parametrize("family", ["clip", "siglip"])
 

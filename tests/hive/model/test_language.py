@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tiny_models import LANGUAGE, tiny_batch
 from transformers import LlamaForCausalLM
 
 from hive.config import LanguageConfig
 from hive.model.build import fresh_language
 from hive.model.language import LanguageModel
+from tests.support.tiny_models import LANGUAGE, tiny_batch
 
 
 def stock_logits(llama: LlamaForCausalLM, batch) -> torch.Tensor:

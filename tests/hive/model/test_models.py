@@ -5,13 +5,13 @@ import math
 
 import pytest
 import torch
-from tiny_models import TINY, tiny_batch, tiny_model
 from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from hive.data.text import Batch, pack
 from hive.model.self_attention import interleave
 from hive.stages import enter_stage, trained_parts
+from tests.support.tiny_models import TINY, tiny_batch, tiny_model
 
 METHODS = (
     {"method": "hive"},

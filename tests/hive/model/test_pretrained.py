@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import LANGUAGE, VISION
 from transformers import CLIPConfig, CLIPModel, LlamaForCausalLM
 
 from hive.config import Config, check, from_json, to_json
 from hive.errors import UserError
 from hive.model.build import build_model, fresh_language, fresh_vision, kernel_for, resolved
 from hive.model.pretrained import how_to_get, is_present, load_language, load_vision
+from tests.support.tiny_models import LANGUAGE, VISION
 
 MOBILELLM = {
     "model_type": "mobilellm", "auto_map": {"AutoModelForCausalLM": "modeling_mobilellm.MobileLLMForCausalLM"},

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from tiny_models import VISION, tiny_batch
 
 from hive.model.build import fresh_vision, image_spec
 from hive.model.vision import VisionTower
+from tests.support.tiny_models import VISION, tiny_batch
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])

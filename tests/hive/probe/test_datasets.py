@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import MADE, cifar_rows, picture, python2_pickle, write
 from scipy.io import savemat
 
 from hive.data.images import BadImage, ImageSpec
 from hive.errors import UserError
 from hive.probe.datasets import DATASETS, open_dataset
 from hive.probe.datasets.images import ClassificationSet, LabelledImages
+from tests.support.layouts import MADE, cifar_rows, picture, python2_pickle, write
 
 SPEC = ImageSpec(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "square")
 

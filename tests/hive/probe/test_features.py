@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from layouts import MADE, picture, write
-from tiny_towers import shades, tiny_tower
 
 from hive.errors import UserError
 from hive.probe import features
@@ -16,6 +14,8 @@ from hive.probe.datasets import open_dataset
 from hive.probe.datasets.images import LabelledImages, from_array
 from hive.probe.features import Features, all_features
 from hive.probe.tower import ProbedTower
+from tests.support.layouts import MADE, picture, write
+from tests.support.tiny_towers import shades, tiny_tower
 
 IMAGES = from_array(*shades(10, 0), "a")
 

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from layouts import MADE
-from tiny_towers import shade_set, shades, tiny_tower
 
 from hive.export import export_tower
 from hive.model.build import image_spec
@@ -22,6 +20,8 @@ from hive.probe.protocol import Protocol
 from hive.probe.run import HeadResult, probe, probe_accuracy
 from hive.probe.table import PAPER, SETS, paper_rows, table
 from hive.probe.tower import ProbedTower
+from tests.support.layouts import MADE
+from tests.support.tiny_towers import shade_set, shades, tiny_tower
 
 SHORT = Protocol(learning_rates=(1e-6, 1e-2), weight_decays=(0.05,), epochs=12, batch_size=16, min_lr=1e-6, seeds=2)
 

@@ -15,7 +15,7 @@ from hive.recipes import load_recipe
 from hive.report.__main__ import main
 from hive.report.read import PNG
 from hive.vlm.config import VLMConfig
-from tests.hive.report import chromium
+from tests.support import chromium
 
 EVIL = '<script>alert(1)</script> & "quotes" \'</td>'
 VOID = {"meta", "img"}

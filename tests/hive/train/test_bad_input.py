@@ -6,12 +6,12 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from tiny_run import TINY
 
 from hive.config import Config, to_json
 from hive.train.__main__ import main
 from hive.train.cli import parse
 from hive_kernels import native
+from tests.support.tiny_run import TINY
 
 
 def fails(flags: list[str], out: Path, capsys: pytest.CaptureFixture) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import TINY, records, start, wait_until
 
 from hive import checkpoint
 from hive.train.__main__ import main
+from tests.support.tiny_run import TINY, records, start, wait_until
 
 FLAGS = [*TINY, "--save-every", "2"]
 

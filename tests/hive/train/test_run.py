@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import TINY, losses, records, start
 from transformers import AutoModel
 
 from hive.checkpoint import load, newest
 from hive.train.__main__ import main
 from hive.train.trainer import Trainer
+from tests.support.tiny_run import TINY, losses, records, start
 
 
 @pytest.fixture(scope="module")

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from tiny_run import TINY
 
+from hive.cost.cases import empty_batch
+from hive.cost.simulate import StageShape, simulate
 from hive.data.loader import batches
 from hive.distributed import World
-from hive.efficiency.cases import empty_batch
-from hive.efficiency.simulate import StageShape, simulate
 from hive.model.build import build_model
 from hive.stages import build_optimizer, enter_stage, trained_parts
 from hive.train.cli import parse
 from hive.train.trainer import Trainer
+from tests.support.tiny_run import TINY
 
 METHODS = pytest.mark.parametrize("method", ["--fusion=cross", "--fusion=joint", "--method=self-attention"])
 

@@ -5,7 +5,6 @@ import pickle
 
 import pytest
 import torch
-from tiny_chats import PATCHES, chat, make_set, picture, said
 from transformers import PreTrainedTokenizerFast
 
 from hive.data.text import BadText, load_whole_tokenizer
@@ -13,6 +12,7 @@ from hive.errors import UserError
 from hive.vlm.chat import DATE, as_processor_template, load_chat_tokenizer
 from hive.vlm.conversations import SharedTexts, dumps, open_conversations, turns
 from hive.vlm.emoji import open_emoji
+from tests.support.tiny_chats import PATCHES, chat, make_set, picture, said
 
 TALK = [("user", "<image>\nWhat?"), ("assistant", "a cat"), ("user", "Sure?"), ("assistant", "yes")]
 CHATML = (

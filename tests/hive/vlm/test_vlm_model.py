@@ -4,12 +4,11 @@ import json
 
 import pytest
 import torch
-from tiny_chats import PATCHES, TOWER, config, picture, tiny_vlm
 from torch.nn.functional import cross_entropy
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from hive.config import TowerConfig
-from hive.efficiency.flops import sequence_flops, text_lengths
+from hive.cost.flops import sequence_flops, text_lengths
 from hive.errors import UserError
 from hive.stages import enter_stage
 from hive.vlm import export
@@ -17,6 +16,7 @@ from hive.vlm.chat import load_chat_tokenizer
 from hive.vlm.conversations import dumps
 from hive.vlm.export import export_llava
 from hive.vlm.model import build_vlm
+from tests.support.tiny_chats import PATCHES, TOWER, config, picture, tiny_vlm
 
 TALKS = [
     [("user", "<image>\nWhat?"), ("assistant", "a cat"), ("user", "Sure?"), ("assistant", "yes")],

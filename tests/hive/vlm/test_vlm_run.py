@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_chats import make_set, save_tower
 
 from hive import checkpoint
 from hive.files import read_records
 from hive.stages import stage_steps, warmup_steps
 from hive.vlm.__main__ import main
 from hive.vlm.config import load_recipe
+from tests.support.tiny_chats import make_set, save_tower
 
 SHAPE = """
 --language.hidden-size 24 --language.layers 3 --language.heads 2 --language.kv-heads 1 --language.mlp-size 40

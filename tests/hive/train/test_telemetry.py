@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from hive.heldout import HeldOut, table
-from hive.telemetry import METRICS, Telemetry, duration, plot_losses
+from hive.train.held_out import HeldOut, table
+from hive.train.telemetry import METRICS, Telemetry, duration, plot_losses
 
 
 def step(number: int, **changed: float) -> dict:

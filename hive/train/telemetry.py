@@ -18,8 +18,8 @@ from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
 from hive.files import METRICS, keep_records, read_records
-from hive.heldout import HeldOut
 from hive.smoothing import smoothed
+from hive.train.held_out import HeldOut
 
 
 def peak_memory_gb(device: torch.device) -> float:

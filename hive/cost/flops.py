@@ -13,8 +13,8 @@ from typing import Any, cast
 
 from transformers import CLIPVisionConfig, LlamaConfig
 
-from hive.efficiency.methods import Subject
-from hive.efficiency.usual import UsualLlava
+from hive.cost.methods import Subject
+from hive.cost.usual import UsualLlava
 from hive.model.build import Model
 from hive.model.fusion import HierarchicalFusion
 from hive.model.hive import HiveModel

@@ -1,22 +1,18 @@
 """The simulated peak against sizes that can be added up by hand, and against a simulation of every micro-batch."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hive.config import Schedule
-from hive.efficiency.cases import empty_batch
-from hive.efficiency.simulate import PeakBytes, StageShape, simulate
+from hive.cost.cases import empty_batch
+from hive.cost.simulate import PeakBytes, StageShape, simulate
 from hive.model.build import Model, build_model
 from hive.model.frozen_tower import FrozenTower
 from hive.stages import build_optimizer, enter_stage, trained_parts
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
-from tiny_models import TINY
+from tests.support.tiny_models import TINY
 
 
 def on_meta() -> Model:
@@ -86,7 +82,7 @@ def test_a_frozen_towers_copy_lies_beside_it(monkeypatch: pytest.MonkeyPatch) ->
     layers = 2 * sum(p.numel() for layer in model.tower.read_layers for p in layer.parameters() if p.ndim > 1)
     patches = 2 * model.tower.model.embeddings.patch_embedding.weight.numel()
     (copied,) = step_bytes(model, [shape(model, 2, 1, 1)], torch.bfloat16)
-    monkeypatch.setattr("hive.efficiency.methods.FrozenTower", lambda tower, dtype: tower)
+    monkeypatch.setattr("hive.cost.methods.FrozenTower", lambda tower, dtype: tower)
     model = on_meta()
     (alone,) = step_bytes(model, [shape(model, 2, 1, 1)], torch.bfloat16)
     assert copied - alone == pytest.approx(layers + patches, rel=0.1)

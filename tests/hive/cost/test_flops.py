@@ -1,23 +1,19 @@
 """The closed form against torch's counter over a real step, and against the numbers of the reproduction."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from hive.efficiency.cases import empty_batch
-from hive.efficiency.counted import StepCounter
-from hive.efficiency.flops import step_flops
-from hive.efficiency.methods import METHODS, Method, Subject, build, configured
-from hive.efficiency.simulate import StageShape, count_flops
+from hive.cost.cases import empty_batch
+from hive.cost.counted import StepCounter
+from hive.cost.flops import step_flops
+from hive.cost.methods import METHODS, Method, Subject, build, configured
+from hive.cost.simulate import StageShape, count_flops
 from hive.model.build import build_model
 from hive.recipes import load_recipe
 from hive.stages import enter_stage, trained_parts
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
-from tiny_models import TINY, tiny_batch
+from tests.support.tiny_models import TINY, tiny_batch
 
 
 def closed_form(model: Subject, parts: frozenset[str], samples: int, tokens: int) -> tuple[float, float]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from hive.config import Config
+from hive.cost.usual import UsualLlava
 from hive.data.images import ImageSpec
 from hive.data.text import Batch
-from hive.efficiency.usual import UsualLlava
 from hive.model.build import Model, build_model, fresh_language, fresh_vision, image_spec
 from hive.model.frozen_tower import FrozenTower
 

@@ -6,10 +6,10 @@ from itertools import accumulate
 import torch
 
 from hive.config import Config
+from hive.cost.methods import Subject, image_size, vocab_size
 from hive.data.order import indices
 from hive.data.pairs import open_pairs
 from hive.data.text import Batch, load_tokenizer
-from hive.efficiency.methods import Subject, image_size, vocab_size
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,14 @@
 """transformers' own LLaVA against our baseline: one loss from the same weights, whatever the lengths."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from hive.efficiency.methods import build
-from hive.efficiency.usual import UsualLlava
+from hive.cost.methods import build
+from hive.cost.usual import UsualLlava
 from hive.model.self_attention import SelfAttentionModel
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
-from tiny_models import TINY, tiny_batch
+from tests.support.tiny_models import TINY, tiny_batch
 
 
 @pytest.mark.parametrize("lengths", [(3, 5, 2), (4, 4)])

@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hive.config import Schedule
+from hive.cost.counted import Counted, StepCounter
+from hive.cost.methods import Subject, loss_of
 from hive.data.text import Batch
-from hive.efficiency.counted import Counted, StepCounter
-from hive.efficiency.methods import Subject, loss_of
 from hive.stages import build_optimizer, enter_stage
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hive_kernels import cross_attention, joint_attention
 from hive_kernels.testing import assert_accurate, cu_seqlens, poisoned_allocations, with_gradients
-from tests.kernels.kernel_backends import Kernels
+from tests.support.kernel_backends import Kernels
 
 Case = tuple[Callable[..., Tensor], list[Tensor]]
 """An operation over these samples, and its inputs."""

@@ -1,0 +1,1 @@
+"""What tests share: small models, runs, towers, chats, data in official layouts, and cases of the kernels."""
