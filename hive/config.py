@@ -24,6 +24,15 @@ class Rule(NamedTuple):
     allows: Callable[[Any], bool]
 
 
+class FreeOnResume:
+    """Marks a field that may differ where a run is resumed: it changes where or how fast the run is computed, not what.
+
+    A moved data set is recognised by its fingerprint.
+    """
+
+
+FREE = FreeOnResume()
+
 Kernel = Literal["auto", "reference", "torch", "triton", "cuda"]
 FrozenPrecision = Literal["autocast", "fp8", "int8"]
 Count = Annotated[int, Rule("1 or more", lambda value: value >= 1)]
@@ -126,14 +135,14 @@ class DataConfig:
     """Longest text, BOS and the closing newline included; longer captions are cut (paper, section 7)."""
     augment: bool = False
     """Random crop, flip-free jitter of colour and geometry on training images."""
-    workers: CountOrZero = 2
+    workers: Annotated[CountOrZero, FREE] = 2
     """Processes that decode images; 0 decodes in the main process. Changes no result."""
     heldout_pairs: Annotated[int, Rule("2 or more", lambda value: value >= 2)] = 512
     """Pairs kept out of training for the held-out loss, where the data has no held-out splits of its own; also the
     most pairs that one evaluation reads from a split."""
     max_megapixels: Positive = 64.0
     """Images with more pixels count as bad samples and are never decoded."""
-    max_bad_share: Share = 0.01
+    max_bad_share: Annotated[Share, FREE] = 0.01
     """The run stops when more than this share of the samples read so far is bad."""
 
 
@@ -167,15 +176,15 @@ class RunConfig:
 
     recipe: str = "demo"
     """The named experiment that the other fields start from."""
-    kernel: Kernel = "auto"
+    kernel: Annotated[Kernel, FREE] = "auto"
     """Backend of the fused operations."""
-    data: str = "embedded"
+    data: Annotated[str, FREE] = "embedded"
     """"embedded", a LLaVA JSON file, a folder or glob of webdataset .tar shards, or a .parquet file."""
-    image_root: Path | None = None
+    image_root: Annotated[Path | None, FREE] = None
     """Folder that a LLaVA JSON's image paths start from."""
-    out: Path | None = None
+    out: Annotated[Path | None, FREE] = None
     """Run folder; None makes the next free runs/<recipe>-<method>-N."""
-    stages: Stages = (1, 2, 3)
+    stages: Annotated[Stages, FREE] = (1, 2, 3)
     """Stages to run, in order."""
     epochs: Positive | None = None
     """Passes over the training set in every stage, in place of each schedule's own."""
@@ -183,19 +192,19 @@ class RunConfig:
     """Samples a step in every stage, in place of each schedule's own."""
     max_steps: Count | None = None
     """Most steps of a stage; the learning rate's schedule ends there."""
-    micro_batch_size: Count = 64
+    micro_batch_size: Annotated[Count, FREE] = 64
     """Samples a forward pass and process; a batch is accumulated from as many as it takes."""
     seed: Seed = 0
     """Fresh weights, order and augmentation all follow from it."""
-    device: str = "auto"
+    device: Annotated[str, FREE] = "auto"
     """"auto" takes the GPU where there is one; or cpu, cuda, cuda:1."""
-    checkpoint_activations: bool = False
+    checkpoint_activations: Annotated[bool, FREE] = False
     """Recompute each layer in the backward pass instead of keeping its activations."""
-    compile: bool = False
+    compile: Annotated[bool, FREE] = False
     """torch.compile the tower's and the language model's layers."""
-    save_every: Count = 500
+    save_every: Annotated[Count, FREE] = 500
     """Steps between checkpoints; stages always end with one."""
-    keep_checkpoints: Annotated[int, Rule("2 or more", lambda value: value >= 2)] = 2
+    keep_checkpoints: Annotated[int, Rule("2 or more", lambda value: value >= 2), FREE] = 2
     """Checkpoints kept, 2 or more."""
     vision: TowerConfig = field(default_factory=TowerConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
@@ -282,6 +291,23 @@ def flatten(config: RunConfig) -> dict[str, object]:
         else:
             flat[name] = value
     return flat
+
+
+def fixed_on_resume(config: RunConfig) -> dict[str, object]:
+    """`flatten` without the fields that are marked `FREE`: what must stay where a run is resumed."""
+    free = _free_fields(config, "")
+    return {name: value for name, value in flatten(config).items() if name not in free}
+
+
+def _free_fields(part: Any, prefix: str) -> set[str]:
+    names: set[str] = set()
+    for name, hint in get_type_hints(type(part), include_extras=True).items():
+        value = getattr(part, name)
+        if FREE in getattr(hint, "__metadata__", ()):
+            names.add(prefix + name)
+        elif dataclasses.is_dataclass(value):
+            names |= _free_fields(value, f"{prefix}{name}.")
+    return names
 
 
 def check(config: RunConfig) -> None:

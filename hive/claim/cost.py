@@ -10,9 +10,9 @@ from hive.config import Config
 from hive.cost.flops import step_flops
 from hive.data.order import steps
 from hive.data.pairs import open_pairs
+from hive.data.text import open_tokenizer
 from hive.model.build import Model, build_model
 from hive.stages import enter_stage, stage_steps, trained_parts
-from hive.train.setup import open_tokenizer
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from hive.data.images import BadImage, ImageSpec, load
 from hive.data.ledger import Ledger
 from hive.data.loader import heldout_batches
 from hive.data.pairs import EMBEDDED_HELDOUT, Pairs, hash_order, open_pairs
+from hive.data.text import open_tokenizer
 from hive.distributed import World
 from hive.errors import UserError
 from hive.probe.datasets.images import MAX_MEGAPIXELS, ImageReader, LabelledImages
@@ -28,9 +29,8 @@ from hive.probe.fit import count_right, fresh_heads, train
 from hive.probe.inputs import CachedSource, Source
 from hive.probe.protocol import Protocol
 from hive.probe.tower import ProbedTower
-from hive.runs import Run
 from hive.train.held_out import evaluate
-from hive.train.setup import open_tokenizer
+from hive.train.trained import Run
 
 TARGETS = ("group", "subgroup")
 SPLITS = EMBEDDED_HELDOUT

@@ -22,8 +22,9 @@ from hive.errors import UserError
 from hive.files import replace_text
 from hive.model.build import fresh_vision
 from hive.probe.tower import ProbedTower
-from hive.runs import load_run
-from hive.train.cli import CONFIG_FILE, fingerprint, load_config
+from hive.run_folder import CONFIG_FILE, fingerprint, load_config
+from hive.train.pretraining import pretraining
+from hive.train.trained import load_run
 from hive.train.trainer import Trainer
 
 PLANNED, RESULT = "planned.sha256", "result.json"
@@ -116,7 +117,7 @@ def _train(job: Job, world: World, console: Console) -> None:
     if resume:
         config = replace(load_config(job.folder, Config), out=job.folder, data=config.data, kernel=config.kernel)
     with _own_signals():
-        code = Trainer(config, resume, world, console).run()
+        code = Trainer(pretraining(config, resume, world), resume, world, console).run()
     if code:
         raise Stopped(code)
 

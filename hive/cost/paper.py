@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 CC3M_PAIRS = 595_375  # LLaVA's CC3M-595K, the paper's data
+LCS_CONVERSATIONS = 558_128  # LLaVA-1.5's LCS-558K, stage 1 of Table 5
+LLAVA_NEXT_CONVERSATIONS = 738_590  # LLaVA-NeXT's, stage 2 of Table 5
 
 
 def self_attention_complexity(layers: int, width: int, visual: int, text: int) -> float:

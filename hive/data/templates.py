@@ -1,9 +1,14 @@
-"""The words of the questions that are made from the emoji sets' metadata."""
+"""The words of templated questions: those made from the emoji sets' metadata, and LLaVA's instructions behind any."""
 
 NAME = "What is this?"
 GROUP = "Which group is it in?"
 SUBGROUP = "Which subgroup is it in?"
 TONE = "Which skin tone does it have?"
+
+SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
+"""LLaVA-1.5's instruction for short answers."""
+LETTER_ANSWER = "\nAnswer with the option's letter from the given choices directly."
+"""LLaVA-1.5's instruction for multiple choice."""
 
 
 def yes_or_no(name: str) -> str:

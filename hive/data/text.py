@@ -13,6 +13,7 @@ import tokenizers
 import torch
 
 from hive import smollm2
+from hive.config import LanguageConfig
 from hive.errors import UserError
 
 EMBEDDED_TOKENIZER = Path(__file__).parent / "embedded" / "tokenizer"
@@ -99,6 +100,17 @@ def load_tokenizer(path: str | None = None) -> Tokenizer:
             f"The tokenizer {path} has neither a BOS nor an EOS token: set bos_token in its tokenizer_config.json."
         )
     return _from_json(loaded.backend_tokenizer.to_str(), bos)
+
+
+def open_tokenizer(config: LanguageConfig) -> Tokenizer:
+    """The language model's tokenizer; another one beside pretrained weights is refused, since ids would not fit."""
+    tokenizer = load_tokenizer(config.tokenizer or config.weights)
+    if config.tokenizer and config.weights and load_tokenizer(config.weights).fingerprint != tokenizer.fingerprint:
+        raise UserError(
+            f"--language.tokenizer {config.tokenizer} differs from the tokenizer of --language.weights "
+            f"{config.weights}, whose embeddings it would mix up: leave the flag out, or give the weights' own one."
+        )
+    return tokenizer
 
 
 def load_whole_tokenizer(path: str | None = None) -> Any:

@@ -9,11 +9,6 @@ from typing import Any, NoReturn
 from hive.errors import UserError
 from hive.surrogates import has_surrogate
 
-SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
-"""LLaVA-1.5's instruction for short answers."""
-LETTER_ANSWER = "\nAnswer with the option's letter from the given choices directly."
-"""LLaVA-1.5's instruction for multiple choice."""
-
 
 @dataclass(frozen=True)
 class Question:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hive.data.templates import SHORT_ANSWER
 from hive.evaluate.benchmark import (
-    SHORT_ANSWER,
     Benchmark,
     Question,
     Score,

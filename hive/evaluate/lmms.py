@@ -12,7 +12,7 @@ from lmms_eval.api.model import lmms
 from PIL import Image
 
 from hive.distributed import pick_device
-from hive.evaluate.generate import Answerer
+from hive.vlm.answering import Answerer
 
 MAX_NEW_TOKENS = 256  # where a task names no number
 

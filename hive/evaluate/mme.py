@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from hive.data.templates import SHORT_ANSWER
 from hive.errors import UserError
 from hive.evaluate.benchmark import (
-    SHORT_ANSWER,
     Benchmark,
     Question,
     Score,

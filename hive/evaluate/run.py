@@ -81,7 +81,7 @@ def answer(
         return
     if len(left) < len(questions):
         _say(console, f"{len(questions) - len(left):,} of {len(questions):,} answers are there already.")
-    from hive.evaluate.generate import Answerer
+    from hive.vlm.answering import Answerer
 
     answerer = Answerer(command.model, device)
     predictions.begin()

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hive.data.templates import LETTER_ANSWER
 from hive.evaluate.benchmark import (
-    LETTER_ANSWER,
     Benchmark,
     Question,
     Score,

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     # torch takes seconds to import: --help and mistyped flags answer without it
     from hive.distributed import join_world
     from hive.maps.make import make_attention, make_gradients, slug
-    from hive.runs import load_run
+    from hive.train.trained import load_run
 
     with join_world(arguments.device) as world:
         runs = [load_run(folder, world.device, arguments.kernel) for folder in arguments.run]

@@ -7,7 +7,7 @@ from pathlib import Path
 from hive.data.pairs import Pairs, hash_order
 from hive.errors import UserError
 from hive.maps.make import make_attention, make_gradients
-from hive.runs import Run
+from hive.train.trained import Run
 
 PAIRS = 4
 TRIED = 100  # pairs looked at before giving up on finding readable ones

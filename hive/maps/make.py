@@ -19,7 +19,7 @@ from hive.maps.draw import AttentionBlock, GradientRow, attention_figure, gradie
 from hive.maps.gradients import gradient_maps
 from hive.maps.numbers import effective_area, energy_share, entropy, unit_range
 from hive.maps.words import Word, choose, words_of
-from hive.runs import Run
+from hive.train.trained import Run
 
 PICTURE = 256  # pixels: the image is drawn at the tower's size times what makes it at least this large
 Arrays = dict[str, np.ndarray]

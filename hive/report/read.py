@@ -10,7 +10,7 @@ from hive.config import Config, RunConfig
 from hive.data.ledger import LEDGER
 from hive.errors import UserError
 from hive.files import METRICS, read_records
-from hive.train.cli import CONFIG_FILE, load_config
+from hive.run_folder import CONFIG_FILE, load_config
 from hive.vlm.config import VLMConfig
 
 EFFICIENCY, MAPS = "efficiency.json", "maps"

@@ -1,9 +1,15 @@
 """python -m hive.train: pre-trains a vision encoder through a language model, in three stages."""
 
 import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from hive.command import exit_code, say_once
 from hive.train.cli import Command, parse
+
+if TYPE_CHECKING:
+    from hive.data.pairs import Pairs
+    from hive.train.trained import Run
 
 
 def run(command: Command) -> int:
@@ -11,16 +17,38 @@ def run(command: Command) -> int:
     # torch and transformers take seconds to import: --help and mistyped flags answer without them
     if command.dry_run:
         from hive.train.dry_run import report
+        from hive.train.outline import outline
 
-        print(report(command.config))
+        print(report(outline(command.config)))
         return 0
     from rich.console import Console
 
     from hive.distributed import join_world
+    from hive.train.pretraining import pretraining
+    from hive.train.trained import Run
     from hive.train.trainer import Trainer
 
+    console, resume = Console(), command.resume is not None
     with join_world(command.config.device) as world:
-        return Trainer(command.config, command.resume is not None, world, Console(), command.profile).run()
+        task = pretraining(command.config, resume, world)
+        trainer = Trainer(task, resume, world, console, profile=command.profile)
+        code = trainer.run()
+        if code == 0 and world.is_main:
+            trained = Run(trainer.folder, task.config, task.model, task.tokenizer, task.spec, trainer.position.step)
+            line = draw_maps(trained, task.sets[trainer.position.stage].heldout)
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        world.barrier()
+    return code
+
+
+def draw_maps(run: "Run", heldout: Mapping[str, "Pairs"]) -> str:
+    """Draws what the model attends to; returns the line about it: a picture that fails is no reason to lose a run."""
+    from hive.maps.heldout import draw_heldout
+
+    try:
+        return f"maps        {draw_heldout(run, heldout)}"
+    except Exception as error:
+        return f"warning: The maps could not be drawn ({error}): try python -m hive.maps."
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +13,20 @@ from hive.data.text import BadSample, Batch
 from hive.distributed import World
 from hive.errors import UserError
 from hive.train.telemetry import Telemetry, peak_memory_gb
+
+
+@dataclass
+class _Interval:
+    """What was counted since the last report."""
+
+    pending: list[tuple[dict[str, Any], torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    """Record, loss and gradient norm of each step, still on the device."""
+    bad: list[BadSample] = field(default_factory=list)
+    images: int = 0
+    tokens: int = 0
+    flops: float = 0.0
+    waited: float = 0.0
+    """Seconds."""
 
 
 class Meter:
@@ -33,13 +48,7 @@ class Meter:
         self._started = self._reported = time.perf_counter()
         self._first = done
         self._all_images, self._all_waited = 0, 0.0
-        self._clear()
-
-    def _clear(self) -> None:
-        self._pending: list[tuple[dict[str, Any], torch.Tensor, torch.Tensor]] = []
-        self._bad: list[BadSample] = []
-        self._images = self._tokens = 0
-        self._flops = self._waited = 0.0
+        self._interval = _Interval()
 
     def timed(self, data: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
         """The same batches; the time spent waiting for them is added up."""
@@ -47,7 +56,7 @@ class Meter:
         while True:
             before = time.perf_counter()
             item = next(iterator, None)
-            self._waited += time.perf_counter() - before
+            self._interval.waited += time.perf_counter() - before
             if item is None:
                 return
             yield item
@@ -57,30 +66,32 @@ class Meter:
     ) -> None:
         """Counts a step: this process's share of the mean loss, the gradient's norm before clipping."""
         self.done += 1
+        interval = self._interval
         for batch in micro_batches:
-            self._images += batch.images
-            self._tokens += batch.token_count
-            self._flops += self.flops_of(batch)
-            self._bad += batch.bad
-        self._pending.append(({"step": step, "stage": self.stage, "lr": rate}, loss, norm))
+            interval.images += batch.images
+            interval.tokens += batch.token_count
+            interval.flops += self.flops_of(batch)
+            interval.bad += batch.bad
+        interval.pending.append(({"step": step, "stage": self.stage, "lr": rate}, loss, norm))
 
     def report(self, ledger: Ledger) -> None:
         """Reads the losses and passes them on; `UserError` at a loss that is no number or too many bad samples."""
-        for samples, bad in self.world.gather((self._images, self._bad)):
+        interval, self._interval = self._interval, _Interval()
+        for samples, bad in self.world.gather((interval.images, interval.bad)):
             ledger.count(samples, tuple(bad))
-        losses = self.world.sum_tensor(torch.stack([loss for _, loss, _ in self._pending])).tolist()
-        norms = torch.stack([norm for _, _, norm in self._pending]).tolist()
+        losses = self.world.sum_tensor(torch.stack([loss for _, loss, _ in interval.pending])).tolist()
+        norms = torch.stack([norm for _, _, norm in interval.pending]).tolist()
         now = time.perf_counter()
         seconds = now - self._reported
         speed = {
-            "images_per_second": self.world.size * self._images / seconds,
-            "tokens_per_second": self.world.size * self._tokens / seconds,
-            "tflops": self.world.size * self._flops / seconds / 1e12,
-            "data_wait": self._waited / seconds,
+            "images_per_second": self.world.size * interval.images / seconds,
+            "tokens_per_second": self.world.size * interval.tokens / seconds,
+            "tflops": self.world.size * interval.flops / seconds / 1e12,
+            "data_wait": interval.waited / seconds,
             "peak_memory_gb": peak_memory_gb(self.world.device),
         }
         records: list[dict[str, Any]] = []
-        for (record, _, _), loss, norm in zip(self._pending, losses, norms, strict=True):
+        for (record, _, _), loss, norm in zip(interval.pending, losses, norms, strict=True):
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 if records:
                     self.telemetry.steps(records, self.done, self.steps, 0.0)
@@ -91,10 +102,9 @@ class Meter:
             records.append({**record, "loss": loss, "gradient_norm": norm, **speed})
         left = (now - self._started) / (self.done - self._first) * (self.steps - self.done)
         self.telemetry.steps(records, self.done, self.steps, left)
-        self._all_images += self._images
-        self._all_waited += self._waited
+        self._all_images += interval.images
+        self._all_waited += interval.waited
         self._reported = now
-        self._clear()
 
     def summary(self) -> str:
         """One line on the stage so far."""

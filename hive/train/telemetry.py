@@ -54,6 +54,31 @@ class _Progress(Progress):
         yield Text(line, no_wrap=True)
 
 
+class _Bar:
+    """The live progress of one stage, from its making to `stop`."""
+
+    def __init__(self, console: Console, stage: int, first_step: int, steps: int) -> None:
+        self._progress = _Progress(
+            TextColumn(f"stage {stage}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            expand=True,
+        )
+        self._task = self._progress.add_task("", total=steps, completed=first_step, left="")
+        self._progress.start()
+
+    def show(self, numbers: tuple[str, ...], step: int, left: str) -> None:
+        """`numbers` of the stage's `step`, and the time `left`."""
+        self._progress.numbers = numbers
+        self._progress.update(self._task, completed=step, left=left)
+
+    def stop(self) -> None:
+        """Leaves the bar as it stands."""
+        self._progress.stop()
+
+
 class Telemetry:
     """Writes a run's metrics to its folder and shows them on the console; silent on every process but the first."""
 
@@ -62,7 +87,7 @@ class Telemetry:
         self.console = console
         self.is_main = is_main
         self.folder = folder
-        self._progress: _Progress | None = None
+        self._bar: _Bar | None = None
         if is_main:
             threading.excepthook = _report_thread
             keep_records(folder / METRICS, lambda record: record["step"] <= last_step)
@@ -77,23 +102,13 @@ class Telemetry:
     def start_stage(self, stage: int, first_step: int, steps: int) -> None:
         """Opens the live progress bar, where there is a terminal."""
         if self.is_main and self.console.is_terminal:
-            self._progress = _Progress(
-                TextColumn(f"stage {stage}"),
-                BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[left]}"),
-                console=self.console,
-                expand=True,
-            )
-            self._task = self._progress.add_task("", total=steps, completed=first_step, left="")
-            self._progress.start()
-        self._plain_every = max(1, steps // 20)
+            self._bar = _Bar(self.console, stage, first_step, steps)
 
     def end_stage(self) -> None:
         """Closes the progress bar."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
     def steps(self, records: list[dict[str, Any]], stage_step: int, steps: int, seconds_left: float) -> None:
         """Writes one record a step and shows the last; `stage_step` steps of the stage's `steps` are done."""
@@ -113,10 +128,10 @@ class Telemetry:
             f"gradient norm {last['gradient_norm']:.3g}",
             f"{100 * last['data_wait']:.0f} % waiting for data",
         )
-        if self._progress is not None:
-            self._progress.numbers = shown
-            self._progress.update(self._task, completed=stage_step, left=left)
-        elif stage_step == steps or stage_step // self._plain_every > (stage_step - len(records)) // self._plain_every:
+        plain_every = max(1, steps // 20)
+        if self._bar is not None:
+            self._bar.show(shown, stage_step, left)
+        elif stage_step == steps or stage_step // plain_every > (stage_step - len(records)) // plain_every:
             self.say(f"stage {last['stage']}  step {stage_step:>6}/{steps}  {'  '.join(shown[:6])}  {left}")
 
     def record(self, record: Mapping[str, Any], group: str) -> None:

@@ -8,19 +8,27 @@ from hive.vlm.cli import Command, parse
 
 def run(command: Command) -> int:
     """Runs what the command line asked for; returns the exit code."""
+    # torch and transformers take seconds to import: --help and mistyped flags answer without them
     if command.ask is not None and command.model is not None:
         from hive.vlm.ask import ask
 
         print(ask(*command.ask, command.model, command.config.device))
         return 0
-    # torch and transformers take seconds to import: --help and mistyped flags answer without them
+    if command.dry_run:
+        from hive.train.dry_run import report
+        from hive.vlm.outline import outline
+
+        print(report(outline(command.config)))
+        return 0
     from rich.console import Console
 
     from hive.distributed import join_world
-    from hive.vlm.trainer import VLMTrainer
+    from hive.train.trainer import Trainer
+    from hive.vlm.fine_tuning import fine_tuning
 
+    resume = command.resume is not None
     with join_world(command.config.device) as world:
-        return VLMTrainer(command.config, command.resume is not None, world, Console()).run()
+        return Trainer(fine_tuning(command.config, resume, world), resume, world, Console()).run()
 
 
 def main(argv: list[str] | None = None) -> int:

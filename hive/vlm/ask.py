@@ -23,7 +23,7 @@ def ask(image: Path, question: str, model: Path, device: str) -> str:
         raise UserError(f"--ask {image} can't be used ({error}): give a JPEG, PNG or WebP file.") from None
     if not (model / "config.json").is_file():
         raise UserError(f"--model {model} is no model folder: give RUN/llava of a python -m hive.vlm run.")
-    from hive.evaluate.generate import Answerer  # transformers takes seconds to import
+    from hive.vlm.answering import Answerer  # transformers takes seconds to import
 
     with join_world(device) as world:
         return Answerer(model, world.device)([(question, [picture])], MAX_NEW_TOKENS)[0]

@@ -8,41 +8,34 @@ import tyro
 
 from hive.config import check
 from hive.errors import UserError
-from hive.train.cli import check_same, starting_point
+from hive.run_folder import check_same
+from hive.train.cli import starting_point
 from hive.vlm.config import VLMConfig, load_recipe
 
 
 @dataclass(frozen=True)
 class Command:
-    """What the person asked for: a run, or an answer."""
+    """Fine-tunes the pre-trained tower, a connector and a chat model, in LLaVA's two stages (paper, Table 5).
+    Every flag overrides the recipe's value."""
 
-    config: VLMConfig
-    resume: Path | None
-    ask: tuple[Path, str] | None
-    model: Path | None
+    config: Annotated[VLMConfig, tyro.conf.arg(name="")]
+    resume: Path | None = None
+    """Run folder to continue; other flags default to that run's own."""
+    dry_run: bool = False
+    """Print what the run would train and cost, and what is missing; needs no GPU, weights or data."""
+    ask: tuple[Path, str] | None = None
+    """An image and a question, answered by --model; nothing is trained."""
+    model: Path | None = None
+    """The LLaVA folder that answers: RUN/llava."""
 
 
 def parse(argv: list[str]) -> Command:
     """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
     base, resume = starting_point(argv, load_recipe, VLMConfig)
-
-    @dataclass(frozen=True)
-    class Flags:
-        """Fine-tunes the pre-trained tower, a connector and a chat model, in LLaVA's two stages (paper, Table 5).
-        Every flag overrides the recipe's value."""
-
-        config: Annotated[VLMConfig, tyro.conf.arg(name="")]
-        resume: Path | None = None
-        """Run folder to continue; other flags default to that run's own."""
-        ask: tuple[Path, str] | None = None
-        """An image and a question, answered by --model; nothing is trained."""
-        model: Path | None = None
-        """The LLaVA folder that answers: RUN/llava."""
-
-    flags = tyro.cli(Flags, default=Flags(base), args=argv, prog="python -m hive.vlm")
-    if (flags.ask is None) != (flags.model is None):
+    command = tyro.cli(Command, default=Command(base), args=argv, prog="python -m hive.vlm")
+    if (command.ask is None) != (command.model is None):
         raise UserError('--ask and --model go together: --ask IMAGE "QUESTION" --model RUN/llava.')
-    check(flags.config)
+    check(command.config)
     if resume is not None:
-        check_same(base, flags.config)
-    return Command(flags.config, resume, flags.ask, flags.model)
+        check_same(base, command.config)
+    return command

@@ -1,12 +1,12 @@
 """The description of a fine-tuning run, and the named ones (paper, Table 5)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated
 
-from hive.config import DataConfig, LanguageConfig, Rule, RunConfig, Schedule, Stages, TowerConfig
+from hive.config import FREE, DataConfig, LanguageConfig, Rule, RunConfig, Schedule, Stages, TowerConfig
 from hive.errors import UserError
-from hive.recipes import LLAMA_1B, SMOLLM2_135M
+from hive.recipes import LLAMA_1B, SIGLIP_L_384, SMOLLM2_135M
 
 RATES = {"min_lr": 0.0, "clip": 1.0, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999}
 """Cosine to 0, clipping at 1 and no decay, as in Table 5; its momenta are lost, these are LLaVA's."""
@@ -16,13 +16,13 @@ RATES = {"min_lr": 0.0, "clip": 1.0, "weight_decay": 0.0, "beta1": 0.9, "beta2":
 class VLMConfig(RunConfig):
     """A whole fine-tuning run. Its samples are conversations."""
 
-    data: str = "embedded"
+    data: Annotated[str, FREE] = "embedded"
     """Stage 1's conversations: "embedded" (templated questions on emoji) or a LLaVA JSON file."""
-    data2: str | None = None
+    data2: Annotated[str | None, FREE] = None
     """Stage 2's conversations; None takes stage 1's."""
-    image_root2: Path | None = None
+    image_root2: Annotated[Path | None, FREE] = None
     """Folder that the image paths of --data2 start from."""
-    stages: Stages = (1, 2)
+    stages: Annotated[Stages, FREE] = (1, 2)
     """Stages to run, in order: 1 trains the connector, 2 connector and language model. The tower stays as it is."""
     feature_layer: Annotated[int, Rule("-1 or less", lambda value: value <= -1)] = -1
     """The tower's hidden state that is read, from the end: -1 is its last layer's output, before the final norm."""
@@ -72,13 +72,14 @@ def smollm2_135m() -> VLMConfig:
 def llama_3_2_1b() -> VLMConfig:
     """Table 5: 2180 and 11540 steps on LLaVA-1.5's LCS-558K and LLaVA-NeXT's 738,590 conversations."""
     connector, instruct = Path("data/LLaVA-Pretrain"), Path("data/LLaVA-NeXT-Data")
+    shape = TowerConfig(**{item.name: getattr(SIGLIP_L_384, item.name) for item in fields(TowerConfig)})
     return VLMConfig(
         recipe="llama-3.2-1b",
         data=str(connector / "blip_laion_cc_sbu_558k.json"),
         image_root=connector / "images",
         data2=str(instruct / "llava_next_raw_format_processed.json"),
         image_root2=instruct / "images",
-        vision=TowerConfig(weights="tower"),
+        vision=replace(shape, weights="tower"),
         language=LLAMA_1B,
         dataset=DataConfig(max_text_tokens=2048, workers=8),
         micro_batch_size=8,

@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from hive.data.pairs import EMBEDDED, Pairs, open_pairs
-from hive.data.templates import GROUP, NAME, yes_or_no
-from hive.evaluate.benchmark import SHORT_ANSWER
+from hive.data.templates import GROUP, NAME, SHORT_ANSWER, yes_or_no
 from hive.vlm.conversations import IMAGE, SharedTexts, Turn, dumps
 
 

@@ -29,11 +29,14 @@ class VLM(SelfAttentionModel):
         )
 
 
-def build_vlm(config: VLMConfig, backend: str) -> VLM:
-    """The model in fp32 on the CPU, a fresh connector, the rest as configured; missing weights raise `UserError`."""
+def build_vlm(config: VLMConfig, backend: str, *, pretrained: bool = True) -> VLM:
+    """The model in fp32 on the current default device, a fresh connector, the rest as configured.
+
+    Missing weights raise `UserError`; with `pretrained=False` nothing is loaded, as in `build_model`.
+    """
     torch.manual_seed(config.seed)
-    vision = vision_model(config.vision, pretrained=True)
-    language = LanguageModel(language_model(config.language, pretrained=True), backend, config.checkpoint_activations)
+    vision = vision_model(config.vision, pretrained)
+    language = LanguageModel(language_model(config.language, pretrained), backend, config.checkpoint_activations)
     layers = vision.config.num_hidden_layers
     layer = layers + 1 + config.feature_layer
     if layer < 1:

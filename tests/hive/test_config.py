@@ -8,7 +8,8 @@ import pytest
 from hive.config import Config, Schedule, VisionConfig, check, from_json, to_json
 from hive.errors import UserError
 from hive.recipes import RECIPES
-from hive.train.cli import fingerprint, parse
+from hive.run_folder import fingerprint
+from hive.train.cli import parse
 
 OUT_OF_RANGE = """
 --seed -1 | --epochs inf | --epochs nan | --epochs 0 | --epochs -1 | --batch-size 0 | --max-steps 0

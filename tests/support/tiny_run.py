@@ -5,7 +5,21 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from rich.console import Console
+
+from hive.command import exit_code
+from hive.config import Config
+from hive.data.text import Tokenizer
+from hive.distributed import join_world
+from hive.train.cli import parse
+from hive.train.pretraining import pretraining
+from hive.train.task import Task
+from hive.train.trainer import Trainer
+
+Pretraining = Task[Config, Tokenizer]
 
 FLAGS = """
 --vision.image-size 16 --vision.hidden-size 16 --vision.layers 4 --vision.heads 2 --vision.mlp-size 32
@@ -49,3 +63,19 @@ def records(run: Path, kind: str = "train") -> list[dict]:
 def losses(run: Path) -> list[float]:
     """Training losses in order."""
     return [record["loss"] for record in records(run)]
+
+
+def train(flags: Sequence[str], change: Callable[[Pretraining], Pretraining] = lambda task: task) -> int:
+    """`python -m hive.train` without the maps at its end, which take longer to draw than a tiny run to train.
+
+    `change` gives the run another task than the command line describes.
+    """
+
+    def run() -> int:
+        command = parse(list(flags))
+        resume = command.resume is not None
+        with join_world(command.config.device) as world:
+            task = change(pretraining(command.config, resume, world))
+            return Trainer(task, resume, world, Console()).run()
+
+    return exit_code(run)

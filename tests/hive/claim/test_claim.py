@@ -52,7 +52,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(plan.SETTINGS, "small", tiny)
-    monkeypatch.setattr("hive.train.trainer.draw_heldout", lambda run, heldout: run.folder / "maps")
 
 
 @pytest.mark.parametrize("setting", ["small", "gpu"])
@@ -139,7 +138,7 @@ def test_whole_comparison_stopped_and_continued(
     train_step = run.Trainer.train_step
 
     def stopped(self, *arguments):
-        if self.step == 1:
+        if self.position.step == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return train_step(self, *arguments)
 

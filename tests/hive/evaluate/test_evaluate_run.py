@@ -12,8 +12,8 @@ from PIL import Image
 
 from hive.evaluate import run as run_module
 from hive.evaluate.__main__ import main
-from hive.evaluate.generate import Answerer
 from hive.evaluate.predictions import PREDICTIONS
+from hive.vlm.answering import Answerer
 from tests.support.official_folders import MAKE, make_gqa, make_mme, make_scienceqa
 from tests.support.tiny_llava import save_tiny_llava
 
@@ -81,7 +81,7 @@ def test_interrupted_and_killed_in_a_line(model: Path, tmp_path: Path, monkeypat
     assert "9 of 30 answers are there already" in capsys.readouterr().out
     assert len(asked) == 31
     assert path.read_text() == (tmp_path / "whole" / PREDICTIONS).read_text()
-    monkeypatch.setattr("hive.evaluate.generate.Answerer", None)  # finished: no model is loaded any more
+    monkeypatch.setattr("hive.vlm.answering.Answerer", None)  # finished: no model is loaded any more
     assert main([*usual, "--out", str(tmp_path / "cut")]) == 0
 
 

@@ -8,9 +8,15 @@ import pytest
 from PIL import Image
 
 from hive.config import Config
+from hive.cost.paper import CC3M_PAIRS
 from hive.recipes import load_recipe
-from hive.train.dry_run import CC3M_PAIRS, find, report
-from hive.train.setup import open_data
+from hive.train import dry_run
+from hive.train.outline import find, outline
+from hive.train.pretraining import open_data
+
+
+def report(config: Config) -> str:
+    return dry_run.report(outline(config))
 
 
 def rows(text: str) -> dict[int, list[str]]:

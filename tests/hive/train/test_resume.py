@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from hive import checkpoint
-from hive.train.__main__ import main
-from tests.support.tiny_run import TINY, records, start, wait_until
+from tests.support.tiny_run import TINY, records, start, train, wait_until
 
 FLAGS = [*TINY, "--save-every", "2"]
 
@@ -19,7 +18,7 @@ FLAGS = [*TINY, "--save-every", "2"]
 def never_stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("resume") / "out"
     torch.set_num_threads(1)
-    assert main([*FLAGS, "--out", str(out)]) == 0
+    assert train([*FLAGS, "--out", str(out)]) == 0
     return out
 
 
@@ -36,18 +35,18 @@ def test_resumed_from_a_checkpoint(step: int, never_stopped: Path, tmp_path: Pat
     """Mid-stage, and at the end of a stage and of the run: the later checkpoints are taken away."""
     out = tmp_path / "out"
     monkeypatch.setattr(checkpoint, "_remove_older", lambda *arguments: None)
-    assert main([*FLAGS, "--out", str(out)]) == 0
+    assert train([*FLAGS, "--out", str(out)]) == 0
     for path in (out / "checkpoints").iterdir():
         if int(path.name.removeprefix("step-")) > step:
             shutil.rmtree(path)
-    assert main(["--resume", str(out)]) == 0
+    assert train(["--resume", str(out)]) == 0
     assert_same(out, never_stopped)
 
 
 def test_stages_one_run_at_a_time(never_stopped: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert main([*FLAGS, "--out", str(out), "--stages", "1"]) == 0
-    assert main(["--resume", str(out), "--stages", "1,2,3"]) == 0
+    assert train([*FLAGS, "--out", str(out), "--stages", "1"]) == 0
+    assert train(["--resume", str(out), "--stages", "1,2,3"]) == 0
     assert_same(out, never_stopped)
 
 
@@ -67,7 +66,7 @@ def test_killed_in_the_middle_of_a_save(save: int, never_stopped: Path, tmp_path
     wait_until(nth_save_began, process)
     process.kill()
     process.communicate()
-    assert main(["--resume", str(out)]) == 0
+    assert train(["--resume", str(out)]) == 0
     assert_same(out, never_stopped)
 
 
@@ -80,7 +79,7 @@ def test_a_signal_saves_and_exits(number: signal.Signals, never_stopped: Path, t
     shown, errors = process.communicate()
     assert process.returncode == 128 + number, errors
     assert f"--resume {out}" in shown
-    assert main(["--resume", str(out)]) == 0
+    assert train(["--resume", str(out)]) == 0
     assert_same(out, never_stopped)
 
 
@@ -100,17 +99,17 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path: Path) -> N
 
 
 def test_resuming_with_another_config_is_refused(never_stopped: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["--resume", str(never_stopped), "--seed", "1"]) == 2
+    assert train(["--resume", str(never_stopped), "--seed", "1"]) == 2
     assert "--seed is 1, but the run that --resume continues has 0" in capsys.readouterr().err
 
 
 def test_stages_cannot_be_skipped_on_resume(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "out"
-    assert main([*FLAGS, "--out", str(out), "--stages", "1,2"]) == 0
-    assert main(["--resume", str(out), "--stages", "1"]) == 2
+    assert train([*FLAGS, "--out", str(out), "--stages", "1,2"]) == 0
+    assert train(["--resume", str(out), "--stages", "1"]) == 2
     assert "already finished stage 2" in capsys.readouterr().err
     shutil.rmtree(checkpoint.newest(out / "checkpoints"))
-    assert main(["--resume", str(out), "--stages", "3"]) == 2
+    assert train(["--resume", str(out), "--stages", "3"]) == 2
     assert "in the middle of stage 2: include 2" in capsys.readouterr().err
 
 
@@ -125,7 +124,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, capsys: pytest.Ca
         return write(folder, step=step, **rest)
 
     monkeypatch.setattr(checkpoint, "save", save)
-    assert main([*FLAGS, "--out", str(tmp_path / "out")]) == 2
+    assert train([*FLAGS, "--out", str(tmp_path / "out")]) == 2
     shown = capsys.readouterr()
     assert "warning: No room for step 2." in shown.out
     assert shown.err == "error: No room for step 8.\n"

@@ -1,5 +1,6 @@
 """The whole run: three stages, what it leaves behind, and that its result doesn't depend on how it is split."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -12,14 +13,13 @@ from transformers import AutoModel
 
 from hive.checkpoint import load, newest
 from hive.train.__main__ import main
-from hive.train.trainer import Trainer
-from tests.support.tiny_run import TINY, losses, records, start
+from tests.support.tiny_run import TINY, Pretraining, losses, records, start, train
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "out"
-    assert main([*TINY, "--out", str(out)]) == 0
+    assert train([*TINY, "--out", str(out)]) == 0
     return out
 
 
@@ -42,10 +42,13 @@ def test_the_exported_tower_is_the_trained_one(finished: Path) -> None:
     assert all(torch.equal(saved[f"model.tower.model.{name}"], weight) for name, weight in tower.named_parameters())
 
 
-def test_a_frozen_tower_changes_neither_losses_nor_names(finished: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_frozen_tower_changes_neither_losses_nor_names(finished: Path, tmp_path: Path) -> None:
     """Against a run whose frozen stages use the tower itself; it is that tower which stage 3 trains."""
-    monkeypatch.setattr(Trainer, "frozen_tower", lambda self: self.model.tower)
-    assert main([*TINY, "--out", str(tmp_path / "plain")]) == 0
+
+    def with_the_tower_itself(task: Pretraining) -> Pretraining:
+        return dataclasses.replace(task, encode=lambda parts: task.model.tower)
+
+    assert train([*TINY, "--out", str(tmp_path / "plain")], with_the_tower_itself) == 0
     assert losses(finished) == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)
     stage2, stage3 = (load(finished / "checkpoints" / f"step-{step:08}").tensors for step in (8, 12))
     assert stage3.keys() == load(newest(tmp_path / "plain" / "checkpoints")).tensors.keys()
@@ -56,18 +59,18 @@ def test_a_frozen_tower_changes_neither_losses_nor_names(finished: Path, tmp_pat
 def test_an_8_bit_tower_trains_and_stays_8_bit(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     pytest.importorskip("torchao")
     flags = ["--vision.frozen-precision", "int8", "--stages", "1,2"]
-    assert main([*TINY, "--out", str(tmp_path / "int8"), *flags]) == 0
+    assert train([*TINY, "--out", str(tmp_path / "int8"), *flags]) == 0
     assert "fp32, frozen tower in int8" in capsys.readouterr().out
     rounded, exact = losses(tmp_path / "int8"), losses(finished)[:8]
     assert rounded != exact
     assert rounded == pytest.approx(exact, abs=1e-2)
-    assert main(["--resume", str(tmp_path / "int8"), "--vision.frozen-precision", "autocast"]) == 2
+    assert train(["--resume", str(tmp_path / "int8"), "--vision.frozen-precision", "autocast"]) == 2
     assert "but the run that --resume continues has int8" in capsys.readouterr().err
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     flags = ["--stages", "3", "--max-steps", "30", "--schedule3.peak-lr", "1e-2"]
-    assert main([*TINY, "--out", str(tmp_path / "a"), *flags]) == 0
+    assert train([*TINY, "--out", str(tmp_path / "a"), *flags]) == 0
     curve = losses(tmp_path / "a")
     assert sum(curve[-5:]) < sum(curve[:5]) - 5
 
@@ -76,7 +79,7 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
     "flags", [("--kernel", "reference"), ("--micro-batch-size", "8"), ("--checkpoint-activations",)]
 )
 def test_losses_do_not_depend_on(flags: tuple[str, ...], finished: Path, tmp_path: Path) -> None:
-    assert main([*TINY, "--out", str(tmp_path / "b"), *flags]) == 0
+    assert train([*TINY, "--out", str(tmp_path / "b"), *flags]) == 0
     assert losses(tmp_path / "b") == pytest.approx(losses(finished), abs=1e-4)
 
 
@@ -87,7 +90,7 @@ def test_triton_kernels_train_in_the_interpreter(finished: Path, tmp_path: Path)
         flags += ["--dataset.heldout-pairs", "2"]
         process = start(*flags, "--kernel", "triton", "--out", str(tmp_path / fusion), TRITON_INTERPRET="1")
         assert process.wait() == 0, process.stderr and process.stderr.read()
-        assert main([*flags, "--kernel", "reference", "--out", str(tmp_path / f"{fusion}-reference")]) == 0
+        assert train([*flags, "--kernel", "reference", "--out", str(tmp_path / f"{fusion}-reference")]) == 0
         assert losses(tmp_path / fusion) == pytest.approx(losses(tmp_path / f"{fusion}-reference"), abs=1e-4)
 
 
@@ -114,13 +117,13 @@ def test_two_processes_give_the_losses_of_one(finished: Path, tmp_path: Path) ->
 
 
 def test_the_baseline_trains_in_the_same_engine(tmp_path: Path) -> None:
-    assert main([*TINY, "--out", str(tmp_path / "d"), "--method", "self-attention"]) == 0
+    assert train([*TINY, "--out", str(tmp_path / "d"), "--method", "self-attention"]) == 0
     assert len(losses(tmp_path / "d")) == 12
 
 
 def test_the_papers_literal_form(tmp_path: Path) -> None:
     flags = ["--stage1", "projector", "--no-gate", "--stages", "1"]
-    assert main([*TINY, "--out", str(tmp_path / "e"), *flags]) == 0
+    assert train([*TINY, "--out", str(tmp_path / "e"), *flags]) == 0
 
 
 @pytest.mark.parametrize("recipe", ["demo", "smollm2-135m"])
@@ -145,8 +148,8 @@ def test_own_data_with_bad_images(tmp_path: Path, capsys: pytest.CaptureFixture)
     broken.write_bytes(broken.read_bytes()[:40])
     (tmp_path / "data.json").write_text(json.dumps(items))
     flags = [*TINY, "--data", str(tmp_path / "data.json"), "--stages", "3", "--max-steps", "6"]
-    assert main([*flags, "--out", str(tmp_path / "ok")]) == 0
+    assert train([*flags, "--out", str(tmp_path / "ok")]) == 0
     ledger = [json.loads(line) for line in (tmp_path / "ok" / "bad_samples.jsonl").read_text().splitlines()]
     assert [Path(entry["file"]).name for entry in ledger] == ["7.png"]
-    assert main([*flags, "--out", str(tmp_path / "bad"), "--dataset.max-bad-share", "0"]) == 2
+    assert train([*flags, "--out", str(tmp_path / "bad"), "--dataset.max-bad-share", "0"]) == 2
     assert "--dataset.max-bad-share" in capsys.readouterr().err

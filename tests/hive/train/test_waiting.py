@@ -11,8 +11,10 @@ from hive.cost.simulate import StageShape, simulate
 from hive.data.loader import batches
 from hive.distributed import World
 from hive.model.build import build_model
-from hive.stages import build_optimizer, enter_stage, trained_parts
+from hive.stages import trained_parts
 from hive.train.cli import parse
+from hive.train.pretraining import pretraining
+from hive.train.stage import begin_stage
 from hive.train.trainer import Trainer
 from tests.support.tiny_run import TINY
 
@@ -39,16 +41,15 @@ def test_a_step_waits_for_nothing_on_a_gpu(method: str, kernel: str, stage: int,
     # heads of 32 channels, so that torch's packed attention takes them
     shape = ["--language.hidden-size", "64", "--device", "cuda", "--kernel", kernel, "--out", str(tmp_path / "out")]
     config = parse([*TINY, *shape, method]).config
-    trainer = Trainer(config, False, World(0, 1, torch.device("cuda", 0)), Console(quiet=True))
-    parts, schedule = trained_parts(config, stage), config.schedule(stage)
-    trainer.parameters = enter_stage(trainer.model, parts)
-    trainer.encode = trainer.model.tower if "tower" in parts else trainer.frozen_tower()
-    trainer.optimizer = build_optimizer(trainer.parameters, schedule)
+    world = World(0, 1, torch.device("cuda", 0))
+    task = pretraining(config, False, world)
+    trainer = Trainer(task, False, world, Console(quiet=True))
+    begun = begin_stage(task, stage, {})
     steps = list(
         batches(
-            trainer.pairs,
-            trainer.tokenizer,
-            trainer.spec,
+            begun.data.pairs,
+            task.tokenizer,
+            task.spec,
             config.dataset,
             seed=0,
             batch_size=8,
@@ -59,9 +60,9 @@ def test_a_step_waits_for_nothing_on_a_gpu(method: str, kernel: str, stage: int,
         )
     )
     for micro_batches in steps[:3]:  # compiles, self-checks, makes the optimiser's state
-        trainer.train_step(micro_batches, 1e-3, 1.0)
+        trainer.train_step(begun, micro_batches, 1e-3)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        trainer.train_step(steps[3], 1e-3, 1.0)
+        trainer.train_step(begun, steps[3], 1e-3)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -1,4 +1,4 @@
-"""A finished or stopped run, read back from its folder."""
+"""A trained model with all that it takes to use it: as training ends, or read back from a run's folder."""
 
 import dataclasses
 import sys
@@ -10,17 +10,17 @@ import torch
 from hive import checkpoint
 from hive.config import Config, Kernel
 from hive.data.images import ImageSpec
-from hive.data.text import Tokenizer
+from hive.data.text import Tokenizer, open_tokenizer
 from hive.errors import UserError
 from hive.model.build import Model, build_model, image_spec, kernel_for
 from hive.model.pretrained import how_to_get, is_present
-from hive.train.cli import load_config
-from hive.train.setup import open_tokenizer
+from hive.run_folder import load_config
+from hive.train.state import CHECKPOINTS
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds, ready to be used."""
+    """What a run has trained, ready to be used."""
 
     folder: Path
     config: Config
@@ -49,7 +49,7 @@ def load_run(folder: Path, device: torch.device, kernel: Kernel | None = None, f
     for weights, name in ((config.vision.weights, "--vision.weights"), (config.language.weights, "--language.weights")):
         if weights is not None and not is_present(weights):  # they tell the architecture
             raise UserError(f"{flag} {folder} started from weights that are not here: {how_to_get(weights, name)}")
-    path = checkpoint.newest(folder / "checkpoints", lambda sentence: print(f"warning: {sentence}", file=sys.stderr))
+    path = checkpoint.newest(folder / CHECKPOINTS, lambda sentence: print(f"warning: {sentence}", file=sys.stderr))
     if path is None:
         raise UserError(f"{flag} {folder} has no whole checkpoint yet: wait for its first one, or give another run.")
     loaded = checkpoint.load(path)

@@ -1,0 +1,75 @@
+"""A run's folder: made for a new run, recognised again where one is resumed. Imports no torch."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from hive.config import AnyConfig, RunConfig, fixed_on_resume, flag_of, from_json
+from hive.errors import UserError
+
+CONFIG_FILE = "config.json"
+
+
+def check_out(config: RunConfig, resume: bool) -> None:
+    """Raises `UserError` where --out holds another run."""
+    if config.out is not None and not resume and (config.out / CONFIG_FILE).exists():
+        raise UserError(
+            f"--out {config.out} already holds a run: continue it with --resume {config.out}, or give another folder."
+        )
+
+
+def make_run_folder(config: RunConfig) -> Path:
+    """Makes and returns the run's folder: --out, or the next free runs/RECIPE-METHOD-N, which no other run can take."""
+    try:
+        if config.out is not None:
+            config.out.mkdir(parents=True, exist_ok=True)
+            return config.out
+        Path("runs").mkdir(exist_ok=True)
+        number = 1
+        while True:
+            folder = Path("runs") / f"{config.recipe}-{config.trains}-{number}"
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                number += 1
+                continue
+            return folder
+    except OSError as error:
+        wanted = config.out or Path("runs")
+        raise UserError(
+            f"The run folder {wanted} can't be made ({error.strerror}): give a folder that can be written in --out."
+        ) from error
+
+
+def load_config(run: Path, kind: type[AnyConfig], flag: str = "--resume") -> AnyConfig:
+    """The configuration that a run folder was started with; `flag` is what the person named the folder by."""
+    try:
+        return from_json((run / CONFIG_FILE).read_text(), kind)
+    except UserError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{flag} {run} is no run folder (its {CONFIG_FILE} can't be read: {error}): give the folder "
+            "that the run printed when it started."
+        ) from error
+
+
+def fingerprint(config: RunConfig) -> str:
+    """SHA-256 of every field that must stay what it was when a run is resumed."""
+    return hashlib.sha256(json.dumps(fixed_on_resume(config), sort_keys=True, default=str).encode()).hexdigest()
+
+
+def check_same(saved: RunConfig, given: RunConfig) -> None:
+    """Raises `UserError` for a flag that would change what a resumed run computes."""
+    if given.out != saved.out:
+        raise UserError(
+            f"--out is {given.out}, but --resume {saved.out} continues a run in its own folder: leave --out out, "
+            "or start a new run."
+        )
+    before, now = fixed_on_resume(saved), fixed_on_resume(given)
+    changed = next((name for name in before if before[name] != now[name]), None)
+    if changed is not None:
+        raise UserError(
+            f"{flag_of(changed)} is {now[changed]}, but the run that --resume continues has {before[changed]}: leave "
+            "the flag out, or start a new run."
+        )

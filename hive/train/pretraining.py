@@ -1,0 +1,64 @@
+"""Pre-training as a task: image-caption pairs, three stages, a tower that is exported."""
+
+from functools import partial
+from pathlib import Path
+
+from hive.config import Config
+from hive.cost.flops import step_flops, text_lengths
+from hive.data.images import ImageSpec
+from hive.data.pairs import EMBEDDED_HELDOUT, open_pairs, split_heldout
+from hive.data.text import Batch, Tokenizer, open_tokenizer
+from hive.distributed import World
+from hive.export import export_tower
+from hive.model.build import Model, build_model, image_spec, kernel_for
+from hive.stages import trained_parts
+from hive.train.setup import encoder_for, place, prepare
+from hive.train.task import Task, TrainingSet
+
+
+def pretraining(config: Config, resume: bool, world: World) -> Task[Config, Tokenizer]:
+    """The run that the configuration describes; `UserError` for what it lacks or what doesn't fit together."""
+    prepare(config, resume, world.size)
+    backend = kernel_for(config.kernel, world.device)
+    tokenizer = open_tokenizer(config.language)
+    data = open_data(config)
+    model = build_model(config, backend)
+    config = place(model, tokenizer, config, backend, world.device)
+    spec = image_spec(model.tower.model)
+    return Task(
+        program="python -m hive.train",
+        unit="pairs",
+        config=config,
+        tokenizer=tokenizer,
+        sets=dict.fromkeys((1, 2, 3), data),
+        model=model,
+        spec=spec,
+        trained_parts=partial(trained_parts, config),
+        encode=partial(encoder_for, model, config),
+        flops=partial(flops, model),
+        export=partial(_export, model, spec),
+    )
+
+
+def open_data(config: Config) -> TrainingSet:
+    """The pre-training set.
+
+    An epoch is as long as the whole set, held-out pairs included, so that the paper's numbers of steps hold.
+    """
+    pairs = open_pairs(config.data, config.image_root)
+    if config.data == "embedded":
+        heldout = {split: open_pairs("embedded", None, split) for split in EMBEDDED_HELDOUT}
+        return TrainingSet(pairs, heldout, len(pairs))
+    train, held_out = split_heldout(pairs, config.dataset.heldout_pairs, config.seed)
+    return TrainingSet(train, {"held_out": held_out}, len(pairs))
+
+
+def flops(model: Model, batch: Batch, parts: frozenset[str]) -> float:
+    """FLOPs of a micro-batch, forward and backward, where these parts are trained."""
+    costs = step_flops(model, parts, batch.samples, text_lengths(batch.cu_seqlens.tolist()))
+    return sum(cost.total for cost in costs.values())
+
+
+def _export(model: Model, spec: ImageSpec, folder: Path) -> str:
+    export_tower(model.tower.model, folder / "tower", spec)
+    return f"tower       {folder / 'tower'}"

@@ -1,0 +1,110 @@
+"""Vision-language fine-tuning as a task: conversations, two stages, a LLaVA model that is exported."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hive.cost.flops import sequence_flops, text_lengths, tower_flops
+from hive.data.pairs import EMBEDDED_HELDOUT, split_heldout
+from hive.data.text import Batch, open_tokenizer
+from hive.distributed import World
+from hive.errors import UserError
+from hive.model.build import image_spec, kernel_for
+from hive.train.setup import encoder_for, place, prepare
+from hive.train.task import Task, TrainingSet
+from hive.vlm.chat import ChatTokenizer, load_chat_tokenizer
+from hive.vlm.config import VLMConfig
+from hive.vlm.conversations import SharedTexts, open_conversations
+from hive.vlm.emoji import open_emoji
+from hive.vlm.export import export_llava
+from hive.vlm.model import VLM, build_vlm, image_shape
+
+FOLDER = "llava"
+
+
+def fine_tuning(config: VLMConfig, resume: bool, world: World) -> Task[VLMConfig, ChatTokenizer]:
+    """The run that the configuration describes; `UserError` for what it lacks or what doesn't fit together."""
+    prepare(config, resume, world.size)
+    backend = kernel_for(config.kernel, world.device)
+    check_tower(config.vision.weights)
+    chat, tokenizer = open_chat_tokenizer(config)
+    sets = open_sets(config)
+    model = build_vlm(config, backend)
+    config = place(model, chat, config, backend, world.device)
+    return Task(
+        program="python -m hive.vlm",
+        unit="conversations",
+        config=config,
+        tokenizer=chat,
+        sets=sets,
+        model=model,
+        spec=image_spec(model.tower.model),
+        trained_parts=trained_parts,
+        encode=partial(encoder_for, model, config),
+        flops=partial(_flops_of_batch, model),
+        export=partial(_export, model, chat, tokenizer, config.feature_layer),
+    )
+
+
+def trained_parts(stage: int) -> frozenset[str]:
+    """The connector, and in stage 2 the language model."""
+    return frozenset({"projector"} if stage == 1 else {"projector", "language"})
+
+
+def flops(model: VLM, parts: frozenset[str], images: int, sequences: list[int], predicted: int) -> float:
+    """FLOPs, forward and backward, of so many images in sequences of these lengths; `predicted` rows pay the head."""
+    costs = sequence_flops(model, parts, images, sequences, predicted)
+    return sum(cost.total for cost in costs.values()) + tower_flops(model, False, images).total
+
+
+def _flops_of_batch(model: VLM, batch: Batch, parts: frozenset[str]) -> float:
+    return flops(model, parts, batch.images, text_lengths(batch.cu_seqlens.tolist()), batch.token_count)
+
+
+def _export(model: VLM, chat: ChatTokenizer, tokenizer: Any, feature_layer: int, folder: Path) -> str:
+    export_llava(model, chat, tokenizer, feature_layer, folder / FOLDER)
+    return f"model       {folder / FOLDER}"
+
+
+def check_tower(weights: str | None) -> None:
+    """Refuses a tower that a run of pre-training has still to write."""
+    if weights is not None and Path(weights).name == "tower" and not Path(weights).expanduser().exists():
+        raise UserError(
+            f"--vision.weights {weights} is not there: pre-train one first (make train, or python -m hive.train), or "
+            "give the tower/ of another run."
+        )
+
+
+def open_chat_tokenizer(config: VLMConfig) -> tuple[ChatTokenizer, Any]:
+    """The language model's own tokenizer with a token for images, ours and transformers', which saves itself."""
+    open_tokenizer(config.language)  # another one beside pretrained weights is refused
+    patches, size = image_shape(config.vision)
+    return load_chat_tokenizer(config.language.tokenizer or config.language.weights, patches, size)
+
+
+def open_sets(config: VLMConfig) -> dict[int, TrainingSet]:
+    """By stage: one set for both, or one each."""
+    first = open_set_of(config, 1)
+    return {1: first, 2: open_set_of(config, 2) if config.data2 else first}
+
+
+def open_set_of(config: VLMConfig, stage: int) -> TrainingSet:
+    """The conversations of a stage."""
+    if stage == 2 and config.data2:
+        return _open_set(config, config.data2, config.image_root2, "--data2")
+    return _open_set(config, config.data, config.image_root, "--data")
+
+
+def _open_set(config: VLMConfig, data: str, image_root: Path | None, flag: str) -> TrainingSet:
+    """The conversations of one stage; an epoch is as long as the whole set, as in pre-training."""
+    if data == "embedded":
+        if image_root is not None:
+            raise UserError(
+                f"{flag.replace('data', 'image-root')} goes with a LLaVA JSON file, but {flag} is embedded."
+            )
+        train = open_emoji("train")
+        return TrainingSet(train, {split: open_emoji(split) for split in EMBEDDED_HELDOUT}, len(train))
+    whole = open_conversations(data, image_root, flag)
+    train, held_out = split_heldout(whole, config.dataset.heldout_pairs, config.seed)
+    return TrainingSet(replace(train, captions=SharedTexts(train.captions)), {"held_out": held_out}, len(whole))
