@@ -66,7 +66,7 @@ def test_what_is_printed(config: VLMConfig, capsys: pytest.CaptureFixture) -> No
     text = report(outline(config))
     assert "recipe demo, method vlm" in text
     assert "40 conversations, 74 % with an image" in text
-    assert "40 conversations, 24 % with an image" in text
+    assert "40 conversations, 26 % with an image" in text
     assert [row[3] for row in rows(text).values()] == ["5", "5"]
     assert rows(text)[1][-1] == "projector"
     assert rows(text)[2][-2:] == ["projector,", "language"]
