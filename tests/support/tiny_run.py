@@ -5,7 +5,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+from hive import checkpoint
 
 FLAGS = """
 --vision.image-size 16 --vision.hidden-size 16 --vision.layers 4 --vision.heads 2 --vision.mlp-size 32
@@ -27,7 +30,7 @@ def start(*flags: str, **environment: str) -> subprocess.Popen:
     )
 
 
-def wait_until(happened, process: subprocess.Popen, seconds: float = 60) -> None:
+def wait_until(happened: Callable[[], object], process: subprocess.Popen, seconds: float = 60) -> None:
     """Polls fast, so that a kill can hit a moment; returns early when the process ends."""
     end = time.monotonic() + seconds
     while not happened() and process.poll() is None:
@@ -44,6 +47,13 @@ def records(run: Path, kind: str = "train") -> list[dict]:
         for line in lines
         if line["kind"].startswith(kind)
     ]
+
+
+def last_checkpoint(run: Path) -> Path:
+    """The newest checkpoint; a run without one fails the test."""
+    newest = checkpoint.newest(run / "checkpoints")
+    assert newest is not None
+    return newest
 
 
 def losses(run: Path) -> list[float]:
