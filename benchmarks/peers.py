@@ -54,7 +54,7 @@ def of(case: Case, device: torch.device) -> list[Peer]:
 @cache
 def peers(device: torch.device) -> list[Peer]:
     everywhere = (*ATTENTION, "residual_projector", "gated_residual")
-    served = dict.fromkeys(("triton", "torch", "reference"), everywhere)
+    served: dict[str, tuple[str, ...]] = dict.fromkeys(("triton", "torch", "reference"), everywhere)
     served["cuda"] = ("cross_attention", "gated_residual")  # the others are torch's
     found = [
         Peer(f"hive {name}", operations, partial(_ours, name), reason_unavailable(name, device) or "", ours=True)

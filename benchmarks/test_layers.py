@@ -9,6 +9,7 @@ from torch import Tensor
 from hive.cost.cases import random_batch
 from hive.cost.methods import build, configured
 from hive.model.frozen_tower import FrozenTower
+from hive.model.fusion import CrossAttentionBlock, HierarchicalFusion
 from hive.model.hive import HiveModel
 from hive.recipes import load_recipe
 
@@ -44,20 +45,24 @@ def cases(model: HiveModel) -> dict[str, Callable[[], Tensor]]:
         for kv, head in [heads(model)] * 2
     )
     frozen = FrozenTower(model.tower, DTYPE)
+    assert isinstance(model.fusion, HierarchicalFusion)
+    block = model.fusion.blocks[0]
+    assert isinstance(block, CrossAttentionBlock)
     return {
         "tower": lambda: model.tower(batch.pixels),
         "frozen tower": lambda: frozen(batch.pixels),
         "projector": lambda: model.projector(features),
         "keys and values": lambda: torch.stack(model.fusion.keys_values(projected)[depth]),
-        "cross-attention block": lambda: model.fusion.blocks[0](hidden, key=key, value=value, text=batch),
+        "cross-attention block": lambda: block(hidden, key=key, value=value, text=batch),
         "language model": lambda: model.language(hidden, batch),
         "head and loss": lambda: model.language.loss(hidden, batch.targets),
     }
 
 
 def heads(model: HiveModel) -> tuple[int, int]:
-    config = model.language.model.config
-    return config.num_key_value_heads, config.head_dim
+    """Key/value heads and their channels."""
+    dim = model.fusion.head_dim
+    return model.fusion.key_value.shape[-1] // (2 * dim), dim
 
 
 NAMES = [

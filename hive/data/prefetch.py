@@ -1,10 +1,26 @@
 """Batches on their way to the GPU while it computes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TypeVar
 
 import torch
 
 from hive.data.text import Batch
+
+Item = TypeVar("Item")
+Sent = TypeVar("Sent")
+
+
+def one_ahead(items: Iterable[Item], send: Callable[[Item], Sent], receive: Callable[[Sent], Item]) -> Iterator[Item]:
+    """What `receive` makes of each item that `send` sent, in order; the next item is sent before one is received."""
+    sent: list[Sent] = []  # at most two
+    for item in items:
+        sent.append(send(item))
+        if len(sent) == 2:
+            yield receive(sent.pop(0))
+    for last in sent:
+        yield receive(last)
 
 
 class Prefetcher:
@@ -22,20 +38,15 @@ class Prefetcher:
         """The same batches on the device, in order, safe to use on the current stream."""
         if self.stream is None:
             yield from batches
-            return
-        ahead = None
-        for batch in batches:
-            before, ahead = ahead, self._send(batch, self.stream)
-            if before is not None:
-                yield self._receive(*before)
-        if ahead is not None:
-            yield self._receive(*ahead)
+        else:
+            yield from one_ahead(batches, partial(self._send, self.stream), self._receive)
 
-    def _send(self, batch: Batch, stream: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event]:
+    def _send(self, stream: torch.cuda.Stream, batch: Batch) -> tuple[Batch, torch.cuda.Event]:
         with torch.cuda.stream(stream):
             return batch.to(self.device), stream.record_event()
 
-    def _receive(self, batch: Batch, copied: torch.cuda.Event) -> Batch:
+    def _receive(self, sent: tuple[Batch, torch.cuda.Event]) -> Batch:
+        batch, copied = sent
         current = torch.cuda.current_stream(self.device)
         current.wait_event(copied)  # not for the whole stream, where the next batch is under way already
         for tensor in batch.tensors().values():

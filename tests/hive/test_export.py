@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from hive import export
 from hive.data.images import ImageSpec, load
 from hive.errors import UserError
 from hive.export import export_tower
+from tests.support.tiny_models import Family
 
 TRANSFORMERS_4 = os.environ.get("HIVE_TRANSFORMERS_4")
 
@@ -37,8 +39,8 @@ SPEC = ImageSpec(size=16, mean=(0.25, 0.5, 0.75), std=(0.5, 0.25, 0.125), resize
 CROP = replace(SPEC, resize="crop")
 
 
-def tower(family: str, **changes: object) -> PreTrainedModel:
-    shape = {
+def tower(family: Family, **changes: Any) -> PreTrainedModel:
+    shape: dict[str, Any] = {
         "hidden_size": 16,
         "intermediate_size": 24,
         "num_hidden_layers": 2,
@@ -87,12 +89,14 @@ def test_round_trip(tmp_path: Path, kind: str) -> None:
 
 
 def test_lower_precision_is_written_as_fp32(tmp_path: Path) -> None:
-    trained = tower("siglip").to(torch.bfloat16)
+    trained = tower("siglip").bfloat16()
     export_tower(trained, tmp_path / "tower", SPEC)
     loaded = AutoModel.from_pretrained(tmp_path / "tower")
     assert loaded.dtype == torch.float32
     assert json.loads((tmp_path / "tower/config.json").read_text())["dtype"] == "float32"
-    assert torch.equal(loaded.get_input_embeddings().weight, trained.get_input_embeddings().weight.float())
+    weight = trained.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    assert torch.equal(loaded.get_input_embeddings().weight, weight.float())
 
 
 def test_no_local_path_is_written(tmp_path: Path) -> None:
@@ -120,7 +124,7 @@ def load_processor(folder: Path) -> BaseImageProcessor:
 )
 @pytest.mark.parametrize("size", [(64, 32), (23, 37), (7, 5)])
 def test_image_processor_gives_the_pixels_of_training(
-    tmp_path: Path, family: str, spec: ImageSpec, processor: str, size: tuple[int, int]
+    tmp_path: Path, family: Family, spec: ImageSpec, processor: str, size: tuple[int, int]
 ) -> None:
     export_tower(tower(family), tmp_path / "tower", spec)
     loaded = load_processor(tmp_path / "tower")

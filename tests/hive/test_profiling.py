@@ -1,23 +1,27 @@
 """What a listener hears of a step, and what --profile leaves."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from hive.config import Config
 from hive.profiling import PARTS, listening
 from hive.stages import enter_stage
 from hive.train.__main__ import main
-from tests.support.tiny_models import tiny_batch, tiny_model
+from tests.support.tiny_models import BASELINE, JOINT, tiny_batch, tiny_model
+from tests.support.tiny_models import TINY as MODEL
 from tests.support.tiny_run import TINY
 
 FORWARD = ["tower", "projector", "language", *["fusion", "language"] * 2, "head"]
 
 
-def heard(parts: frozenset[str], **changes: object) -> list[str]:
+def heard(parts: frozenset[str], config: Config = MODEL) -> list[str]:
     """Names in order, repetitions left out."""
-    model, names = tiny_model(**changes), []
+    model = tiny_model(config)
+    names: list[str] = []
     enter_stage(model, parts)
     with listening(names.append):
         model(tiny_batch()).backward()
@@ -27,7 +31,7 @@ def heard(parts: frozenset[str], **changes: object) -> list[str]:
 def test_the_backward_pass_goes_the_way_back() -> None:
     everything = frozenset({"tower", "projector", "fusion", "language"})
     assert heard(everything) == [*FORWARD, *FORWARD[-2::-1]]
-    assert heard(everything, checkpoint_activations=True) == [*FORWARD, *FORWARD[-2::-1]]
+    assert heard(everything, replace(MODEL, checkpoint_activations=True)) == [*FORWARD, *FORWARD[-2::-1]]
 
 
 def test_a_frozen_part_is_not_heard_on_the_way_back() -> None:
@@ -41,8 +45,8 @@ def test_a_frozen_part_is_not_heard_on_the_way_back() -> None:
 def test_the_baseline_and_the_joint_variant() -> None:
     everything = frozenset({"tower", "projector", "language"})
     there = ["tower", "projector", "language", "head"]
-    assert heard(everything, method="self-attention") == [*there, *there[-2::-1]]
-    assert heard(everything | {"fusion"}, fusion="joint") == [*there, *there[-2::-1]]
+    assert heard(everything, BASELINE) == [*there, *there[-2::-1]]
+    assert heard(everything | {"fusion"}, JOINT) == [*there, *there[-2::-1]]
 
 
 def test_profile_leaves_a_trace_with_the_parts_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

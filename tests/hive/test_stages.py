@@ -16,7 +16,8 @@ def test_the_decay_is_fully_decoupled() -> None:
     schedule = Schedule(peak_lr=1e-3, weight_decay=1e-2)
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(4, 3))
-    theta, m, v = weight.detach().double(), 0.0, 0.0
+    theta = weight.detach().double()
+    m, v = torch.zeros_like(theta), torch.zeros_like(theta)
     optimizer = build_optimizer({"fc.weight": weight}, schedule)
     for step, rate in enumerate((2e-4, 1e-3, 5e-4), start=1):
         gradient = torch.randn(4, 3)

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hive_kernels import causal_attention, cross_attention
 from hive_kernels.testing import assert_accurate, cu_seqlens, random_lengths, with_gradients
+from tests.support.attention_cases import image_layout
 
 BACKENDS = ("reference", "torch")
 
@@ -31,9 +32,8 @@ def causal(lengths: list[int], heads: int, groups: int, dim: int):
 def cross(lengths: list[int], tokens: int | list[int], heads: int, groups: int, dim: int):
     """The same; ``tokens`` is one number of visual tokens, or a list of them for packed keys."""
     offsets, total = cu_seqlens(lengths), sum(lengths)
-    dense = isinstance(tokens, int)
-    offsets_k = None if dense else cu_seqlens(tokens)
-    keys = (len(lengths), tokens) if dense else (sum(tokens),)
+    keys, offsets_k = image_layout(len(lengths), tokens)
+    longest_k = None if isinstance(tokens, int) else max(tokens, default=0)
 
     def run(q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
         return cross_attention(
@@ -43,7 +43,7 @@ def cross(lengths: list[int], tokens: int | list[int], heads: int, groups: int, 
             offsets.to(q.device),
             max_seqlen_q=max(lengths, default=0),
             cu_seqlens_k=None if offsets_k is None else offsets_k.to(q.device),
-            max_seqlen_k=None if dense else max(tokens, default=0),
+            max_seqlen_k=longest_k,
             backend=backend,
         )
 

@@ -35,9 +35,12 @@ def test_a_wrong_peer_gets_no_time_and_an_absent_one_a_reason():
         run = right.build(*arguments)
         return peers.Run(lambda: [1.01 * run.forward()[0]], run.leaves, run.cotangents)
 
+    def breaks(*_: object) -> peers.Run:
+        raise ZeroDivisionError("division by zero")
+
     wrong = measure(GATE, peers.Peer("wrong", (GATE.operation,), build), truth)
     assert (wrong.status, math.isnan(wrong.median_ms)) == ("wrong", True)
-    broken = measure(GATE, peers.Peer("broken", (GATE.operation,), lambda *a: 1 / 0), truth)
+    broken = measure(GATE, peers.Peer("broken", (GATE.operation,), breaks), truth)
     assert (broken.status, broken.reason) == ("failed", "ZeroDivisionError: division by zero")
     absent = next(peer for peer in peers.peers(CPU) if peer.name == "flash_attn_varlen_func")
     assert measure(GATE, absent, truth).reason == "needs a CUDA GPU"

@@ -40,8 +40,10 @@ def cross_attention_weights(q: Tensor, k: Tensor, backend: str) -> Tensor:
     return kernels.cross_attention_weights(q, k, LOG_SUMS, OFFSETS, tokens=TOKENS, backend=backend)
 
 
-def joint_attention(*tensors: Tensor, backend: str) -> Tensor:
-    return kernels.joint_attention(*tensors, OFFSETS, max_seqlen=3, backend=backend)
+def joint_attention(
+    q: Tensor, k_text: Tensor, v_text: Tensor, k_image: Tensor, v_image: Tensor, backend: str
+) -> Tensor:
+    return kernels.joint_attention(q, k_text, v_text, k_image, v_image, OFFSETS, max_seqlen=3, backend=backend)
 
 
 def linear_cross_entropy(h: Tensor, w: Tensor, backend: str) -> Tensor:

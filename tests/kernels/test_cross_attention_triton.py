@@ -1,8 +1,10 @@
 """What only cross_attention's Triton kernels have: tile tables, odd head widths, allocations that Python makes."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -33,26 +35,29 @@ def test_head_widths_that_no_tile_has(case, dtype):
 @contextmanager
 def fences() -> Iterator[list[torch.Tensor]]:
     """Tensors that torch.empty makes inside are 0 and lie between NaNs; gives them whole."""
-    whole, original = [], torch.empty
+    whole: list[torch.Tensor] = []
+    original = torch.empty
 
-    def empty(shape, **kwargs):
+    def empty(shape: Sequence[int], **kwargs: Any) -> torch.Tensor:
         size = math.prod(shape)
         whole.append(original(size + 2 * FENCE, **kwargs).fill_(float("nan")))
         return whole[-1][FENCE : FENCE + size].zero_().view(shape)
 
-    torch.empty = empty
-    try:
+    with patch.object(torch, "empty", empty):
         yield whole
-    finally:
-        torch.empty = original
 
 
 def test_without_tokens_too_forward_comes_before_backward(monkeypatch):
     """The first launch checks the device, which it can't in autograd's thread."""
     from hive_kernels.cross_attention import triton_kernels
 
-    names = []
-    monkeypatch.setattr(triton_kernels, "ready", lambda name, *_: names.append(name) or nullcontext())
+    names: list[str] = []
+
+    def ready(name: str, *_: object) -> AbstractContextManager[None]:
+        names.append(name)
+        return nullcontext()
+
+    monkeypatch.setattr(triton_kernels, "ready", ready)
     run, tensors = cross([0, 0], 4, 2, 3, 32)
     with_gradients(run, [x.half().to(DEVICE) for x in tensors], "triton")
     assert names == ["attention.forward", "attention.key_gradient"]

@@ -132,7 +132,7 @@ def test_a_wrong_bound_and_wrong_offsets_stay_inside():
 def test_operators_refuse_what_would_lead_kernels_outside(name, argument):
     """Called past the public function."""
     out, keys = torch.zeros(5, 6, 64).half(), torch.zeros(2, 7, 2, 64).half()
-    given = {"grad": out, "out": out, "lse": torch.zeros(5, 6), "q": out, "k": keys, "v": keys}
+    given: dict[str, object] = {"grad": out, "out": out, "lse": torch.zeros(5, 6), "q": out, "k": keys, "v": keys}
     given |= {"offsets_q": cu_seqlens([2, 3]), "offsets_k": None, "scale": 1.0, "longest": 3}
     torch.ops.hive_kernels_cuda.cross_attention_backward(*given.values())
     with pytest.raises(RuntimeError, match="hive_kernels_cuda: "):

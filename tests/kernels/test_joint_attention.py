@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from hive_kernels import causal_attention, joint_attention
@@ -144,8 +145,8 @@ def test_compiles_into_one_graph(backend):
     leaves = [x.half().to(DEVICE).requires_grad_() for x in tensors]
 
     @torch.compile(fullgraph=True, backend="aot_eager")
-    def compiled(*tensors):
-        return joint_attention(*tensors, offsets, max_seqlen=3, backend=backend).sin()
+    def compiled(q: Tensor, k_text: Tensor, v_text: Tensor, k_image: Tensor, v_image: Tensor) -> Tensor:
+        return joint_attention(q, k_text, v_text, k_image, v_image, offsets, max_seqlen=3, backend=backend).sin()
 
     eager = run(*leaves, backend=backend).sin()
     gradients = [torch.autograd.grad(out.float().sum(), leaves) for out in (compiled(*leaves), eager)]

@@ -1,6 +1,8 @@
 """residual_projector on Triton kernels: interpreted on a CPU, compiled where there is a GPU."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from hive_kernels import residual_projector
 from hive_kernels.projector import tiles
 from hive_kernels.projector.tile_table import GEMM
 from hive_kernels.testing import assert_accurate, poisoned_allocations, saved_bytes, with_gradients
+from tests.support.gradients import gradient
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -102,7 +105,7 @@ def test_a_table_entry_brings_in_the_fused_gemm(product, monkeypatch):
     layers, rows, width_in, width, skip = 2, 37, 48, 40, True
     inner, columns = (width, width_in) if product == "features" else (width_in, width)
     monkeypatch.setattr(tiles, "FEWEST_ROWS", 0)
-    calls = []
+    calls: list[tuple[int, ...]] = []
     monkeypatch.setattr(
         triton_gemm, "gemm_kernel", _Counting(triton_gemm.gemm_kernel, calls)
     )  # launches still, and says so
@@ -116,10 +119,10 @@ def test_a_table_entry_brings_in_the_fused_gemm(product, monkeypatch):
 
 
 class _Counting:
-    def __init__(self, kernel, calls):
+    def __init__(self, kernel: Any, calls: list[tuple[int, ...]]) -> None:
         self.kernel, self.calls = kernel, calls
 
-    def __getitem__(self, grid):
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., object]:
         self.calls.append(grid)
         return self.kernel[grid]
 
@@ -152,7 +155,7 @@ def test_no_rows():
     out = residual_projector(*leaves, backend="triton")
     out.sum().backward()
     assert out.shape == (2, 0, 16)
-    assert not any(x.grad.any() for x in leaves)
+    assert not any(gradient(x).any() for x in leaves)
 
 
 def test_two_backward_runs_are_bit_equal():
@@ -217,8 +220,8 @@ def test_autocast(features):
         out = residual_projector(x, *leaves, backend="triton")
     out.float().square().mean().backward()
     assert out.dtype == torch.float16
-    assert x.grad.dtype == features
-    assert all(p.grad.dtype == torch.float32 for p in leaves)
+    assert gradient(x).dtype == features
+    assert all(gradient(p).dtype == torch.float32 for p in leaves)
     exact = residual_projector(x.float(), *leaves, backend="reference")
     torch.testing.assert_close(out.float(), exact, rtol=0.01, atol=0.01)
 

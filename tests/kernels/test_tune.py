@@ -1,7 +1,9 @@
 """The tuner on fake timings: what it decides, what it refuses, and the files that it writes."""
 
 import runpy
-from types import SimpleNamespace
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -36,6 +38,13 @@ class Fake:
 
 class OutOfResources(Exception):  # noqa: N818 - Triton's name
     pass
+
+
+def tuning(choice: Choice, file: Path, render: Callable[[], str]) -> ModuleType:
+    """An operation's module `tuning` with one choice."""
+    module = ModuleType("tuning")
+    vars(module).update(choices=lambda device: [choice], TABLE_FILE=file, render=render)
+    return module
 
 
 def test_the_fastest_wins_and_stays_in_the_table():
@@ -89,11 +98,7 @@ def test_files_are_rewritten_and_read_back(tmp_path, monkeypatch):
     def timer(call):
         return 0.5 if gated_table.ELEMENTWISE.get((90, "bfloat16")) else 1.0
 
-    module = SimpleNamespace(
-        choices=lambda device: [choice._replace(call=call)],
-        TABLE_FILE=tmp_path / "tile_table.py",
-        render=gated_tuning.render,
-    )
+    module = tuning(choice._replace(call=call), tmp_path / "tile_table.py", gated_tuning.render)
     module.TABLE_FILE.write_text(gated_tuning.TABLE_FILE.read_text())
     try:
         decisions = tune.tune([module], torch.device("cpu"), timer, seconds=60, only="")
@@ -126,7 +131,7 @@ def test_no_time_no_decisions(tmp_path):
     fake = Fake({None: 1.0, (1,): 0.5})
     file = tmp_path / "table.py"
     file.write_text("as it was")
-    module = SimpleNamespace(choices=lambda device: [fake.choice], TABLE_FILE=file, render=lambda: "as it was")
+    module = tuning(fake.choice, file, lambda: "as it was")
     assert tune.tune([module], torch.device("cpu"), fake.time, seconds=-1, only="") == []
 
 

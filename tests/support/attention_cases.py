@@ -23,29 +23,36 @@ def queries(*shape: int) -> Tensor:
     return randn(*shape) / 2
 
 
+def image_layout(samples: int, images: int | list[int]) -> tuple[tuple[int, ...], Tensor | None]:
+    """The leading sizes of the image's keys, and their offsets where they are packed.
+
+    ``images`` is one number of visual tokens, or a list of them for packed keys.
+    """
+    if isinstance(images, int):
+        return (samples, images), None
+    return (sum(images),), cu_seqlens(images)
+
+
 def cross(texts: list[int], images: int | list[int], heads: int, group: int, dim: int, **bounds: Any) -> Case:
-    """``images``: one number of visual tokens, or a list of them for packed keys."""
-    dense = isinstance(images, int)
-    offsets, offsets_k = cu_seqlens(texts), None if dense else cu_seqlens(images)
+    rows, offsets_k = image_layout(len(texts), images)
+    offsets, keys = cu_seqlens(texts), (*rows, heads, dim)
 
     def run(q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
         packed = None if offsets_k is None else offsets_k.to(q.device)
         return cross_attention(q, k, v, offsets.to(q.device), cu_seqlens_k=packed, backend=backend, **bounds)
 
-    keys = ((len(texts), images) if dense else (sum(images),)) + (heads, dim)
     return run, [queries(sum(texts), heads * group, dim), randn(*keys, seed=1), randn(*keys, seed=2)]
 
 
 def joint(texts: list[int], images: int | list[int], heads: int, group: int, dim: int, **bounds: Any) -> Case:
-    dense = isinstance(images, int)
-    offsets, offsets_k = cu_seqlens(texts), None if dense else cu_seqlens(images)
+    rows, offsets_k = image_layout(len(texts), images)
+    offsets, keys = cu_seqlens(texts), (*rows, heads, dim)
 
-    def run(*tensors: Tensor, backend: str) -> Tensor:
-        device = tensors[0].device
-        packed = None if offsets_k is None else offsets_k.to(device)
-        return joint_attention(*tensors, offsets.to(device), cu_seqlens_image=packed, backend=backend, **bounds)
+    def run(q: Tensor, k_text: Tensor, v_text: Tensor, k_image: Tensor, v_image: Tensor, backend: str) -> Tensor:
+        packed = None if offsets_k is None else offsets_k.to(q.device)
+        image = (k_image, v_image, offsets.to(q.device))
+        return joint_attention(q, k_text, v_text, *image, cu_seqlens_image=packed, backend=backend, **bounds)
 
-    keys = ((len(texts), images) if dense else (sum(images),)) + (heads, dim)
     shapes = (*[(sum(texts), heads, dim)] * 2, keys, keys)
     tensors = [randn(*shape, seed=i + 1) for i, shape in enumerate(shapes)]
     return run, [queries(sum(texts), heads * group, dim), *tensors]

@@ -63,10 +63,11 @@ def emulator() -> Path:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # other workers of this run wait
         torch_folder = Path(torch.__file__).parent
-        for command in (
+        commands: tuple[list[str | Path], ...] = (
             ["cmake", "-S", ROOT, "-B", folder, "-DHIVE_EMULATED=ON", f"-DHIVE_TORCH={torch_folder}"],
             ["cmake", "--build", folder],
-        ):
+        )
+        for command in commands:
             done = subprocess.run(command, capture_output=True, text=True)
             assert done.returncode == 0, done.stdout + done.stderr
     return folder / "libhive_kernels_emulated.so"

@@ -4,7 +4,9 @@ import gzip
 import io
 import pickle
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -12,11 +14,12 @@ from scipy.io import savemat
 
 PER_CLASS = 4
 FASHION_CLASSES = 10
-MADE = {}  # name -> function that makes the set below a folder
+Maker = Callable[[Path], None]
+MADE: dict[str, Maker] = {}  # name -> function that makes the set below a folder
 
 
-def maker(name):
-    def register(function):
+def maker(name: str) -> Callable[[Maker], Maker]:
+    def register(function: Maker) -> Maker:
         MADE[name] = function
         return function
 
@@ -38,7 +41,9 @@ def write(path: Path, data: bytes | str) -> None:
 class Python2Pickler(pickle._Pickler):
     """Writes as the sets' authors did: Python 2's protocol 2, whose strings are bytes, and numpy 1's module names."""
 
-    dispatch = pickle._Pickler.dispatch.copy()
+    dispatch: ClassVar[dict[type, Any]] = pickle._Pickler.dispatch.copy()
+    write: Callable[[bytes], object]  # the base class has both, and its type stubs have neither
+    memoize: Callable[[object], None]
 
     def save_binstring(self, data: bytes) -> None:
         self.write(pickle.BINSTRING + struct.pack("<i", len(data)) + data)
@@ -46,9 +51,9 @@ class Python2Pickler(pickle._Pickler):
 
     dispatch[bytes] = save_binstring
 
-    def save_global(self, obj, name=None):
-        module, name = obj.__module__.replace("numpy._core", "numpy.core"), obj.__name__
-        self.write(pickle.GLOBAL + f"{module}\n{name}\n".encode())
+    def save_global(self, obj: Any, name: str | None = None) -> None:
+        module = obj.__module__.replace("numpy._core", "numpy.core")
+        self.write(pickle.GLOBAL + f"{module}\n{obj.__name__}\n".encode())
         self.memoize(obj)
 
 

@@ -15,6 +15,7 @@ from hive.vlm.model import VLM, build_vlm
 
 TOWER = TowerConfig(image_size=16, patch_size=8, hidden_size=16, layers=3, heads=2, mlp_size=32)
 LANGUAGE = LanguageConfig(hidden_size=24, layers=3, heads=2, kv_heads=1, mlp_size=40)
+TINY = VLMConfig(vision=TOWER, language=LANGUAGE, dataset=DataConfig(workers=0))
 PATCHES = 4
 
 
@@ -22,13 +23,9 @@ def chat() -> ChatTokenizer:
     return load_chat_tokenizer(None, PATCHES, 16)[0]
 
 
-def config(**changes: object) -> VLMConfig:
-    return VLMConfig(**({"vision": TOWER, "language": LANGUAGE, "dataset": DataConfig(workers=0)} | changes))
-
-
-def tiny_vlm(**changes: object) -> VLM:
+def tiny_vlm(config: VLMConfig = TINY) -> VLM:
     """With biases and norms that a fresh model has at 0 and 1, so that a forgotten one shows."""
-    model = build_vlm(config(**changes), "torch")
+    model = build_vlm(config, "torch")
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
@@ -40,9 +37,9 @@ def picture(seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-def save_tower(folder: Path, family: str = "clip") -> Path:
+def save_tower(folder: Path) -> Path:
     torch.manual_seed(0)
-    tower = fresh_vision(TowerConfig(**{**vars(TOWER), "family": family}))
+    tower = fresh_vision(TOWER)
     export_tower(tower, folder, image_spec(tower))
     return folder
 

@@ -1,27 +1,39 @@
 """Models and batches small enough to check by other means."""
 
-import dataclasses
+from dataclasses import replace
+from typing import Literal
 
 import torch
 
 from hive.config import Config, LanguageConfig, VisionConfig
 from hive.data.text import Batch, pack
 from hive.model.build import Model, build_model
+from hive.model.hive import HiveModel
 
+Family = Literal["clip", "siglip"]
 VISION = VisionConfig(image_size=16, patch_size=8, hidden_size=16, layers=4, heads=2, mlp_size=32, density=0.5)
 LANGUAGE = LanguageConfig(hidden_size=24, layers=5, heads=6, kv_heads=2, mlp_size=40, vocab_size=50)
 TINY = Config(vision=VISION, language=LANGUAGE, seed=3)
+JOINT = replace(TINY, fusion="joint")
+BASELINE = replace(TINY, method="self-attention")
 
 
-def tiny_model(backend: str = "torch", **changes: object) -> Model:
-    """A model of `TINY`'s shape with every gate open, so that images matter from the start."""
-    model = build_model(dataclasses.replace(TINY, **changes), backend)  # type: ignore[arg-type]
+def tiny_model(config: Config = TINY, backend: str = "torch") -> Model:
+    """The configuration's model with every gate open, so that images matter from the start."""
+    model = build_model(config, backend)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("gate"):
                 parameter.fill_(0.7)
             elif parameter.ndim == 1 and "norm" not in name:
                 parameter.normal_(std=0.1)  # biases that a fresh model has at 0
+    return model
+
+
+def tiny_hive(config: Config = TINY) -> HiveModel:
+    """`tiny_model` where the method is HIVE."""
+    model = tiny_model(config)
+    assert isinstance(model, HiveModel)
     return model
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from hive import checkpoint
 from hive.command import exit_code
 from hive.config import Config
 from hive.data.text import Tokenizer
@@ -41,7 +42,7 @@ def start(*flags: str, **environment: str) -> subprocess.Popen:
     )
 
 
-def wait_until(happened, process: subprocess.Popen, seconds: float = 60) -> None:
+def wait_until(happened: Callable[[], object], process: subprocess.Popen, seconds: float = 60) -> None:
     """Polls fast, so that a kill can hit a moment; returns early when the process ends."""
     end = time.monotonic() + seconds
     while not happened() and process.poll() is None:
@@ -58,6 +59,13 @@ def records(run: Path, kind: str = "train") -> list[dict]:
         for line in lines
         if line["kind"].startswith(kind)
     ]
+
+
+def last_checkpoint(run: Path) -> Path:
+    """The newest checkpoint; a run without one fails the test."""
+    newest = checkpoint.newest(run / "checkpoints")
+    assert newest is not None
+    return newest
 
 
 def losses(run: Path) -> list[float]:

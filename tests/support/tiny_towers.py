@@ -1,12 +1,14 @@
 """Towers and image sets that take milliseconds."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
 from hive.probe.datasets.images import ClassificationSet, assemble, from_array
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "image_size": 16,
     "patch_size": 8,
     "hidden_size": 16,
@@ -14,6 +16,7 @@ SHAPE = {
     "num_hidden_layers": 3,
     "num_attention_heads": 2,
 }
+"""Of either family's configuration in transformers."""
 
 
 def tiny_tower(family: str = "clip", seed: int = 0) -> CLIPVisionModel | SiglipVisionModel:

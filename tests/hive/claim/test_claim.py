@@ -25,11 +25,12 @@ from hive.probe.protocol import Protocol
 
 def tiny(folder: Path | None = None) -> Setting:
     setting = small(folder)
-    shape = {"hidden_size": 16, "layers": 4, "heads": 2, "mlp_size": 32}
     base = replace(
         setting.base,
-        vision=VisionConfig(image_size=16, patch_size=8, density=0.5, **shape),
-        language=LanguageConfig(tokenizer=setting.base.language.tokenizer, **(shape | {"hidden_size": 24})),
+        vision=VisionConfig(image_size=16, patch_size=8, density=0.5, hidden_size=16, layers=4, heads=2, mlp_size=32),
+        language=LanguageConfig(
+            tokenizer=setting.base.language.tokenizer, hidden_size=24, layers=4, heads=2, mlp_size=32
+        ),
         dataset=replace(setting.base.dataset, workers=0, heldout_pairs=8),
         batch_size=8,
         micro_batch_size=8,

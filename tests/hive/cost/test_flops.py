@@ -13,7 +13,7 @@ from hive.cost.simulate import StageShape, count_flops
 from hive.model.build import build_model
 from hive.recipes import load_recipe
 from hive.stages import enter_stage, trained_parts
-from tests.support.tiny_models import TINY, tiny_batch
+from tests.support.tiny_models import TINY, Family, tiny_batch
 
 
 def closed_form(model: Subject, parts: frozenset[str], samples: int, tokens: int) -> tuple[float, float]:
@@ -25,7 +25,7 @@ def closed_form(model: Subject, parts: frozenset[str], samples: int, tokens: int
 @pytest.mark.parametrize("family", ["clip", "siglip"])
 @pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.parametrize("method", METHODS)
-def test_torchs_counter_over_a_real_step_agrees(method: Method, stage: int, family: str) -> None:
+def test_torchs_counter_over_a_real_step_agrees(method: Method, stage: int, family: Family) -> None:
     """Patches as in the paper's towers: 1 % is asked there, and small widths make small terms large."""
     vision = dataclasses.replace(TINY.vision, family=family, hidden_size=64, mlp_size=256, image_size=64)
     language = dataclasses.replace(TINY.language, hidden_size=96, mlp_size=160)

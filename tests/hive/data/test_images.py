@@ -20,7 +20,7 @@ CROP = ImageSpec(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "crop")
 
 def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     file = io.BytesIO()
-    image.save(file, kind, **options)  # type: ignore[arg-type]
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -33,9 +33,9 @@ def photo(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_pixels_are_those_of_the_processors(size: tuple[int, int], kind: str) -> None:
     data = saved(photo(*size), kind)
-    off = {"do_rescale": False, "do_normalize": False}
-    clip = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, **off)
-    siglip = SiglipImageProcessorPil(size={"height": 32, "width": 32}, **off)
+    square = {"height": 32, "width": 32}
+    clip = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=square, do_rescale=False, do_normalize=False)
+    siglip = SiglipImageProcessorPil(size=square, do_rescale=False, do_normalize=False)
     for spec, processor in ((CROP, clip), (SQUARE, siglip)):
         expected = processor(Image.open(io.BytesIO(data)), return_tensors="np")["pixel_values"][0].astype(int)
         difference = np.abs(load(data, spec, 64).numpy().astype(int) - expected)

@@ -18,16 +18,41 @@ from hive.data.images import ImageSpec, augment, load
 from hive.data.loader import batches, heldout_batches, wrong_images
 from hive.data.order import indices
 from hive.data.pairs import Pairs
-from hive.data.text import Tokenizer
+from hive.data.text import Batch, Tokenizer
 from hive.errors import UserError
 from tests.support.pairs_on_the_spot import CAPTIONS, encoded, same
 
 DATA = DataConfig(workers=0, augment=True)
 
 
-def run(pairs: Pairs, tokenizer: Tokenizer, spec: ImageSpec, data: DataConfig = DATA, **changes: int) -> list:
-    arguments = {"seed": 3, "batch_size": 8, "micro_batch_size": 2, "first_step": 0, "steps": 5, **changes}
-    return list(batches(pairs, tokenizer, spec, data, **arguments))
+def run(
+    pairs: Pairs,
+    tokenizer: Tokenizer,
+    spec: ImageSpec,
+    data: DataConfig = DATA,
+    *,
+    batch_size: int = 8,
+    micro_batch_size: int = 2,
+    first_step: int = 0,
+    steps: int = 5,
+    rank: int = 0,
+    world: int = 1,
+) -> list[list[Batch]]:
+    return list(
+        batches(
+            pairs,
+            tokenizer,
+            spec,
+            data,
+            seed=3,
+            batch_size=batch_size,
+            micro_batch_size=micro_batch_size,
+            first_step=first_step,
+            steps=steps,
+            rank=rank,
+            world=world,
+        )
+    )
 
 
 def equal(a: list, b: list) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hive.data.prefetch import Prefetcher
+from hive.data.prefetch import Prefetcher, one_ahead
 from hive.data.text import Batch, pack
 from tests.support.pairs_on_the_spot import same
 
@@ -19,14 +19,15 @@ def test_on_a_cpu_batches_pass_unchanged() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 4])
-def test_one_copy_ahead(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_copy_ahead(count: int) -> None:
     """The order of copies and of work, with a list in the GPU's place."""
     done: list[str] = []
-    prefetch = Prefetcher(torch.device("cpu"))
-    prefetch.stream = object()  # type: ignore[assignment]
-    monkeypatch.setattr(prefetch, "_send", lambda number, stream: (done.append(f"copy {number}"), (number, None))[1])
-    monkeypatch.setattr(prefetch, "_receive", lambda number, copied: number)
-    for number in prefetch(range(count)):  # type: ignore[arg-type]
+
+    def copy(number: int) -> int:
+        done.append(f"copy {number}")
+        return number
+
+    for number in one_ahead(range(count), copy, lambda number: number):
         done.append(f"work {number}")
     expected = ["copy 0", "copy 1", "work 0", "copy 2", "work 1", "copy 3", "work 2", "work 3"]
     assert done == [entry for entry in expected if int(entry[-1]) < count]

@@ -74,7 +74,12 @@ def test_interrupted_and_killed_in_a_line(model: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(run_module, "_images", stop_at_10)
     assert main([*usual, "--out", str(tmp_path / "cut")]) == 130
     assert "Saved 10 answers" in capsys.readouterr().out
-    monkeypatch.setattr(run_module, "_images", lambda question: asked.append(question.id) or read(question))
+
+    def note(question):
+        asked.append(question.id)
+        return read(question)
+
+    monkeypatch.setattr(run_module, "_images", note)
     path = tmp_path / "cut" / PREDICTIONS
     path.write_text(path.read_text()[:-20])
     assert main([*usual, "--out", str(tmp_path / "cut")]) == 0

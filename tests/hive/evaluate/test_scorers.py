@@ -41,7 +41,7 @@ def test_mme(tmp_path):
     assert questions[0].prompt == "Is this existence?\nAnswer the question using a single word or phrase."
     artwork = [question for question in questions if question.group == "artwork"]
     assert [question.answers for question in artwork] == [("yes",), ("no",)] * 2
-    assert all(question.image.is_file() for question in questions)
+    assert all(question.image and question.image.is_file() for question in questions)
     texts = {question.id: "yes" for question in questions}  # half of the questions, no image with both
     assert mme.score(questions, texts).rows[-3:] == (
         ("perception", 500.0, 22),
@@ -123,6 +123,7 @@ def test_vqa_normalisation(answer, normal):
 def test_okvqa(tmp_path):
     questions = okvqa.load(make_okvqa(tmp_path))
     assert [question.id for question in questions] == ["71", "82"]
+    assert questions[1].image is not None
     assert questions[1].image.name == "COCO_val2014_000000000008.jpg"
     answers = questions[0].answers
     # Four said it: the four see 3 others (1 each), the six see 4 (1 each).

@@ -66,7 +66,9 @@ def test_gradients(runs: tuple[Path, Path], image: Path, tmp_path: Path, capsys:
     assert found["energy_share"].sum() == pytest.approx(1)
     assert found["image"].shape == (256, 256, 3)
     with Image.open(files["gradients-red-square.png"]) as picture:
-        assert len(picture.convert("RGB").getcolors(1 << 24)) > 100
+        colours = picture.convert("RGB").getcolors(1 << 24)
+    assert colours is not None
+    assert len(colours) > 100
     assert "share of gradient energy by layer" in capsys.readouterr().out
 
 

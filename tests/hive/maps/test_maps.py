@@ -1,5 +1,6 @@
 """Maps against gradients and weights that other means give."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,15 +8,15 @@ import torch
 from torch import Tensor
 
 import hive_kernels
+from hive.config import Config
 from hive.maps.attention import attention_maps, depths_of
 from hive.maps.gradients import gradient_maps
 from hive.model import fusion, language
 from hive.model.build import Model
 from hive.model.self_attention import interleave
-from tests.support.tiny_models import TINY, tiny_batch, tiny_model
+from tests.support.tiny_models import BASELINE, JOINT, TINY, tiny_batch, tiny_model
 
-METHODS: list[dict[str, Any]] = [{}, {"fusion": "joint"}, {"method": "self-attention"}]
-names = pytest.mark.parametrize("changes", METHODS, ids=["cross", "joint", "self-attention"])
+methods = pytest.mark.parametrize("config", [TINY, JOINT, BASELINE], ids=["cross", "joint", "self-attention"])
 TOKENS = torch.tensor([4, 1, 2])
 
 
@@ -28,9 +29,9 @@ def shifted_layers(model: Model) -> list[Tensor]:
     return shifts
 
 
-@names
-def test_gradient_maps(changes: dict[str, Any]) -> None:
-    model, batch = tiny_model(**changes).double(), tiny_batch((5,))
+@methods
+def test_gradient_maps(config: Config) -> None:
+    model, batch = tiny_model(config).double(), tiny_batch((5,))
     for parameter in model.tower.parameters():
         parameter.requires_grad_(False)  # as after a run that ended with stage 2
     maps = gradient_maps(model, batch)
@@ -52,7 +53,7 @@ def test_gradient_maps(changes: dict[str, Any]) -> None:
 def test_gradient_maps_with_recomputed_and_compiled_layers() -> None:
     batch = tiny_batch((5,))
     expected = gradient_maps(tiny_model(), batch)
-    recomputing = tiny_model(checkpoint_activations=True)
+    recomputing = tiny_model(replace(TINY, checkpoint_activations=True))
     torch.testing.assert_close(gradient_maps(recomputing, batch), expected)
     compiled = tiny_model()
     for layer in compiled.tower.read_layers:
@@ -92,7 +93,7 @@ def test_cross_attention_maps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_joint_fusion_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, batch = tiny_model(fusion="joint").double(), tiny_batch((5,))
+    model, batch = tiny_model(JOINT).double(), tiny_batch((5,))
     calls = patched(monkeypatch, language, "joint_attention")
     maps = attention_maps(model, TINY, batch, TOKENS)
     assert maps.decoder_layers == (2, 4)
@@ -105,7 +106,7 @@ def test_joint_fusion_maps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_self_attention_maps_are_those_of_transformers() -> None:
-    model, batch = tiny_model(method="self-attention").double(), tiny_batch((5,))
+    model, batch = tiny_model(BASELINE).double(), tiny_batch((5,))
     maps = attention_maps(model, TINY, batch, TOKENS)
     assert (maps.decoder_layers, maps.hidden_states) == ((2, 4), (3, 3))
 
@@ -121,9 +122,9 @@ def test_self_attention_maps_are_those_of_transformers() -> None:
         torch.testing.assert_close(found.flatten(-2), expected)
 
 
-@names
-def test_looking_changes_nothing(changes: dict[str, Any]) -> None:
-    model, batch = tiny_model(**changes), tiny_batch((5,))
+@methods
+def test_looking_changes_nothing(config: Config) -> None:
+    model, batch = tiny_model(config), tiny_batch((5,))
     before = model(batch)
     run_layer = model.language.decoder_layer
     gradient_maps(model, batch)
@@ -133,22 +134,22 @@ def test_looking_changes_nothing(changes: dict[str, Any]) -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("changes", METHODS[:2], ids=["cross", "joint"])
-def test_the_fused_kernels_give_the_same_maps(changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("config", [TINY, JOINT], ids=["cross", "joint"])
+def test_the_fused_kernels_give_the_same_maps(config: Config) -> None:
     batch = tiny_batch((5,))
-    expected = attention_maps(tiny_model("torch", **changes), TINY, batch, TOKENS).weights
-    found = attention_maps(tiny_model("triton", **changes), TINY, batch, TOKENS).weights
+    expected = attention_maps(tiny_model(config, "torch"), TINY, batch, TOKENS).weights
+    found = attention_maps(tiny_model(config, "triton"), TINY, batch, TOKENS).weights
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_self_attention_is_shown_where_hive_would_read() -> None:
-    baseline, hive = tiny_model(method="self-attention"), tiny_model()
+    baseline, hive = tiny_model(BASELINE), tiny_model()
     assert depths_of(baseline, TINY) == depths_of(hive, TINY) == (2, 4)
 
 
-@names
-def test_maps_under_bf16_autocast(changes: dict[str, Any]) -> None:
-    model, batch = tiny_model(**changes), tiny_batch((5,))
+@methods
+def test_maps_under_bf16_autocast(config: Config) -> None:
+    model, batch = tiny_model(config), tiny_batch((5,))
     gradients, weights = gradient_maps(model, batch), attention_maps(model, TINY, batch, TOKENS).weights
     with torch.autocast("cpu", torch.bfloat16):
         rough_gradients = gradient_maps(model, batch)

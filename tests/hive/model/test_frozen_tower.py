@@ -2,22 +2,23 @@
 
 import dataclasses
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from hive.config import Config
 from hive.errors import UserError
 from hive.model.build import fresh_vision, image_spec
-from hive.model.eight_bit import check_eight_bit
+from hive.model.eight_bit import EightBit, check_eight_bit
 from hive.model.frozen_tower import FrozenTower, frozen_effect
 from hive.model.vision import VisionTower
-from tests.support.tiny_models import VISION, tiny_batch, tiny_model
+from tests.support.tiny_models import BASELINE, JOINT, TINY, VISION, Family, tiny_batch, tiny_model
 
 FAMILIES = pytest.mark.parametrize("family", ["clip", "siglip"])
 
 
-def tower_of(family: str, selected: tuple[int, ...]) -> VisionTower:
+def tower_of(family: Family, selected: tuple[int, ...]) -> VisionTower:
     """Weights at ten times their usual size, so that attention and activations are far from linear."""
     torch.manual_seed(0)
     model = fresh_vision(dataclasses.replace(VISION, family=family))
@@ -29,13 +30,13 @@ def tower_of(family: str, selected: tuple[int, ...]) -> VisionTower:
 
 @FAMILIES
 @pytest.mark.parametrize("selected", [(0,), (0, 2), (1, 3), (4,)])
-def test_fp32_is_the_towers_own_forward(family: str, selected: tuple[int, ...]) -> None:
+def test_fp32_is_the_towers_own_forward(family: Family, selected: tuple[int, ...]) -> None:
     tower, pixels = tower_of(family, selected), tiny_batch().pixels
     torch.testing.assert_close(FrozenTower(tower, torch.float32)(pixels), tower(pixels), atol=1e-5, rtol=1e-5)
 
 
 @FAMILIES
-def test_bf16_rounds_as_autocast_does(family: str) -> None:
+def test_bf16_rounds_as_autocast_does(family: Family) -> None:
     tower, pixels = tower_of(family, (0, 2, 4)), tiny_batch().pixels
     with torch.autocast("cpu", torch.bfloat16):
         autocast = tower(pixels)
@@ -46,9 +47,9 @@ def test_bf16_rounds_as_autocast_does(family: str) -> None:
     assert (errors[0] <= 2 * errors[1]).all()
 
 
-@pytest.mark.parametrize("method", [{}, {"fusion": "joint"}, {"method": "self-attention"}])
-def test_gradients_behind_it_are_those_behind_the_tower(method: dict) -> None:
-    model, batch = tiny_model(**method), tiny_batch()
+@pytest.mark.parametrize("config", [TINY, JOINT, BASELINE], ids=["cross", "joint", "self-attention"])
+def test_gradients_behind_it_are_those_behind_the_tower(config: Config) -> None:
+    model, batch = tiny_model(config), tiny_batch()
     model.tower.requires_grad_(False)
     gradients = []
     for encode in (None, FrozenTower(model.tower, torch.float32)):
@@ -67,7 +68,7 @@ def test_the_effect_is_a_relative_error_of_each_state() -> None:
 
 
 @FAMILIES
-def test_int8_stays_close(family: str) -> None:
+def test_int8_stays_close(family: Family) -> None:
     """Half a step of 127 in weights and activations, over four layers: some percent."""
     pytest.importorskip("torchao")
     tower, pixels = tower_of(family, (0, 2, 4)), tiny_batch().pixels
@@ -97,9 +98,18 @@ def test_without_torchao(monkeypatch: pytest.MonkeyPatch) -> None:
         ("int8", (9, 0), True, 72, "int8 needs widths that 16 divides, but the tower has one of 72"),
     ],
 )
-def test_gpus_that_cant(precision, capability, compiled, mlp_size, sentence, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_that_cant(
+    precision: EightBit,
+    capability: tuple[int, int],
+    compiled: bool,
+    mlp_size: int,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    shape = SimpleNamespace(config=SimpleNamespace(intermediate_size=mlp_size))
-    tower = SimpleNamespace(width=32, model=shape, mean=SimpleNamespace(device=torch.device("cuda")))
+    model = fresh_vision(dataclasses.replace(VISION, hidden_size=32, mlp_size=mlp_size))
+    tower = VisionTower(model, (4,), image_spec(model))
+    with FakeTensorMode():
+        tower.mean = torch.empty(3, device="cuda")  # has the GPU's name and needs no GPU
     with pytest.raises(UserError, match=sentence):
         check_eight_bit(precision, tower, compiled)

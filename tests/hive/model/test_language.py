@@ -5,12 +5,14 @@ import torch
 from transformers import LlamaForCausalLM
 
 from hive.config import LanguageConfig
+from hive.data.text import Batch
 from hive.model.build import fresh_language
 from hive.model.language import LanguageModel
+from tests.support.gradients import gradient
 from tests.support.tiny_models import LANGUAGE, tiny_batch
 
 
-def stock_logits(llama: LlamaForCausalLM, batch) -> torch.Tensor:
+def stock_logits(llama: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     """Logits of each text run through transformers alone, and of all padded together."""
     texts = batch.tokens.split(batch.cu_seqlens.diff().tolist())
     padded = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
@@ -46,7 +48,7 @@ def test_checkpointing_changes_no_gradient() -> None:
         llama = fresh_language(LANGUAGE)
         model, batch = LanguageModel(llama, "torch", checkpoint_activations), tiny_batch()
         model.loss(model(model.embed(batch.tokens), batch), batch.targets).backward()
-        gradients.append({name: parameter.grad for name, parameter in llama.named_parameters()})
+        gradients.append({name: gradient(parameter) for name, parameter in llama.named_parameters()})
     assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
 
 

@@ -1,23 +1,25 @@
 """HIVE and the self-attention baseline as wholes: against slow definitions, without leaks, with the right gradients."""
 
-import dataclasses
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from hive.config import Config
 from hive.data.text import Batch, pack
+from hive.model.fusion import CrossAttentionBlock, HierarchicalFusion
+from hive.model.projector import ResidualProjector
 from hive.model.self_attention import interleave
 from hive.stages import enter_stage, trained_parts
-from tests.support.tiny_models import TINY, tiny_batch, tiny_model
+from tests.support.gradients import gradient
+from tests.support.tiny_models import BASELINE, JOINT, TINY, tiny_batch, tiny_hive, tiny_model
 
-METHODS = (
-    {"method": "hive"},
-    {"method": "hive", "fusion": "joint"},
-    {"method": "hive", "projector": "mlp"},
-    {"method": "self-attention"},
+LAYERWISE_MLP = replace(TINY, projector="mlp")
+METHODS = pytest.mark.parametrize(
+    "config", [TINY, JOINT, LAYERWISE_MLP, BASELINE], ids=["cross", "joint", "mlp", "self-attention"]
 )
 
 
@@ -27,25 +29,26 @@ def one_sample(batch: Batch, index: int) -> Batch:
     return pack([(batch.pixels[index], ids)])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_batch_is_the_sum_of_its_samples(method: dict) -> None:
-    model, batch = tiny_model(**method), tiny_batch()
+@METHODS
+def test_a_batch_is_the_sum_of_its_samples(config: Config) -> None:
+    model, batch = tiny_model(config), tiny_batch()
     alone = sum(model(one_sample(batch, index)) for index in range(batch.samples))
     torch.testing.assert_close(model(batch), alone, atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_no_sample_sees_anothers_text_or_image(method: dict) -> None:
+@METHODS
+def test_no_sample_sees_anothers_text_or_image(config: Config) -> None:
     """The gradient of one sample's loss is zero at every other sample's inputs, and not at its own."""
-    model, batch = tiny_model(**method), tiny_batch((3, 5, 2))
+    model, batch = tiny_model(config), tiny_batch((3, 5, 2))
     embedded = model.language.embed(batch.tokens).detach().requires_grad_()
     pixels = batch.pixels.float().requires_grad_()
-    model.language.embed = lambda tokens: embedded
-    model.language.loss = lambda hidden, targets: hidden  # keeps the rows apart
-    rows = model(Batch(pixels, batch.tokens, batch.targets, batch.positions, batch.cu_seqlens, batch.max_seqlen))
+    model.language.model.model.embed_tokens.register_forward_hook(lambda *_: embedded)
     for sample in range(3):
         start, end = batch.cu_seqlens[sample : sample + 2].tolist()
-        text, image = torch.autograd.grad(rows[start:end].square().sum(), (embedded, pixels), retain_graph=True)
+        targets = torch.full_like(batch.targets, -100)  # no loss of a row
+        targets[start:end] = batch.targets[start:end]
+        loss = model(replace(batch, pixels=pixels, targets=targets))
+        text, image = torch.autograd.grad(loss, (embedded, pixels))
         for other in range(3):
             first, last = batch.cu_seqlens[other : other + 2].tolist()
             assert (text[first:last].abs().sum() > 0) == (other == sample)
@@ -53,7 +56,7 @@ def test_no_sample_sees_anothers_text_or_image(method: dict) -> None:
 
 
 def test_the_layerwise_mlp_is_llavas_on_every_layer() -> None:
-    projector, features = tiny_model(projector="mlp").projector, torch.randn(2, 3, 4, 16)
+    projector, features = tiny_model(LAYERWISE_MLP).projector, torch.randn(2, 3, 4, 16)
     for layer, (state, out) in enumerate(zip(features, projector(features), strict=True)):
         w1, b1, w2, b2 = (parameter[layer] for parameter in projector.parameters())
         torch.testing.assert_close(out, F.gelu(state @ w1 + b1) @ w2 + b2)
@@ -61,8 +64,12 @@ def test_the_layerwise_mlp_is_llavas_on_every_layer() -> None:
 
 def test_hive_equals_a_plain_definition() -> None:
     """One sample through textbook attention, written out with no shared code but transformers' layers."""
-    model, batch = tiny_model(), tiny_batch((4,))
+    model, batch = tiny_hive(), tiny_batch((4,))
     llama, fusion, projector = model.language.model, model.fusion, model.projector
+    assert isinstance(fusion, HierarchicalFusion)
+    assert isinstance(projector, ResidualProjector)
+    assert projector.skip_weight is not None
+    assert projector.skip_bias is not None
     vision, pixels = model.tower.model, model.tower.normalise(batch.pixels)
     states = vision(pixel_values=pixels, output_hidden_states=True).hidden_states
     hidden = llama.model.embed_tokens(batch.tokens)
@@ -80,6 +87,8 @@ def test_hive_equals_a_plain_definition() -> None:
             y = out + x @ projector.skip_weight[s] + projector.skip_bias[s]
             key, value = (y @ fusion.key_value[s]).split(kv_heads * dim, dim=-1)
             block = fusion.blocks[s]
+            assert isinstance(block, CrossAttentionBlock)
+            assert block.gate is not None
             query = block.query(block.norm(hidden)).view(4, heads, dim)
             attended = torch.empty(4, heads, dim)
             for head in range(heads):
@@ -96,7 +105,7 @@ def test_hive_equals_a_plain_definition() -> None:
 
 def test_joint_fusion_equals_a_plain_definition() -> None:
     """One sample; at the aligned depths a textbook softmax over the image's keys and the text's past."""
-    model, batch = tiny_model(fusion="joint"), tiny_batch((4,))
+    model, batch = tiny_hive(JOINT), tiny_batch((4,))
     llama, fusion = model.language.model, model.fusion
     keys_values = fusion.key_value
     features = model.projector(model.tower(batch.pixels))[:, 0]  # [S, N, D]
@@ -129,7 +138,7 @@ def test_joint_fusion_equals_a_plain_definition() -> None:
 
 
 def test_self_attention_equals_transformers_on_the_joined_sequence() -> None:
-    model, batch = tiny_model(method="self-attention"), tiny_batch((4,))
+    model, batch = tiny_model(BASELINE), tiny_batch((4,))
     states = model.tower.model(
         pixel_values=model.tower.normalise(batch.pixels), output_hidden_states=True
     ).hidden_states
@@ -151,51 +160,57 @@ def test_interleaved_rows_by_hand() -> None:
     assert layout.cu_seqlens.tolist() == [0, 5, 9]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@METHODS
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_exactly_the_trained_parts_get_gradients(method: dict, stage: int) -> None:
-    model = tiny_model(**method)
-    parameters = enter_stage(model, trained_parts(dataclasses.replace(TINY, **method), stage))
+def test_exactly_the_trained_parts_get_gradients(config: Config, stage: int) -> None:
+    model = tiny_model(config)
+    parameters = enter_stage(model, trained_parts(config, stage))
     model(tiny_batch()).backward()
     with_gradient = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert with_gradient == set(parameters)
-    assert all(parameter.grad.abs().sum() > 0 for parameter in parameters.values())
+    assert all(gradient(parameter).abs().sum() > 0 for parameter in parameters.values())
 
 
 def test_a_closed_gate_leaves_the_language_model_as_it_was() -> None:
-    model, batch = tiny_model(), tiny_batch()
+    model, batch = tiny_hive(), tiny_batch()
+    assert isinstance(model.fusion, HierarchicalFusion)
     for block in model.fusion.blocks:
+        assert isinstance(block, CrossAttentionBlock)
+        assert block.gate is not None
         torch.nn.init.zeros_(block.gate)
     alone = model.language.loss(model.language(model.language.embed(batch.tokens), batch), batch.targets)
     torch.testing.assert_close(model(batch), alone)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_reference_and_torch_kernels_agree(method: dict) -> None:
+@METHODS
+def test_reference_and_torch_kernels_agree(config: Config) -> None:
     batch = tiny_batch()
-    losses = [tiny_model(backend, **method)(batch) for backend in ("reference", "torch")]
+    losses = [tiny_model(config, backend)(batch) for backend in ("reference", "torch")]
     torch.testing.assert_close(losses[0], losses[1], atol=1e-4, rtol=0)
 
 
 def test_blocks_start_from_their_host_layer() -> None:
-    model = tiny_model()
-    for depth, block, key_value in zip(model.fusion.depths, model.fusion.blocks, model.fusion.key_value, strict=True):
+    model = tiny_hive()
+    fusion = model.fusion
+    assert isinstance(fusion, HierarchicalFusion)
+    for depth, block, key_value in zip(fusion.depths, fusion.blocks, fusion.key_value, strict=True):
         host = model.language.model.model.layers[depth]
+        assert isinstance(block, CrossAttentionBlock)
         assert torch.equal(block.query.weight, host.self_attn.q_proj.weight)
         assert torch.equal(block.output.weight, host.self_attn.o_proj.weight)
         assert torch.equal(key_value[:, :8], host.self_attn.k_proj.weight.T)
         assert torch.equal(key_value[:, 8:], host.self_attn.v_proj.weight.T)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@METHODS
 @pytest.mark.parametrize("stage", [1, 3])
-def test_bf16_autocast_trains_as_fp32_does(method: dict, stage: int) -> None:
+def test_bf16_autocast_trains_as_fp32_does(config: Config, stage: int) -> None:
     """What a GPU run does: fp32 weights and gradients, products in bf16, and no dtype that doesn't fit another."""
-    model, batch = tiny_model(**method), tiny_batch()
-    parameters = enter_stage(model, trained_parts(dataclasses.replace(TINY, **method), stage))
+    model, batch = tiny_model(config), tiny_batch()
+    parameters = enter_stage(model, trained_parts(config, stage))
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(batch)
     loss.backward()
     assert loss.dtype == torch.float32
-    assert all(parameter.grad.dtype == torch.float32 for parameter in parameters.values())
+    assert all(gradient(parameter).dtype == torch.float32 for parameter in parameters.values())
     torch.testing.assert_close(loss, model(batch), rtol=0.02, atol=0)

@@ -13,7 +13,7 @@ from hive.config import Config, check, from_json, to_json
 from hive.errors import UserError
 from hive.model.build import build_model, fresh_language, fresh_vision, kernel_for, resolved
 from hive.model.pretrained import how_to_get, is_present, load_language, load_vision
-from tests.support.tiny_models import LANGUAGE, VISION
+from tests.support.tiny_models import LANGUAGE, VISION, Family
 
 MOBILELLM = {
     "model_type": "mobilellm", "auto_map": {"AutoModelForCausalLM": "modeling_mobilellm.MobileLLMForCausalLM"},
@@ -47,7 +47,7 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
-def test_a_saved_tower(family: str, tmp_path: Path) -> None:
+def test_a_saved_tower(family: Family, tmp_path: Path) -> None:
     model = fresh_vision(dataclasses.replace(VISION, family=family))
     model.save_pretrained(tmp_path)
     assert same(load_vision(str(tmp_path)), model)

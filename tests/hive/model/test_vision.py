@@ -7,12 +7,12 @@ import torch
 
 from hive.model.build import fresh_vision, image_spec
 from hive.model.vision import VisionTower
-from tests.support.tiny_models import VISION, tiny_batch
+from tests.support.tiny_models import VISION, Family, tiny_batch
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
 @pytest.mark.parametrize("selected", [(0, 2), (1, 3), (4,)])
-def test_selected_states_are_transformers_hidden_states(family: str, selected: tuple[int, ...]) -> None:
+def test_selected_states_are_transformers_hidden_states(family: Family, selected: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     model = fresh_vision(dataclasses.replace(VISION, family=family))
     tower, batch = VisionTower(model, selected, image_spec(model)), tiny_batch()
@@ -38,7 +38,7 @@ def test_a_frozen_tower_keeps_nothing_for_backward() -> None:
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
-def test_reached_parameters_are_exactly_those_with_a_gradient(family: str) -> None:
+def test_reached_parameters_are_exactly_those_with_a_gradient(family: Family) -> None:
     model = fresh_vision(dataclasses.replace(VISION, family=family))
     tower = VisionTower(model, (1, 3), image_spec(model))
     tower(tiny_batch().pixels).square().sum().backward()

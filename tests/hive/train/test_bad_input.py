@@ -16,6 +16,7 @@ from tests.support.tiny_run import TINY
 
 def fails(flags: list[str], out: Path, capsys: pytest.CaptureFixture) -> str:
     """The sentence on standard error; the run must end with 2 before its folder is made."""
+    code: str | int | None
     try:
         code = main([*flags, "--out", str(out)])
     except SystemExit as exit_:  # mistyped flags never get past the parser

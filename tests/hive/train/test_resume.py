@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hive import checkpoint
-from tests.support.tiny_run import TINY, records, start, train, wait_until
+from tests.support.tiny_run import TINY, last_checkpoint, records, start, train, wait_until
 
 FLAGS = [*TINY, "--save-every", "2"]
 
@@ -25,7 +25,7 @@ def never_stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_same(run: Path, expected: Path) -> None:
     assert records(run) == records(expected)
     assert records(run, "heldout") == records(expected, "heldout")
-    ours, theirs = (checkpoint.load(checkpoint.newest(folder / "checkpoints")) for folder in (run, expected))
+    ours, theirs = (checkpoint.load(last_checkpoint(folder)) for folder in (run, expected))
     assert ours.step == theirs.step == 12
     assert all(torch.equal(ours.tensors[name], theirs.tensors[name]) for name in theirs.tensors)
 
@@ -94,7 +94,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path: Path) -> N
     processes[1].send_signal(signal.SIGTERM)
     errors = [process.communicate(timeout=60)[1] for process in processes]
     assert [process.returncode for process in processes] == [143, 143], errors
-    newest = checkpoint.load(checkpoint.newest(out / "checkpoints"))
+    newest = checkpoint.load(last_checkpoint(out))
     assert newest.step == len(records(out))
 
 
@@ -108,7 +108,7 @@ def test_stages_cannot_be_skipped_on_resume(tmp_path: Path, capsys: pytest.Captu
     assert train([*FLAGS, "--out", str(out), "--stages", "1,2"]) == 0
     assert train(["--resume", str(out), "--stages", "1"]) == 2
     assert "already finished stage 2" in capsys.readouterr().err
-    shutil.rmtree(checkpoint.newest(out / "checkpoints"))
+    shutil.rmtree(last_checkpoint(out))
     assert train(["--resume", str(out), "--stages", "3"]) == 2
     assert "in the middle of stage 2: include 2" in capsys.readouterr().err
 
@@ -128,4 +128,4 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, capsys: pytest.Ca
     shown = capsys.readouterr()
     assert "warning: No room for step 2." in shown.out
     assert shown.err == "error: No room for step 8.\n"
-    assert checkpoint.newest(tmp_path / "out" / "checkpoints").name == "step-00000006"
+    assert last_checkpoint(tmp_path / "out").name == "step-00000006"

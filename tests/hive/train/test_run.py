@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from hive.checkpoint import load, newest
+from hive.checkpoint import load
 from hive.train.__main__ import main
-from tests.support.tiny_run import TINY, Pretraining, losses, records, start, train
+from tests.support.tiny_run import TINY, Pretraining, last_checkpoint, losses, records, start, train
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_three_stages_leave_everything_behind(finished: Path) -> None:
 
 
 def test_the_exported_tower_is_the_trained_one(finished: Path) -> None:
-    saved = load(newest(finished / "checkpoints")).tensors
+    saved = load(last_checkpoint(finished)).tensors
     tower = AutoModel.from_pretrained(finished / "tower")
     assert all(torch.equal(saved[f"model.tower.model.{name}"], weight) for name, weight in tower.named_parameters())
 
@@ -51,7 +51,7 @@ def test_a_frozen_tower_changes_neither_losses_nor_names(finished: Path, tmp_pat
     assert train([*TINY, "--out", str(tmp_path / "plain")], with_the_tower_itself) == 0
     assert losses(finished) == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)
     stage2, stage3 = (load(finished / "checkpoints" / f"step-{step:08}").tensors for step in (8, 12))
-    assert stage3.keys() == load(newest(tmp_path / "plain" / "checkpoints")).tensors.keys()
+    assert stage3.keys() == load(last_checkpoint(tmp_path / "plain")).tensors.keys()
     weight = "model.tower.model.encoder.layers.0.self_attn.q_proj.weight"
     assert not torch.equal(stage2[weight], stage3[weight])
 

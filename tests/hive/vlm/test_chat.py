@@ -138,6 +138,7 @@ def test_ids_are_those_of_transformers(tmp_path):
     text = loaded.apply_chat_template(
         [{"role": role, "content": value} for role, value in TALK], tokenize=False, add_generation_prompt=False
     )
+    assert isinstance(text, str)
     assert tokenizer.encode(dumps(TALK), 200).ids == loaded(text.rstrip(), add_special_tokens=False).input_ids
 
 
