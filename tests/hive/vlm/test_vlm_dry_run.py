@@ -14,7 +14,7 @@ from hive.vlm.__main__ import main
 from hive.vlm.chat import ChatText
 from hive.vlm.cli import parse
 from hive.vlm.config import VLMConfig, load_recipe
-from hive.vlm.fine_tuning import fine_tuning
+from hive.vlm.fine_tuning import fine_tuning, open_sets
 from hive.vlm.outline import Length, empty_batch, outline
 from tests.support.tiny_chats import PATCHES, chat, make_set, save_tower, tiny_vlm
 
@@ -62,11 +62,12 @@ def test_the_shapes_of_a_micro_batch_are_those_of_the_loaders() -> None:
     assert (empty.max_seqlen, empty.images) == (real.max_seqlen, real.images)
 
 
-def test_what_is_printed(config: VLMConfig, capsys: pytest.CaptureFixture) -> None:
+def test_what_is_printed(config: VLMConfig) -> None:
     text = report(outline(config))
     assert "recipe demo, method vlm" in text
-    assert "40 conversations, 74 % with an image" in text
-    assert "40 conversations, 26 % with an image" in text
+    for stage, data in open_sets(config).items():  # shares are those of what is trained on
+        share = 100 * sum(data.pairs.has_image(index) for index in range(len(data.pairs))) / len(data.pairs)
+        assert f"40 conversations, {share:.0f} % with an image" in text.splitlines()[stage]
     assert [row[3] for row in rows(text).values()] == ["5", "5"]
     assert rows(text)[1][-1] == "projector"
     assert rows(text)[2][-2:] == ["projector,", "language"]
