@@ -1,7 +1,7 @@
-"""Where a step's time goes: parts announce themselves, and whoever measures listens.
+"""Marks the parts of a training step, so that a profile or a measurement can tell them apart.
 
-A model says at which tensor the work passes from one part to the next; the same tensor's gradient says when the
-backward pass comes back. Nobody listens in a usual run, and then an announcement costs a comparison.
+`begin` and `boundary` mark where one part ends and the next begins, in the forward pass and, through the gradient of
+the same tensor, in the backward pass. They do nothing but one comparison unless `listening` has installed a listener.
 """
 
 import os
@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from hive_kernels import profiling as kernel_profiling
 
 Listener = Callable[[str], None]
+"""Called with the name of each part when its work begins, on the thread that does the work."""
 PARTS = ("data", "tower", "projector", "fusion", "language", "head", "optimizer")
 """In the order of a step. The projector includes the keys and values, the optimiser clipping and the sum of gradients,
 data the copy to the GPU."""
@@ -25,7 +26,7 @@ _listener: Listener | None = None
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Inside, `listener` hears the name of each part when the work passes to it, on the thread that does the work."""
+    """Installs `listener` for the length of the `with` block; only one at a time."""
     global _listener
     assert _listener is None, "one listener at a time"
     _listener = listener
@@ -36,13 +37,16 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def begin(part: str) -> None:
-    """From here on the work is `part`'s."""
+    """Marks the beginning of `part`'s work."""
     if _listener is not None:
         _listener(part)
 
 
 def boundary(tensor: Tensor, before: str, after: str) -> Tensor:
-    """`tensor` is the last that `before` makes: from here on `after` works, and when the gradient is back, `before`."""
+    """Returns `tensor`, the last result of part `before`, and marks the beginning of part `after`.
+
+    When the backward pass has computed the tensor's gradient, the work is `before`'s again, and that is marked too.
+    """
     if _listener is not None:
         _listener(after)
         if tensor.requires_grad:
@@ -51,9 +55,9 @@ def boundary(tensor: Tensor, before: str, after: str) -> Tensor:
 
 
 class NamedRanges:
-    """A listener that names the parts in a profile: a range of torch.profiler, and on a GPU one of NVTX.
+    """A listener that opens a range of torch.profiler, and on a GPU one of NVTX, for each part.
 
-    One is open at a time. A part of the backward pass begins on autograd's thread and may end on another.
+    One range is open at a time. A range of the backward pass opens on autograd's thread and may close on another.
     """
 
     def __init__(self, nvtx: bool) -> None:
@@ -61,14 +65,14 @@ class NamedRanges:
         self._open: tuple[record_function, int | None] | None = None
 
     def __call__(self, part: str) -> None:
-        """Ends the range of the part before and opens the part's."""
+        """Closes the open range and opens one named `part`."""
         self.close()
         recorded = record_function(part)
         recorded.__enter__()
         self._open = recorded, torch.cuda.nvtx.range_start(part) if self._nvtx else None
 
     def close(self) -> None:
-        """Ends the last range."""
+        """Closes the open range."""
         if self._open is not None:
             recorded, handle = self._open
             if handle is not None:
@@ -82,10 +86,10 @@ TRACE = "profile.json"
 
 
 class StepProfiler:
-    """Records a few steps of a run for --profile, their parts named.
+    """Records a few steps of a run for --profile, with their parts named.
 
-    A trace of torch.profiler goes to the run's folder, for chrome://tracing or Perfetto. Under Nsight Systems, whose
-    place at the GPU is taken then, torch.profiler stays out and the steps lie between cudaProfilerStart and
+    torch.profiler writes a trace to the run folder, for chrome://tracing or Perfetto. Under Nsight Systems, which needs
+    the GPU's counters for itself, torch.profiler is not used: the steps are marked by cudaProfilerStart and
     cudaProfilerStop, for `nsys profile --capture-range=cudaProfilerApi`.
     """
 
@@ -96,7 +100,7 @@ class StepProfiler:
         self._recording: ExitStack | None = None
 
     def summary(self) -> str:
-        """Where the recorded steps are to be found."""
+        """One line that says where the recorded steps are."""
         if self._steps <= WARM_UP:
             return f"profile     none: the run had {self._steps} steps, and the first {WARM_UP} are left out"
         if self.under_nsight:
@@ -104,7 +108,7 @@ class StepProfiler:
         return f"profile     {self.folder / TRACE}"
 
     def step(self) -> None:
-        """Called in front of every step."""
+        """Counts a step and starts or ends the recording; call it before every step."""
         if self._steps == WARM_UP:
             self._recording = self._start()
         elif self._steps == WARM_UP + RECORDED:
@@ -112,13 +116,13 @@ class StepProfiler:
         self._steps += 1
 
     def close(self) -> None:
-        """Ends the recording, also where the run is shorter than planned."""
+        """Ends the recording; also needed where the run is shorter than planned."""
         if self._recording is not None:
             self._recording.close()
             self._recording = None
 
     def _start(self) -> ExitStack:
-        """What is on the stack is undone last come, first served: ranges end before the profilers do."""
+        """Starts what records; the stack undoes it in reverse, so that ranges close before the profilers do."""
         stack = ExitStack()
         if self.on_gpu:
             torch.cuda.synchronize()
