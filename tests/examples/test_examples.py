@@ -1,0 +1,43 @@
+"""The examples do what their first lines say, on pictures made here."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from examples import your_model, your_photographs
+from tests.support.pairs_on_the_spot import CAPTIONS, encoded
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for number, caption in enumerate(CAPTIONS[:6]):
+        (folder / f"{number}.jpg").write_bytes(encoded(number, "JPEG"))
+        (folder / f"{number}.txt").write_text(f"{caption}\n", encoding="utf-8")
+    (folder / "without-caption.jpg").write_bytes(encoded(6, "JPEG"))
+    return folder
+
+
+def test_photographs_become_a_tower_whose_features_are_read(photographs, tmp_path, capsys):
+    run = tmp_path / "runs" / "mine"
+
+    assert your_photographs.main(["--folder", str(photographs), "--out", str(run), "--steps", "1"]) == 0
+
+    pairs = json.loads(run.with_name("mine.json").read_text(encoding="utf-8"))
+    assert pairs == [{"image": f"{number}.jpg", "caption": caption} for number, caption in enumerate(CAPTIONS[:6])]
+    assert (run / "tower" / "model.safetensors").is_file()
+    assert "0.jpg: features of shape (1, 17, 192)" in capsys.readouterr().out  # class token and 4 x 4 patches
+
+
+def test_photographs_end_with_trainings_exit_code_for_a_mistake(tmp_path, capsys):
+    assert your_photographs.main(["--folder", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]) == 2
+    assert "is not a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch", "reference"])
+def test_the_block_gives_what_the_definition_gives(backend, capsys):
+    your_model.main(["--backend", backend])
+
+    assert f"backend {backend}: output (12, 256)" in capsys.readouterr().out
