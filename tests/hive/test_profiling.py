@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from hive.config import Config
 from hive.profiling import PARTS, listening
@@ -49,9 +48,15 @@ def test_the_baseline_and_the_joint_variant() -> None:
     assert heard(everything | {"fusion"}, JOINT) == [*there, *there[-2::-1]]
 
 
-def test_profile_leaves_a_trace_with_the_parts_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    flags = [*TINY, "--stages", "3", "--max-steps", "7", "--out", str(tmp_path / "run"), "--profile"]
-    assert main(flags) == 0
+@pytest.mark.parametrize(
+    ("device", "steps"),
+    [pytest.param("cpu", 7, id="cut short"), pytest.param("cuda", 10, id="on a GPU", marks=pytest.mark.gpu)],
+)
+def test_profile_leaves_a_trace_with_the_parts_named(
+    device: str, steps: int, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = [*TINY, "--device", device, "--stages", "3", "--max-steps", str(steps), "--out", str(tmp_path / "run")]
+    assert main([*flags, "--profile"]) == 0
     assert str(tmp_path / "run" / "profile.json") in capsys.readouterr().out.replace("\n", "")
     events = json.loads((tmp_path / "run" / "profile.json").read_text())["traceEvents"]
     names = {event.get("name") for event in events if event.get("cat") == "user_annotation"}
@@ -63,11 +68,3 @@ def test_a_run_too_short_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) 
     assert main(flags) == 0
     assert "the first 5 are left out" in capsys.readouterr().out
     assert not (tmp_path / "run" / "profile.json").exists()
-
-
-@pytest.mark.gpu
-def test_ranges_on_a_gpu(tmp_path: Path) -> None:
-    torch.cuda.synchronize()
-    flags = [*TINY, "--device", "cuda", "--stages", "3", "--max-steps", "10", "--out", str(tmp_path / "run")]
-    assert main([*flags, "--profile"]) == 0
-    assert (tmp_path / "run" / "profile.json").exists()

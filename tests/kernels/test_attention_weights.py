@@ -7,7 +7,6 @@ from hive_kernels import cross_attention, cross_attention_weights
 from hive_kernels.backends import INTERPRETED
 from hive_kernels.testing import cu_seqlens
 from tests.support.attention_cases import randn
-from tests.support.kernel_backends import GPU
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 TEXTS, TOKENS = [5, 0, 9, 4], [13, 0, 3, 3]  # tokens of the third, first, and twice of the first sample
@@ -55,7 +54,6 @@ def test_backends_agree_in_fp64():
     torch.testing.assert_close(a, b)
 
 
-@GPU
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 def test_on_a_gpu(dtype):

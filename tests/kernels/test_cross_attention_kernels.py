@@ -11,8 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from hive_kernels import cross_attention
 from hive_kernels.testing import cu_seqlens, random_lengths, saved_bytes, with_gradients
 from tests.support.attention_cases import Case, backward_twice, check, cross, randn
+from tests.support.fake_tensors import check_shapes
 from tests.support.gradients import gradient
-from tests.support.kernel_backends import BOTH, BOTH_IN_EVERY_DTYPE, CUDA, GPU, prepare
+from tests.support.kernel_backends import BOTH, BOTH_IN_EVERY_DTYPE, CUDA, prepare
 
 
 @pytest.fixture(autouse=True)
@@ -51,12 +52,18 @@ def test_tolerance_rule(case, kernels, dtype):
     check(CASES[case](kernels.dim), dtype, kernels)
 
 
-@GPU
 @pytest.mark.gpu
 @BOTH_IN_EVERY_DTYPE
 @pytest.mark.parametrize("case", BIG)
 def test_tolerance_rule_at_scale(case, kernels, dtype):
     check(BIG[case], dtype, kernels)
+
+
+@BOTH
+@pytest.mark.parametrize("case", BIG)
+def test_shapes_at_scale(case, kernels):
+    run, tensors = BIG[case]
+    check_shapes(run, [x.to(kernels.device) for x in tensors], torch.float16, kernels.name)
 
 
 @BOTH
@@ -87,7 +94,6 @@ def test_two_runs_agree_in_every_bit(case, kernels):
     backward_twice(CASES[case](kernels.dim), torch.float16, kernels)
 
 
-@GPU
 @pytest.mark.gpu
 @BOTH
 @pytest.mark.parametrize("case", BIG)

@@ -9,11 +9,13 @@ from torch.library import opcheck
 
 from hive_kernels import gated_residual
 from hive_kernels.testing import assert_accurate, poisoned_allocations, saved_bytes, with_gradients
+from tests.support.fake_tensors import check_shapes
 from tests.support.gradients import gradient
-from tests.support.kernel_backends import BOTH, CUDA, GPU, TRITON, prepare
+from tests.support.kernel_backends import BOTH, CUDA, TRITON, prepare
 
 DEVICE = TRITON.device
 pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []  # `pytest -m gpu` runs all of this on a GPU
+AT_SCALE = [(37, 24), (2464, 960), (20001, 576)]
 
 
 @pytest.fixture(autouse=True)
@@ -36,13 +38,19 @@ def test_meets_the_tolerance_rule_and_writes_everything(kernels, shape, dtype):
 
 
 @pytest.mark.gpu
-@GPU
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("shape", [(37, 24), (2464, 960), (20001, 576)], ids=str)
+@pytest.mark.parametrize("shape", AT_SCALE, ids=str)
 @BOTH
 def test_meets_the_tolerance_rule_at_scale(kernels, shape, dtype):
     with poisoned_allocations():
         assert_accurate(gated_residual, tensors(*shape), dtype, kernels.name)
+
+
+@pytest.mark.parametrize("shape", AT_SCALE, ids=str)
+@BOTH
+def test_shapes_at_scale(kernels, shape):
+    empty = [torch.empty(s, dtype=torch.float16, device=DEVICE) for s in (shape, shape, (1,))]
+    check_shapes(gated_residual, empty, torch.float16, kernels.name)
 
 
 @pytest.mark.parametrize("gate", [0.0, 1e-6, -3e-3, 0.1999, 0.2001, -1.0, 9.0, -50.0, 200.0])

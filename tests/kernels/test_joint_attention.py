@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from hive_kernels import causal_attention, joint_attention
 from hive_kernels.testing import cu_seqlens, random_lengths, saved_bytes, with_gradients
 from tests.support.attention_cases import backward_twice, check, joint
-from tests.support.kernel_backends import GPU, TRITON
+from tests.support.fake_tensors import check_shapes
+from tests.support.kernel_backends import TRITON
 
 DEVICE = TRITON.device
 CASES = {
@@ -34,12 +35,17 @@ def test_triton_tolerance_rule(case, dtype):
     check(CASES[case], dtype, TRITON)
 
 
-@GPU
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", TRITON.dtypes, ids=str)
 @pytest.mark.parametrize("case", BIG)
 def test_triton_tolerance_rule_on_a_gpu(case, dtype):
     check(BIG[case], dtype, TRITON)
+
+
+@pytest.mark.parametrize("case", BIG)
+def test_shapes_at_scale(case):
+    run, tensors = BIG[case]
+    check_shapes(run, [x.to(DEVICE) for x in tensors], torch.float16, "triton")
 
 
 @settings(max_examples=6, deadline=None, derandomize=True)
@@ -114,7 +120,6 @@ def test_two_runs_agree_in_every_bit():
     backward_twice(CASES["packed"], torch.float16, TRITON)
 
 
-@GPU
 @pytest.mark.gpu
 def test_two_runs_agree_in_every_bit_on_a_gpu():
     backward_twice(BIG["long"], torch.bfloat16, TRITON)

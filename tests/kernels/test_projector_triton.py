@@ -14,6 +14,7 @@ from hive_kernels import residual_projector
 from hive_kernels.projector import tiles
 from hive_kernels.projector.tile_table import GEMM
 from hive_kernels.testing import assert_accurate, poisoned_allocations, saved_bytes, with_gradients
+from tests.support.fake_tensors import check_shapes
 from tests.support.gradients import gradient
 
 GPU = torch.cuda.is_available()
@@ -76,12 +77,16 @@ def test_recompute_meets_it_too(size, dtype):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not GPU, reason="needs a GPU: too large for the interpreter")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("size", AT_SCALE)
 def test_meets_the_tolerance_rule_at_scale(size, dtype):
     with poisoned_allocations():
         assert_accurate(residual_projector, inputs(*AT_SCALE[size]), dtype, "triton")
+
+
+@pytest.mark.parametrize("size", AT_SCALE)
+def test_shapes_at_scale(size):
+    check_shapes(residual_projector, inputs(*AT_SCALE[size]), torch.float16, "triton")
 
 
 @pytest.mark.skipif(GPU, reason="only the interpreter refuses bf16")

@@ -9,9 +9,9 @@ from hive_kernels import causal_attention, debug, gated_residual, linear_cross_e
 from hive_kernels.backends import SERVED_BY
 from hive_kernels.selfcheck import Case, SelfCheckError
 from hive_kernels.testing import cu_seqlens
+from tests.support.fake_tensors import check_shapes
 
-GPU = torch.cuda.is_available()
-DEVICE = "cuda" if GPU else "cpu"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SMALL = Case("gated_residual", gated_residual, ((70, 96), (70, 96), (1,)))
 
 
@@ -74,9 +74,14 @@ def test_it_can_be_switched_off(monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not GPU, reason="needs a GPU: the interpreter takes long for all of it")
 def test_this_gpu_passes():
     assert selfcheck.run("cuda")
+
+
+@pytest.mark.parametrize("case", [*selfcheck.cases()], ids=lambda case: case.name)
+def test_shapes_of_every_case(case):
+    tensors = [torch.zeros(shape, device=DEVICE) for shape in case.shapes]
+    check_shapes(case.operation, tensors, torch.float16, "triton")
 
 
 def test_debug_as_a_function_and_as_a_context():
@@ -100,9 +105,8 @@ def test_debug_names_the_target_out_of_range():
             linear_cross_entropy(h, w, torch.tensor([0, 4, 5, -7], device=DEVICE))
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not GPU, reason="needs a GPU: on a CPU offsets are always looked at")
-def test_debug_looks_at_offsets_on_a_gpu():
-    q = torch.randn(4, 2, 64, device="cuda")
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_debug_looks_at_offsets(device):
+    q = torch.randn(4, 2, 64, device=device)
     with debug(True), pytest.raises(ValueError, match="cu_seqlens is from 0 to 3; allowed: from 0 to 4"):
-        causal_attention(q, q, q, cu_seqlens([1, 2]).cuda(), max_seqlen=3)
+        causal_attention(q, q, q, cu_seqlens([1, 2], device), max_seqlen=3)

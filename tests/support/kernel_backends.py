@@ -15,7 +15,6 @@ from hive_kernels import native
 from hive_kernels.backends import INTERPRETED
 
 ROOT = Path(__file__).parents[2]
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA GPU")
 
 
 class Kernels(NamedTuple):

@@ -33,18 +33,19 @@ def test_one_copy_ahead(count: int) -> None:
     assert done == [entry for entry in expected if int(entry[-1]) < count]
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_nothing_is_lost_or_overwritten() -> None:
+@pytest.mark.parametrize(
+    ("device", "side", "width"), [("cpu", 4, 8), pytest.param("cuda", 512, 4096, marks=pytest.mark.gpu)]
+)
+def test_nothing_is_lost_or_overwritten(device: str, side: int, width: int) -> None:
     """Long work on each batch, and many batches, so that memory of earlier ones is given to later ones."""
-    device = torch.device("cuda")
-    sent = [pack([(torch.full((3, 512, 512), n, dtype=torch.uint8), [1, n, 2])] * 8).pin_memory() for n in range(40)]
-    weight = torch.randn(4096, 4096, device=device)
+    sent = [pack([(torch.full((3, side, side), n, dtype=torch.uint8), [1, n, 2])] * 8) for n in range(40)]
+    sent = [batch.pin_memory() for batch in sent] if device == "cuda" else sent
+    weight = torch.randn(width, width, device=device)
     sums = []
-    for received in Prefetcher(device)(sent):
+    for received in Prefetcher(torch.device(device))(sent):
         for _ in range(20):
             weight = torch.tanh(weight @ weight)
         sums.append(received.pixels.sum(dtype=torch.int64))
         last = received
-    assert torch.stack(sums).tolist() == [n * 8 * 3 * 512 * 512 for n in range(40)]
+    assert torch.stack(sums).tolist() == [n * 8 * 3 * side * side for n in range(40)]
     assert same(last.to("cpu"), sent[-1])

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from hive.config import Config
 from hive.cost import paper
-from hive.cost.cases import random_batch, texts
+from hive.cost.cases import Texts, random_batch, texts
 from hive.cost.methods import METHODS, Method, build, configured
 from hive.cost.simulate import biggest_micro_batch, simulate
 from hive.data.text import load_tokenizer
 from hive.efficiency.__main__ import main
-from hive.efficiency.compare import count, on_meta, stage_shape
-from hive.efficiency.measure import measure
+from hive.efficiency.compare import Row, count, on_meta, stage_shape
+from hive.efficiency.measure import Measured, measure
 from hive.efficiency.scaling import Point, exponent
 from hive.efficiency.tables import Table, growth
 from hive.profiling import PARTS
@@ -45,17 +46,25 @@ def test_captions_of_the_data_have_their_own_lengths() -> None:
     assert texts("7", TINY, 3).lengths == (7, 7, 7)
 
 
+def simulated_and_measured(
+    config: Config, method: Method, stage: int, captions: Texts, device: torch.device, precision: torch.dtype, runs: int
+) -> tuple[Row, Measured]:
+    """The row that `count` makes of a stage without a device, and what steps of it take on one."""
+    (row,) = count(config, method, (stage,), captions, precision)
+    settings = configured(config, method)
+    with device:
+        model = build(settings, method, "torch")
+    batch = random_batch(captions.lengths, model)
+    batches = cycle([batch.pin_memory() if device.type == "cuda" else batch])
+    parts, schedule = trained_parts(settings, stage), settings.schedule(stage)
+    return row, measure(model, parts, schedule, batches, device, runs=runs, steps_a_run=1)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("stage", [2, 3])
 def test_what_is_simulated_is_what_is_measured(method: Method, stage: int) -> None:
     """Every allocation of a real step is added up, and every part is heard."""
-    captions = texts("5", TINY, 40)
-    (row,) = count(TINY, method, (stage,), captions, torch.float32)
-    config = configured(TINY, method)
-    model = build(config, method, "torch")
-    batches = cycle([random_batch(captions.lengths, model)])
-    parts = trained_parts(config, stage)
-    found = measure(model, parts, config.schedule(stage), batches, CPU, runs=2, steps_a_run=1)
+    row, found = simulated_and_measured(TINY, method, stage, texts("5", TINY, 40), CPU, torch.float32, runs=2)
     assert row.step.peak == pytest.approx(found.peak, rel=0.10)
     assert len(found.seconds) == 2
     silent = {"fusion"} if method not in ("hive", "hive-mlp") else set()
@@ -133,11 +142,5 @@ def test_the_estimate_on_a_gpu(method: Method, stage: int) -> None:
     """What --dry-run prints is within 10 % of what torch allocates."""
     config, device = load_recipe("siglip-l-384-mobilellm-350m"), torch.device("cuda")
     captions = texts("77", config, 8)
-    (row,) = count(config, method, (stage,), captions, torch.bfloat16)
-    settings = configured(config, method)
-    with torch.device(device):
-        model = build(settings, method, "torch")
-    batches = cycle([random_batch(captions.lengths, model).pin_memory()])
-    parts, schedule = trained_parts(settings, stage), settings.schedule(stage)
-    found = measure(model, parts, schedule, batches, device, runs=1, steps_a_run=1)
+    row, found = simulated_and_measured(config, method, stage, captions, device, torch.bfloat16, runs=1)
     assert row.step.peak == pytest.approx(found.peak, rel=0.10)

@@ -67,13 +67,22 @@ def test_features_are_those_of_the_tower(tmp_path: Path) -> None:
         assert not found.bad.any()
 
 
-def test_a_second_run_reads_the_first_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def tower_that_raises(error: type[BaseException]) -> ProbedTower:
+    """`tiny_tower()`, whose first run raises the error."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    model = tiny_tower()
+    model.embeddings.register_forward_pre_hook(fail)
+    return ProbedTower(model)
+
+
+def test_a_second_run_reads_the_first_ones(tmp_path: Path) -> None:
     said: list[str] = []
     first = compute(ProbedTower(tiny_tower()), IMAGES, tmp_path, said)
     assert "kept in" in said[-1]
-    with monkeypatch.context() as patch:
-        patch.setattr(ProbedTower, "tokens", None)  # the tower must not run
-        second = compute(ProbedTower(tiny_tower()), IMAGES, tmp_path, said)
+    second = compute(tower_that_raises(AssertionError), IMAGES, tmp_path, said)
     assert "read from" in said[-1]
     assert np.array_equal(first.pooled, second.pooled)
     assert len(list(tmp_path.iterdir())) == 1
@@ -92,14 +101,9 @@ def test_a_second_run_reads_the_first_ones(tmp_path: Path, monkeypatch: pytest.M
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ProbedTower, "tokens", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            compute(ProbedTower(tiny_tower()), IMAGES, tmp_path)
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        compute(tower_that_raises(KeyboardInterrupt), IMAGES, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import cases, gpu_run, peers, report
-from benchmarks.measure import Row, Truth, measure
+from benchmarks.measure import Row, Truth, backward, measure
 
 CPU = torch.device("cpu")
 GATE = next(case for case in cases.small() if case.operation == "gated_residual")
@@ -77,6 +77,20 @@ def test_the_budget_is_eight_minutes():
 def test_without_a_gpu_it_says_so_in_one_sentence(capsys):
     assert gpu_run.main([]) == 2
     assert capsys.readouterr().err == "this runs on a CUDA GPU, and torch sees none here\n"
+
+
+@pytest.mark.parametrize("case", cases.full(), ids=lambda case: case.name)
+def test_full_cases_have_the_shapes_that_they_say(case):
+    meta = torch.device("meta")
+    inputs = [torch.empty(shape, device=meta) for shape in case.shapes()]
+    cotangent = torch.empty(case.output_shape(), device=meta)
+    present = [peer for peer in peers.of(case, meta) if not peer.absent]
+    assert "hive torch" in [peer.name for peer in present]
+    for peer in present:
+        run = peer.build(case, inputs, cotangent)
+        outputs = run.forward()
+        results = run.results(outputs, backward(run, outputs))
+        assert [x.shape for x in results] == [cotangent.shape, *(x.shape for x in inputs)]
 
 
 def test_full_cases_are_those_of_the_goals():

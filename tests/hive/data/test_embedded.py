@@ -12,7 +12,7 @@ from emoji.splits import SPLITS, UNSEEN_STYLE, family
 from PIL import Image
 from transformers import AutoTokenizer
 
-EMBEDDED = Path(__file__).parents[2] / "hive" / "data" / "embedded"
+EMBEDDED = Path(__file__).parents[3] / "hive" / "data" / "embedded"
 HELD_OUT = [split for split in SPLITS if split != "train"]
 
 
