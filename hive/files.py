@@ -6,7 +6,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hive.errors import UserError
+
 METRICS = "metrics.jsonl"  # in a run folder
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the folder that --out names, and those above it; `UserError` where that can't be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--out {folder} can't be made ({error.strerror}): give a folder that can be written."
+        ) from error
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hive.claim.cli import Command, parse
 from hive.command import exit_code
-from hive.errors import UserError
+from hive.errors import UserError, choose
 
 if TYPE_CHECKING:
     from hive.claim.plan import Row
@@ -27,9 +27,7 @@ def run(command: Command) -> int:
     from hive.distributed import join_world
 
     logging.disable_progress_bar()
-    if command.setting not in SETTINGS:
-        raise UserError(f'--setting is "{command.setting}", but it must be one of {", ".join(SETTINGS)}.')
-    setting = SETTINGS[command.setting](command.data)
+    setting = choose("--setting", command.setting, SETTINGS)(command.data)
     out = command.out or Path("runs") / f"claim-{setting.name}"
     data = open_set(setting.folder, setting.base.language)
     everything, texts = rows(setting, command.max_steps)
@@ -47,19 +45,14 @@ def run(command: Command) -> int:
         raise UserError(
             f"The paired test needs {error.name}, which is not installed: pip install 'hive-pretraining[probe]'."
         ) from None
-    from hive.files import replace_files
+    from hive.files import make_folder, replace_files
 
     with join_world(command.device) as world:
         if world.size > 1:
             raise UserError(
                 "The comparison trains its runs one after another in one process: start it without torchrun."
             )
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"--out {out} can't be made ({error.strerror}): give a folder that can be written."
-            ) from error
+        make_folder(out)
         todo = jobs(chosen, command.seeds, out, data, setting)
         try:
             run_all(todo, data, texts, setting, world, Console(), _say)

@@ -28,7 +28,7 @@ from hive.efficiency.plots import draw
 from hive.efficiency.scaling import Point, places, points, timed
 from hive.efficiency.tables import Table
 from hive.errors import UserError
-from hive.files import replace_text
+from hive.files import make_folder, replace_text
 from hive.model.build import kernel_for
 from hive.processes import end_with_parent
 
@@ -69,10 +69,7 @@ def produce(options: Options, arguments: Sequence[str]) -> None:
     configs = options.configs(device.type)
     console = Console(soft_wrap=True)
     backend = "torch" if device.type == "meta" else kernel_for(options.kernel, device)
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {options.out} can't be made ({error.strerror}): give another folder.") from error
+    make_folder(options.out)
     result = Result(
         shlex.join(["python", "-m", "hive.efficiency", *arguments]),
         machine(),
