@@ -1,4 +1,4 @@
-"""Small files that stay whole, whenever the process dies."""
+"""Small files that stay whole, whenever the process dies, and the text that can be written to them."""
 
 import json
 import os
@@ -19,6 +19,18 @@ def make_folder(folder: Path) -> None:
         raise UserError(
             f"--out {folder} can't be made ({error.strerror}): give a folder that can be written."
         ) from error
+
+
+def has_surrogate(text: str) -> bool:
+    """Whether the text can't be written as UTF-8, nor read by a tokenizer.
+
+    JSON and command lines can hold half a surrogate pair, which is no character.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def replace_text(path: Path, text: str) -> None:

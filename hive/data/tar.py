@@ -11,7 +11,7 @@ from typing import BinaryIO, NoReturn
 import numpy as np
 
 from hive.errors import UserError
-from hive.surrogates import has_surrogate
+from hive.files import has_surrogate
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 TEXTS = ("txt", "json")

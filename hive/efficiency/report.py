@@ -19,6 +19,7 @@ from hive.config import Config
 from hive.cost import paper
 from hive.cost.cases import texts
 from hive.cost.methods import METHODS, Method
+from hive.data.loader import end_with_parent
 from hive.efficiency import tables
 from hive.efficiency.compare import Row, count, fitting, measure_rows
 from hive.efficiency.frozen import Form, compare_forms
@@ -30,7 +31,6 @@ from hive.efficiency.tables import Table
 from hive.errors import UserError
 from hive.files import make_folder, replace_text
 from hive.model.build import kernel_for
-from hive.processes import end_with_parent
 
 FITTED: tuple[Method, ...] = ("hive", "self-attention", "transformers")
 FITTED_TOKENS = 77

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hive.errors import UserError, first_line
-from hive.surrogates import has_surrogate
+from hive.files import has_surrogate
 
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 """LLaVA-1.5's instruction for short answers."""

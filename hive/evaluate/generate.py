@@ -41,8 +41,8 @@ class Answerer:
             raise
         except Exception as error:  # transformers raises many kinds, from many depths
             raise UserError(
-                f"--model {folder} can't be loaded ({first_line(error):.200}): give a whole LLaVA folder with its processor, "
-                "such as RUN/llava of python -m hive.vlm."
+                f"--model {folder} can't be loaded ({first_line(error):.200}): give a whole LLaVA folder with its "
+                "processor, such as RUN/llava of python -m hive.vlm."
             ) from None
         if report["missing_keys"]:
             names = sorted(report["missing_keys"])

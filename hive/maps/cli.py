@@ -11,7 +11,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from hive.config import Kernel, check_ranges
 from hive.errors import UserError
-from hive.surrogates import has_surrogate
+from hive.files import has_surrogate
 
 Head = Annotated[
     int | str,

@@ -31,6 +31,7 @@ from hive.runs import Run
 from hive.stages import build_optimizer, enter_stage, learning_rate, stage_steps, trained_parts
 from hive.train.cli import CONFIG_FILE, fingerprint
 from hive.train.held_out import evaluate, table
+from hive.train.loss_curve import plot_losses
 from hive.train.meter import Meter
 from hive.train.setup import (
     TrainingSet,
@@ -47,7 +48,7 @@ from hive.train.setup import (
     stage_summary,
 )
 from hive.train.step import train_step
-from hive.train.telemetry import Telemetry, plot_losses
+from hive.train.telemetry import Telemetry
 
 READ_LOSSES_EVERY = 10  # steps: reading a loss makes the host wait for the GPU
 
