@@ -1,12 +1,10 @@
 """What every command does with a person's mistake: one sentence on standard error, and exit code 2."""
 
-import argparse
 import errno
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 from hive.errors import UserError
 
@@ -20,17 +18,6 @@ NO_ACCESS = (
     errno.EEXIST,
     errno.ENAMETOOLONG,
 )
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose refusals are a `UserError`, without usage in front; flags can't be cut short."""
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**({"allow_abbrev": False} | settings))  # type: ignore[arg-type]
-
-    def error(self, message: str) -> NoReturn:
-        message = message.removeprefix("argument ")
-        raise UserError(f"{message[0].upper()}{message[1:]}: see {self.prog} --help.")
 
 
 def _print(sentence: str) -> None:

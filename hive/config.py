@@ -44,20 +44,18 @@ Fraction = Annotated[float, Rule("at least 0 and below 1", lambda value: 0 <= va
 Share = Annotated[float, Rule("between 0 and 1", lambda value: 0 <= value <= 1)]
 
 
-def _read_stages(words: list[str]) -> tuple[Any, ...]:
-    return tuple(int(part) if part.isdecimal() else part for part in words[0].split(","))  # `check` refuses the rest
-
-
-Stages = Annotated[
-    tuple[int, ...],
-    tyro.constructors.PrimitiveConstructorSpec(
+def numbers_with_commas(example: str) -> tyro.constructors.PrimitiveConstructorSpec[tuple[Any, ...]]:
+    """How a flag such as `--stages 2,3` is read; what is no number stays a string, for the caller's check to refuse."""
+    return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
-        metavar="1,2,3",
-        instance_from_str=_read_stages,
+        metavar=example,
+        instance_from_str=lambda words: tuple(int(part) if part.isdecimal() else part for part in words[0].split(",")),
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [",".join(map(str, value))],
-    ),
-]
+    )
+
+
+Stages = Annotated[tuple[int, ...], numbers_with_commas("1,2,3")]
 
 
 @dataclass(frozen=True)

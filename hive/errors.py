@@ -1,4 +1,9 @@
-"""The one exception that stands for a person's mistake."""
+"""The one exception that stands for a person's mistake, and the sentences that many places say with it."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(ValueError):
@@ -6,3 +11,15 @@ class UserError(ValueError):
 
     Command lines print it without a traceback and exit with code 2. Faults of our own are assertions instead.
     """
+
+
+def choose(flag: str, name: str, choices: Mapping[str, T]) -> T:
+    """Returns the choice of this name; an unknown name, which `flag` gave, raises `UserError` with the known ones."""
+    if name not in choices:
+        raise UserError(f'{flag} is "{name}", but it must be one of {", ".join(choices)}.')
+    return choices[name]
+
+
+def first_line(error: Exception) -> str:
+    """Returns what a library's exception says, in one line; the exception's type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

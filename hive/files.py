@@ -1,4 +1,4 @@
-"""Small files that stay whole, whenever the process dies."""
+"""Small files that stay whole, whenever the process dies, and the text that can be written to them."""
 
 import json
 import os
@@ -6,7 +6,31 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hive.errors import UserError
+
 METRICS = "metrics.jsonl"  # in a run folder
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the folder that --out names, and those above it; `UserError` where that can't be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--out {folder} can't be made ({error.strerror}): give a folder that can be written."
+        ) from error
+
+
+def has_surrogate(text: str) -> bool:
+    """Whether the text can't be written as UTF-8, nor read by a tokenizer.
+
+    JSON and command lines can hold half a surrogate pair, which is no character.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def replace_text(path: Path, text: str) -> None:

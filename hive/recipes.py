@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hive.config import Config, DataConfig, LanguageConfig, Schedule, VisionConfig
-from hive.errors import UserError
+from hive.errors import choose
 
 CLIP_L_336 = VisionConfig(
     weights="openai/clip-vit-large-patch14-336",
@@ -140,6 +140,4 @@ RECIPES: dict[str, Callable[[], Config]] = {
 
 def load_recipe(name: str) -> Config:
     """The recipe's configuration; an unknown name raises `UserError` with the known ones."""
-    if name not in RECIPES:
-        raise UserError(f'--recipe is "{name}", but it must be one of {", ".join(RECIPES)}.')
-    return RECIPES[name]()
+    return choose("--recipe", name, RECIPES)()

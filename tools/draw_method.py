@@ -239,7 +239,7 @@ def batch() -> Canvas:
     canvas.write(text, 8.0, "caption", NORMAL)
     canvas.arrow((image, 7.65), (image, 7.37))
     canvas.arrow((text, 7.85), (text, 7.37))
-    step(image, 6.75, "decoded, resized, normalised", "[3, H, W]", IMAGE)
+    step(image, 6.75, "decoded, resized", "uint8 [3, H, W]", IMAGE)
     step(text, 6.75, "tokenized: BOS, caption, newline", "ids", TEXT)
     canvas.arrow((image, 6.75), (image, 6.45))
     canvas.arrow((text, 6.75), (text, 6.45))

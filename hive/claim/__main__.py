@@ -1,63 +1,20 @@
 """python -m hive.claim: does HIVE's pre-training give the better tower? All runs, probes and tests in one command."""
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hive.command import Parser, exit_code
-from hive.errors import UserError
+from hive.claim.cli import Command, parse
+from hive.command import exit_code
+from hive.errors import UserError, choose
 
 if TYPE_CHECKING:
     from hive.claim.plan import Row
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    """Reads the command line; `UserError` for what can't be."""
-    parser = Parser(
-        prog="python -m hive.claim",
-        description="Trains towers without pre-training, with self-attention and with HIVE, probes them, asks them "
-        "questions, and tests the difference. The same command again continues.",
-    )
-    parser.add_argument(
-        "--setting",
-        choices=("small", "gpu"),
-        default="small",
-        help="small: the demo's models, for two CPU cores; gpu: 128 pixels, a larger tower, SmolLM2-135M where it is "
-        "installed; default: small",
-    )
-    parser.add_argument("--seeds", type=_seeds, default=(0, 1, 2), metavar="0,1,2", help="default: 0,1,2")
-    parser.add_argument("--ablations", action="store_true", help="with the ablations of HIVE as well")
-    parser.add_argument(
-        "--only", metavar="NAME,...", help="these rows and the blind baseline alone; --dry-run lists them"
-    )
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR",
-        help="folder that tools/build_emoji.py wrote; default: the embedded set, for gpu emoji-128",
-    )  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/claim-SETTING")
-    parser.add_argument("--max-steps", type=_count, metavar="N", help="most steps of a stage, for a quick look")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default: auto")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be trained and what it costs")
-    return parser.parse_args(argv)
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    parts = text.split(",")
-    if not all(part.isdecimal() and int(part) < 2**32 for part in parts) or len({*map(int, parts)}) < len(parts):
-        raise argparse.ArgumentTypeError(f'"{text}" is no list of different seeds such as 0,1,2')
-    return tuple(map(int, parts))
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'"{text}" is no number of 1 or more')
-    return int(text)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(command: Command) -> int:
     """Does what is missing, then prints and writes the tables of all that is there."""
     # torch takes seconds to import: --help and mistyped flags answer without it
     from rich.console import Console
@@ -70,16 +27,16 @@ def run(arguments: argparse.Namespace) -> int:
     from hive.distributed import join_world
 
     logging.disable_progress_bar()
-    setting = SETTINGS[arguments.setting](arguments.data)
-    out = arguments.out or Path("runs") / f"claim-{setting.name}"
+    setting = choose("--setting", command.setting, SETTINGS)(command.data)
+    out = command.out or Path("runs") / f"claim-{setting.name}"
     data = open_set(setting.folder, setting.base.language)
-    everything, texts = rows(setting, arguments.max_steps)
-    if arguments.only is None:
-        chosen = [row for row in everything if arguments.ablations or not row.ablation]
+    everything, texts = rows(setting, command.max_steps)
+    if command.only is None:
+        chosen = [row for row in everything if command.ablations or not row.ablation]
     else:
-        chosen = _named(f"{arguments.only},{BLIND}", everything)  # no score without what it is compared with
-    if arguments.dry_run:
-        print(report(setting, chosen, texts, arguments.seeds))
+        chosen = _named(f"{command.only},{BLIND}", everything)  # no score without what it is compared with
+    if command.dry_run:
+        print(report(setting, chosen, texts, command.seeds))
         return 0
     try:
         from hive.claim.plot import picture
@@ -88,20 +45,15 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(
             f"The paired test needs {error.name}, which is not installed: pip install 'hive-pretraining[probe]'."
         ) from None
-    from hive.files import replace_files
+    from hive.files import make_folder, replace_files
 
-    with join_world(arguments.device) as world:
+    with join_world(command.device) as world:
         if world.size > 1:
             raise UserError(
                 "The comparison trains its runs one after another in one process: start it without torchrun."
             )
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"--out {out} can't be made ({error.strerror}): give a folder that can be written."
-            ) from error
-        todo = jobs(chosen, arguments.seeds, out, data, setting)
+        make_folder(out)
+        todo = jobs(chosen, command.seeds, out, data, setting)
         try:
             run_all(todo, data, texts, setting, world, Console(), _say)
         except Stopped as stopped:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hive.errors import UserError
-from hive.surrogates import has_surrogate
+from hive.files import has_surrogate
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://|data:")
 

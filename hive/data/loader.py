@@ -5,10 +5,12 @@ they ignore the signals that ask the main process to save, and a worker ends wit
 """
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import connection, forkserver, resource_tracker
 from typing import Any
 
 import torch
@@ -20,7 +22,6 @@ from hive.data.order import indices
 from hive.data.pairs import Pairs, hash_order
 from hive.data.text import BadSample, BadText, Batch, Encoder
 from hive.errors import UserError
-from hive.processes import end_with_parent
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 _PIXELS_WORTH_WORKERS = 100_000_000  # an evaluation that decodes fewer is over before workers have started
@@ -250,3 +251,15 @@ def _start_worker(_: int) -> None:
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Ends this process when its parent dies, however that happens; called once, in a process of multiprocessing's."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hive.errors import UserError
+from hive.errors import UserError, first_line
 
 _CACHE_BYTES = 512 << 20  # decoded row groups kept by each process
 
@@ -75,8 +75,7 @@ def open_parquet(path: Path) -> tuple[list[str], list[str], ParquetReader]:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: build the data first, or give another --data.") from None
     except (pa.ArrowException, OSError) as error:
-        first_line = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path} can't be read as Parquet ({first_line}): write or fetch it again.") from None
+        raise UserError(f"{path} can't be read as Parquet ({first_line(error)}): write or fetch it again.") from None
     return captions, [f"{path.name}:{row}" for row in range(len(captions))], reader
 
 

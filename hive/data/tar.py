@@ -11,7 +11,7 @@ from typing import BinaryIO, NoReturn
 import numpy as np
 
 from hive.errors import UserError
-from hive.surrogates import has_surrogate
+from hive.files import has_surrogate
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 TEXTS = ("txt", "json")
@@ -140,12 +140,10 @@ def _caption(shard: str, file: BinaryIO, member: tarfile.TarInfo) -> str:
             text = record.get("caption") if isinstance(record, dict) else None
     except (ValueError, RecursionError):
         _refuse(shard, member, "is not valid UTF-8 text or JSON", "repair it, or remove the key")
-    if isinstance(text, str) and has_surrogate(text):
-        _refuse(shard, member, "has half of a surrogate pair in its text, no character", "repair it, or remove the key")
-    if isinstance(text, str) and has_surrogate(text):
-        _refuse(shard, member, "has half of a surrogate pair in its text, no character", "repair it, or remove the key")
     if not isinstance(text, str) or not text.strip():
         _refuse(shard, member, "holds no caption, or an empty one", "write one, or remove the key")
+    if has_surrogate(text):
+        _refuse(shard, member, "has half of a surrogate pair in its text, no character", "repair it, or remove the key")
     return text
 
 

@@ -14,7 +14,7 @@ import torch
 
 from hive import smollm2
 from hive.config import LanguageConfig
-from hive.errors import UserError
+from hive.errors import UserError, first_line
 
 EMBEDDED_TOKENIZER = Path(__file__).parent / "embedded" / "tokenizer"
 BadSample = tuple[int, str, str]
@@ -141,13 +141,12 @@ def load_whole_tokenizer(path: str | None = None) -> Any:
     try:
         loaded = kind.from_pretrained(name, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds, from many depths
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         cure = (
             "it needs tokenizer.json or tokenizer.model with tokenizer_config.json"
             if folder.is_dir()
             else f"get it with: hf download {name}; or give a local folder"
         )
-        raise UserError(f"The tokenizer {name} can't be loaded ({reason:.200}): {cure}.") from None
+        raise UserError(f"The tokenizer {name} can't be loaded ({first_line(error):.200}): {cure}.") from None
     if not isinstance(getattr(loaded, "backend_tokenizer", None), tokenizers.Tokenizer):
         raise UserError(
             f"The tokenizer {name} is a {type(loaded).__name__}, which has no fast form: convert it to tokenizer.json."

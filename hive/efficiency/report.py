@@ -19,6 +19,7 @@ from hive.config import Config
 from hive.cost import paper
 from hive.cost.cases import texts
 from hive.cost.methods import METHODS, Method
+from hive.data.loader import end_with_parent
 from hive.efficiency import tables
 from hive.efficiency.compare import Row, count, fitting, measure_rows
 from hive.efficiency.frozen import Form, compare_forms
@@ -28,9 +29,8 @@ from hive.efficiency.plots import draw
 from hive.efficiency.scaling import Point, places, points, timed
 from hive.efficiency.tables import Table
 from hive.errors import UserError
-from hive.files import replace_text
+from hive.files import make_folder, replace_text
 from hive.model.build import kernel_for
-from hive.processes import end_with_parent
 
 FITTED: tuple[Method, ...] = ("hive", "self-attention", "transformers")
 FITTED_TOKENS = 77
@@ -69,10 +69,7 @@ def produce(options: Options, arguments: Sequence[str]) -> None:
     configs = options.configs(device.type)
     console = Console(soft_wrap=True)
     backend = "torch" if device.type == "meta" else kernel_for(options.kernel, device)
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {options.out} can't be made ({error.strerror}): give another folder.") from error
+    make_folder(options.out)
     result = Result(
         shlex.join(["python", "-m", "hive.efficiency", *arguments]),
         machine(),
@@ -246,7 +243,10 @@ def _markdown(configs: Sequence[Config], result: Result, pictures: Sequence[Path
     printed = Table(
         "Printed there",
         ("table", "what", "self-attention", "HIVE"),
-        [(claim.table, claim.what, claim.self_attention, claim.hive) for claim in claims],
+        [
+            {"table": claim.table, "what": claim.what, "self-attention": claim.self_attention, "HIVE": claim.hive}
+            for claim in claims
+        ],
         4,
     )
     parts += ["## The paper's numbers", printed.markdown(), "### Where they are at odds"]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hive.errors import UserError
-from hive.surrogates import has_surrogate
+from hive.errors import UserError, first_line
+from hive.files import has_surrogate
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,9 @@ def read_json(root: Path, name: str, source: str) -> Any:
     except FileNotFoundError:
         raise UserError(f"--data-root {root} lacks {name}: it has to hold {source}.") from None
     except (OSError, ValueError, RecursionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} can't be read as JSON ({reason:.120}): fetch it again, from {source}.") from None
+        raise UserError(
+            f"{path} can't be read as JSON ({first_line(error):.120}): fetch it again, from {source}."
+        ) from None
     if has_surrogate(json.dumps(content, ensure_ascii=False)):
         damaged(path, "it has half of a surrogate pair, which is no character", source)
     return content

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from hive import smollm2
-from hive.errors import UserError
+from hive.errors import UserError, first_line
 
 VISION, LANGUAGE = "--vision.weights", "--language.weights"
 MOBILELLM_FIELDS = (
@@ -215,4 +215,4 @@ def _load(kind: type, weights: str, flag: str, config: PreTrainedConfig | None, 
 
 def _reason(error: Exception) -> str:
     """The first line of what went wrong, without its full stop."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")[:200]
+    return first_line(error).rstrip(".:")[:200]

@@ -1,33 +1,43 @@
 """python -m hive.report RUN...: one HTML file of one run, or of several side by side."""
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from hive.command import Parser, exit_code
+import tyro
+
+from hive.command import exit_code
 from hive.errors import UserError
 from hive.files import replace_text
 from hive.report.page import page
 from hive.report.read import read_runs
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    """Reads the command line; `UserError` for what can't be."""
-    parser = Parser(
-        prog="python -m hive.report",
-        description="Writes one self-contained HTML file: configuration, losses, efficiency, maps and bad samples.",
-    )
-    parser.add_argument("run", type=Path, nargs="+", metavar="RUN", help="run folder")
-    parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="default: report.html")
-    return parser.parse_args(argv)
+@dataclass(frozen=True)
+class Command:
+    """Writes one self-contained HTML file: configuration, losses, efficiency, maps and bad samples."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """Run folders; several are shown side by side."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("report.html")
+    """The file to write."""
 
 
-def run(arguments: argparse.Namespace) -> int:
+def parse(argv: list[str]) -> Command:
+    """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
+    command = tyro.cli(Command, args=argv, prog="python -m hive.report")
+    if not command.runs:
+        raise UserError("RUN is missing: give the folder of a run, or of several.")
+    return command
+
+
+def run(command: Command) -> int:
     """Writes the file and says where it is."""
-    out: Path = arguments.out
+    out = command.out
     if out.is_dir():
         raise UserError(f"--out {out} is a folder: give the name of a file, such as {out / 'report.html'}.")
-    text = page(read_runs(arguments.run))
+    text = page(read_runs(command.runs))
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(out, text)
     print(f"report  {out}  ({len(text) / 1e6:.1f} MB)")

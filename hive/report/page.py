@@ -14,7 +14,7 @@ from hive.report.html import Html, element, join, table
 from hive.report.measured import measured
 from hive.report.read import Recorded
 from hive.report.style import STYLE
-from hive.smoothing import smoothed
+from hive.train.loss_curve import smoothed
 
 SHOWN_BAD = 100  # lines of a ledger
 # The page may use its own styles and images, and ask nobody for anything.

@@ -18,7 +18,6 @@ from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
 from hive.files import METRICS, keep_records, read_records
-from hive.smoothing import smoothed
 from hive.train.held_out import HeldOut
 
 
@@ -170,37 +169,3 @@ def _report_thread(arguments: threading.ExceptHookArgs) -> None:
     """TensorBoard's thread hands a full disk on to the next write, so it needs no traceback of its own."""
     if not (isinstance(arguments.exc_value, OSError) and arguments.exc_value.errno in (errno.ENOSPC, errno.EDQUOT)):
         threading.__excepthook__(arguments)
-
-
-def plot_losses(folder: Path) -> Path:
-    """Draws loss_curve.png: training loss by stage, and the held-out loss with right and wrong images."""
-    from matplotlib.figure import Figure
-
-    records = read_records(folder / METRICS)
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for stage, colour in ((1, "tab:grey"), (2, "tab:blue"), (3, "tab:green")):
-        train = [record for record in records if record["kind"] == "train" and record["stage"] == stage]
-        if not train:
-            continue
-        steps, losses = [record["step"] for record in train], [record["loss"] for record in train]
-        axes.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.8)
-        axes.plot(steps, smoothed(losses), color=colour, label=f"training, stage {stage}")
-    held_out = [record for record in records if record["kind"].startswith("heldout") and record["right"] is not None]
-    for split, marker in zip(dict.fromkeys(record["kind"] for record in held_out), "os^Dv", strict=False):
-        points = [record for record in held_out if record["kind"] == split]
-        steps, name = [point["step"] for point in points], split.removeprefix("heldout/").replace("_", " ")
-        axes.plot(steps, [point["right"] for point in points], marker, color="black", label=f"{name}, right image")
-        axes.plot(
-            steps,
-            [point["wrong"] for point in points],
-            marker,
-            color="tab:red",
-            fillstyle="none",
-            label=f"{name}, wrong image",
-        )
-    axes.set(xlabel="step", ylabel="loss (nats a token)", title="Caption loss")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", ncols=2)
-    figure.savefig(folder / "loss_curve.png", dpi=130)
-    return folder / "loss_curve.png"

@@ -22,13 +22,14 @@ from hive.profiling import StepProfiler
 from hive.run_folder import CONFIG_FILE, make_run_folder
 from hive.stages import learning_rate
 from hive.train.held_out import evaluate, table
+from hive.train.loss_curve import plot_losses
 from hive.train.meter import Meter
 from hive.train.setup import check_frozen_precision
 from hive.train.stage import Stage, begin_stage, summary
 from hive.train.state import Position, State, fingerprints, restore, save
 from hive.train.step import train_step
 from hive.train.task import Task
-from hive.train.telemetry import Telemetry, plot_losses
+from hive.train.telemetry import Telemetry
 
 READ_LOSSES_EVERY = 10  # steps: reading a loss makes the host wait for the GPU
 

@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoProcessor, LlavaConfig, LlavaForConditionalGeneration
 from transformers.utils import logging
 
-from hive.errors import UserError
+from hive.errors import UserError, first_line
 
 IMAGE = "<image>"
 
@@ -40,10 +40,9 @@ class Answerer:
         except UserError:
             raise
         except Exception as error:  # transformers raises many kinds, from many depths
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"--model {folder} can't be loaded ({reason:.200}): give a whole LLaVA folder with its processor, "
-                "such as RUN/llava of python -m hive.vlm."
+                f"--model {folder} can't be loaded ({first_line(error):.200}): give a whole LLaVA folder with its "
+                "processor, such as RUN/llava of python -m hive.vlm."
             ) from None
         if report["missing_keys"]:
             names = sorted(report["missing_keys"])

@@ -6,7 +6,7 @@ from hive.config import DataConfig
 from hive.data.images import BadImage, decode
 from hive.distributed import join_world
 from hive.errors import UserError
-from hive.surrogates import has_surrogate
+from hive.files import has_surrogate
 
 MAX_NEW_TOKENS = 256
 

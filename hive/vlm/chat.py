@@ -11,7 +11,7 @@ import tokenizers
 import torch
 
 from hive.data.text import BadSample, BadText, Batch, load_whole_tokenizer
-from hive.errors import UserError
+from hive.errors import UserError, first_line
 from hive.vlm.conversations import IMAGE, Turn, turns
 
 DATE = "26 Jul 2024"
@@ -230,9 +230,8 @@ def _check_template(chat: ChatTokenizer, name: str) -> None:
     try:
         whole, spans = chat.spans(probe)
     except Exception as error:  # a template may fail in any way that code can
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"The chat template of the tokenizer {name} fails ({reason:.120}): give another model."
+            f"The chat template of the tokenizer {name} fails ({first_line(error):.120}): give another model."
         ) from None
     found = [whole[first:last].strip() for first, last in spans]
     wanted = ("one", "two")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from hive.config import FREE, DataConfig, LanguageConfig, Rule, RunConfig, Schedule, Stages, TowerConfig
-from hive.errors import UserError
+from hive.errors import UserError, choose
 from hive.recipes import LLAMA_1B, SIGLIP_L_384, SMOLLM2_135M
 
 RATES = {"min_lr": 0.0, "clip": 1.0, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999}
@@ -93,6 +93,4 @@ RECIPES = {"demo": demo, "smollm2-135m": smollm2_135m, "llama-3.2-1b": llama_3_2
 
 def load_recipe(name: str) -> VLMConfig:
     """The recipe's configuration; an unknown name raises `UserError` with the known ones."""
-    if name not in RECIPES:
-        raise UserError(f'--recipe is "{name}", but it must be one of {", ".join(RECIPES)}.')
-    return RECIPES[name]()
+    return choose("--recipe", name, RECIPES)()

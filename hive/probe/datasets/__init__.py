@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from hive.errors import UserError
+from hive.errors import UserError, choose
 from hive.probe.datasets.cars import open_cars
 from hive.probe.datasets.cifar import open_cifar10, open_cifar100
 from hive.probe.datasets.fashion_mnist import open_fashion_mnist
@@ -28,9 +28,8 @@ DATASETS: dict[str, Callable[[Path], ClassificationSet]] = {
 
 def open_dataset(name: str, root: Path) -> ClassificationSet:
     """The named set below `root`, every record checked, no image decoded; `UserError` for an unknown or partial one."""
-    if name not in DATASETS:
-        raise UserError(f'--dataset is "{name}", but it must be one of {", ".join(DATASETS)}.')
+    open_set = choose("--dataset", name, DATASETS)
     root = root.expanduser()
     if not root.is_dir():
         raise UserError(f"--data-root {root} is no folder: give the one that {name} was unpacked in.")
-    return DATASETS[name](root)
+    return open_set(root)

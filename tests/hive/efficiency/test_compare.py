@@ -90,9 +90,10 @@ def test_the_biggest_micro_batch_fits_and_the_next_does_not() -> None:
 
 
 def test_a_table_lines_up() -> None:
-    table = Table("t", ("word", "n"), [("a", "1"), ("long", "100")])
-    assert table.text().splitlines() == ["t", "word    n", "a       1", "long  100"]
-    assert table.markdown().splitlines()[2:] == ["| word | n |", "| --- | ---: |", "| a | 1 |", "| long | 100 |"]
+    table = Table("t", ("word", "n"), [{"word": "a", "n": "1"}, {"n": "100", "word": "long"}, {"word": "b"}])
+    assert table.text().splitlines() == ["t", "word    n", "a       1", "long  100", "b"]
+    lines = ["| word | n |", "| --- | ---: |", "| a | 1 |", "| long | 100 |", "| b |  |"]
+    assert table.markdown().splitlines()[2:] == lines
 
 
 def test_the_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

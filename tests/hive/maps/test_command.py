@@ -1,6 +1,7 @@
 """The command, from finished runs to files, and what it refuses."""
 
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from hive.data.pairs import EMBEDDED_HELDOUT, hash_order, open_pairs
 from hive.maps.__main__ import main
+from hive.maps.cli import Attention, parse
 from hive.train.__main__ import main as train
 from tests.support.tiny_run import TINY
 
@@ -97,9 +99,7 @@ def test_two_runs_of_one_method_are_told_apart(runs: tuple[Path, Path], image: P
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        ([], "following arguments are required: gradients|attention"),
-        (["saliency"], "invalid choice: 'saliency'"),
-        (["gradients"], "following arguments are required: --run, --image, --caption"),
+        (["gradients", "--out", "nowhere"], "--run is missing: give a run folder"),
         (["gradients", "--run", "nowhere"], "--run nowhere is no run folder"),
         (["gradients", "--run", "RUN", "RUN"], "more than once"),
         (["gradients", "--run", "EMPTY"], "has no whole checkpoint yet"),
@@ -133,15 +133,44 @@ def test_bad_input(
         "RUN/config.json": str(empty / "config.json"),
     }
     given = [places.get(flag, flag) for flag in flags]
-    if len(given) > 1:
-        defaults = {"--run": str(runs[0]), "--image": str(image), "--caption": CAPTION, "--out": str(tmp_path / "out")}
-        given += [part for flag, value in defaults.items() if flag not in given for part in (flag, value)]
+    defaults = {"--image": str(image), "--caption": CAPTION, "--out": str(tmp_path / "out")}
+    if "is missing" not in sentence:
+        defaults["--run"] = str(runs[0])
+    given += [part for flag, value in defaults.items() if flag not in given for part in (flag, value)]
     assert main(given) == 2
     error = capsys.readouterr().err
     assert sentence in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ([], "Expected one of {gradients, attention}"),
+        (["saliency"], "Unrecognized options: saliency"),
+        (["gradients"], "Missing from python -m hive.maps gradients: --image FILE"),
+        (["gradients", "--run", "a", "--image", "b"], "Missing from python -m hive.maps gradients: --caption TEXT"),
+        (["gradients", "--words", "a"], "Unrecognized options: --words"),
+    ],
+)
+def test_mistyped_flags(flags: list[str], sentence: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(flags)
+    assert exit_.value.code == 2
+    assert sentence in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_lists_are_given_at_once_or_one_by_one() -> None:
+    usual = ["attention", "--image", "a.png", "--caption", "b"]
+    together = parse([*usual, "--run", "r", "s", "--words", "sun", "gradients", "--head", "3"])
+    apart = parse([*usual, "--run", "r", "--words", "sun", "--run", "s", "--words", "gradients", "--head", "mean"])
+    assert isinstance(together, Attention)
+    assert isinstance(apart, Attention)
+    assert together.runs == apart.runs == [Path("r"), Path("s")]
+    assert list(chain(*together.words)) == list(chain(*apart.words)) == ["sun", "gradients"]
+    assert (together.head, apart.head) == (3, "mean")
 
 
 def test_a_checkpoint_of_another_shape(

@@ -165,7 +165,7 @@ def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda run, out: [], "The following arguments are required: RUN"),
+        (lambda run, out: [], "RUN is missing: give the folder of a run"),
         (lambda run, out: [str(run), str(run)], "is given more than once"),
         (lambda run, out: [str(run), "nowhere"], "RUN nowhere is no run folder"),
         (lambda run, out: [str(run), "--out", str(out.parent)], "is a folder"),

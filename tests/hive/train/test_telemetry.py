@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from hive.train.held_out import HeldOut, table
-from hive.train.telemetry import METRICS, Telemetry, duration, plot_losses
+from hive.train.loss_curve import plot_losses
+from hive.train.telemetry import METRICS, Telemetry, duration
 
 
 def step(number: int, **changed: float) -> dict:
