@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,8 @@ def exit_code(
 ) -> int:
     """Runs `command`; returns its exit code, 2 after a person's mistake, 130 after Ctrl-C.
 
-    `when_full` is what to do once a full disk has room again.
+    141 where nobody reads the output any more, as behind `| head`. `when_full` is what to do once a full disk has room
+    again.
     """
     try:
         return command()
@@ -38,6 +40,9 @@ def exit_code(
         return 130
     except UserError as error:
         say(f"error: {error}")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left when it ends
+        return 128 + signal.SIGPIPE
     except OSError as error:
         place = error.filename or error
         if error.errno in NO_ROOM:

@@ -1,0 +1,22 @@
+"""How a command ends that others' programs are connected to."""
+
+import subprocess
+import sys
+
+_PROGRAM = """
+import sys
+from hive.command import exit_code
+
+sys.exit(exit_code(lambda: print("line\\n" * 100_000) or 0))
+"""
+
+
+def test_output_that_nobody_reads_is_no_traceback() -> None:
+    """As behind `| head -1`: the reader goes after one line."""
+    writer = subprocess.Popen([sys.executable, "-c", _PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert writer.stdout is not None
+    assert writer.stderr is not None
+    assert writer.stdout.readline() == b"line\n"
+    writer.stdout.close()
+    assert writer.stderr.read() == b""
+    assert writer.wait() == 141
