@@ -75,9 +75,10 @@ def flops(rows: Sequence[Row], config: Config) -> Table:
         ("GFLOP", "stage", "LLM side", "counted", "ratio", "everything", "all counted", "all ratio"),
         lines,
         2,
-        "LLM side: projector, fusion, language model, head. Everything: with the vision tower. By the closed form, and "
-        f"counted by torch; ratios are of what is counted, to {METHODS[BASELINE]}. All: stages weighted by "
-        "their epochs. The paper does not name its scope. Texts of different lengths are counted as a CPU pads them.",
+        "LLM side is projector, fusion, language model and head; everything is these and the vision tower. Both are by "
+        "the closed form; counted is what torch counts. A ratio is of counted numbers, to those of "
+        f"{METHODS[BASELINE]}. All is the sum over the stages, weighted by their epochs. The paper does not say what "
+        "its number covers. Texts of different lengths are counted with the padding that torch needs on a CPU.",
     )
 
 
@@ -99,8 +100,8 @@ def formulas(rows: Sequence[Row], config: Config) -> Table:
         "The paper's formulas (Equations 2 to 5, Table 7), giga multiply-adds without constants",
         ("text tokens", "self-attention", "HIVE", "ratio"),
         lines,
-        note=f"L {layers}, d {width}, N_v {visual}, S {selected}. Orders of growth: they leave out projector, keys and "
-        "values, vocabulary and the constants.",
+        note=f"L {layers}, d {width}, N_v {visual}, S {selected}. These are orders of growth: they leave out "
+        "projector, keys and values, vocabulary and the constants.",
     )
 
 
@@ -132,7 +133,7 @@ def by_part(rows: Sequence[Row]) -> Table:
         )
         for row in rows
     ]
-    note = "Keys and values count to the fusion."
+    note = "The projections of keys and values are counted in the fusion."
     return Table(
         f"GFLOP of a sample by part, forward + backward, {_case(rows)}", ("method", "stage", *names), lines, 2, note
     )
@@ -166,9 +167,9 @@ def memory(rows: Sequence[Row]) -> Table:
         ),
         lines,
         2,
-        "Weights, gradients and moments in fp32; what is kept includes 16-bit copies of weights. Simulated with the "
-        "kernels of torch. Allocated, reserved (by torch) and process (by NVML) are measured. The paper doesn't say "
-        "which it means.",
+        "Weights, gradients and moments are in fp32. What is kept for backward includes 16-bit copies of weights. The "
+        "simulation uses torch's kernels. Allocated, reserved (by torch) and process (by NVML) are measured. The paper "
+        "doesn't say which of them it means.",
     )
 
 
