@@ -243,7 +243,10 @@ def _markdown(configs: Sequence[Config], result: Result, pictures: Sequence[Path
     printed = Table(
         "Printed there",
         ("table", "what", "self-attention", "HIVE"),
-        [(claim.table, claim.what, claim.self_attention, claim.hive) for claim in claims],
+        [
+            {"table": claim.table, "what": claim.what, "self-attention": claim.self_attention, "HIVE": claim.hive}
+            for claim in claims
+        ],
         4,
     )
     parts += ["## The paper's numbers", printed.markdown(), "### Where they are at odds"]

@@ -1,13 +1,15 @@
 """The comparison as tables: the paper's numbers, the formula's, the counted and the measured ones side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hive.config import Config
 from hive.cost import paper
+from hive.cost.flops import Cost
 from hive.cost.methods import METHODS, Method
 from hive.efficiency.compare import CAPACITIES, Row
 from hive.efficiency.frozen import Form
+from hive.efficiency.measure import Measured
 from hive.efficiency.scaling import Point, exponent
 from hive.profiling import PARTS
 
@@ -16,63 +18,77 @@ BASELINE: Method = "self-attention"
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of words; all but the first few are numbers and stand to the right."""
+    """Cells of text; all but the first columns are numbers and stand to the right."""
 
     title: str
     header: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
+    rows: Sequence[Mapping[str, str]]
+    """Each by column; a cell that a row lacks stays empty."""
     words: int = 1
     """Columns that are words."""
     note: str = ""
 
     def text(self) -> str:
         """For a terminal."""
-        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+        rows = [self.header, *self._cells()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(
                 cell.ljust(width) if index < self.words else cell.rjust(width)
                 for index, (cell, width) in enumerate(zip(row, widths, strict=True))
             ).rstrip()
-            for row in (self.header, *self.rows)
+            for row in rows
         ]
         return "\n".join([self.title, *lines, *([self.note] if self.note else [])])
 
     def markdown(self) -> str:
         """For a document."""
         rule = ["---" if index < self.words else "---:" for index in range(len(self.header))]
-        lines = ["| " + " | ".join(row) + " |" for row in (self.header, rule, *self.rows)]
+        lines = ["| " + " | ".join(row) + " |" for row in (self.header, rule, *self._cells())]
         return "\n".join([f"### {self.title}", "", *lines, *(["", self.note] if self.note else [])])
+
+    def _cells(self) -> list[list[str]]:
+        return [[row.get(column, "") for column in self.header] for row in self.rows]
 
 
 def flops(rows: Sequence[Row], config: Config) -> Table:
     """Tables 6 and 7: each method's FLOPs and how they compare with self-attention in the same engine."""
     lines = []
     for row in rows:
-        base = _baseline(rows, row)
+        base = _with_method(rows, row, BASELINE)
         lines.append(
-            (
-                METHODS[row.method],
-                str(row.stage),
-                _gflop(row.language_side),
-                _gflop(row.counted.language_side),
-                _ratio(row.counted.language_side, base.counted.language_side if base else None),
-                _gflop(row.everything),
-                _gflop(row.counted.everything),
-                _ratio(row.counted.everything, base.counted.everything if base else None),
-            )
+            {
+                "GFLOP": METHODS[row.method],
+                "stage": str(row.stage),
+                "LLM side": _gflop(row.language_side),
+                "counted": _gflop(row.counted.language_side),
+                "ratio": _ratio(row.counted.language_side, base.counted.language_side if base else None),
+                "everything": _gflop(row.everything),
+                "all counted": _gflop(row.counted.everything),
+                "all ratio": _ratio(row.counted.everything, base.counted.everything if base else None),
+            }
         )
+    header = tuple(lines[0])
     for method in dict.fromkeys(row.method for row in rows):
         own, base_rows = ([row for row in rows if row.method == name] for name in (method, BASELINE))
         if len(own) == len(base_rows) == 3:
             (side, everything), (base_side, base_everything) = _whole(own, config), _whole(base_rows, config)
-            cells = ("", _gflop(side), _ratio(side, base_side), "", _gflop(everything))
-            lines.append((METHODS[method], "all", *cells, _ratio(everything, base_everything)))
-    lines.append(("the paper, Table 6", "", "", "", "0.14", "", "", ""))
+            lines.append(
+                {
+                    "GFLOP": METHODS[method],
+                    "stage": "all",
+                    "counted": _gflop(side),
+                    "ratio": _ratio(side, base_side),
+                    "all counted": _gflop(everything),
+                    "all ratio": _ratio(everything, base_everything),
+                }
+            )
+    lines.append({"GFLOP": "the paper, Table 6", "ratio": "0.14"})
     own_growth, full_growth = _complexities(config, round(rows[0].text_tokens))
-    lines.append(("the paper's formulas", "", "", "", f"{own_growth / full_growth:.3f}", "", "", ""))
+    lines.append({"GFLOP": "the paper's formulas", "ratio": f"{own_growth / full_growth:.3f}"})
     return Table(
         f"FLOPs of a training sample, forward and backward, {_case(rows)} (Table 6)",
-        ("GFLOP", "stage", "LLM side", "counted", "ratio", "everything", "all counted", "all ratio"),
+        header,
         lines,
         2,
         "LLM side: projector, fusion, language model, head. Everything: with the vision tower. By the closed form, and "
@@ -94,10 +110,17 @@ def formulas(rows: Sequence[Row], config: Config) -> Table:
     lines = []
     for text in dict.fromkeys(round(row.text_tokens) for row in rows):
         own, full = _complexities(config, text)
-        lines.append((str(text), f"{full / 1e9:,.2f}", f"{own / 1e9:,.3f}", f"{own / full:.4f}"))
+        lines.append(
+            {
+                "text tokens": str(text),
+                "self-attention": f"{full / 1e9:,.2f}",
+                "HIVE": f"{own / 1e9:,.3f}",
+                "ratio": f"{own / full:.4f}",
+            }
+        )
     return Table(
         "The paper's formulas (Equations 2 to 5, Table 7), giga multiply-adds without constants",
-        ("text tokens", "self-attention", "HIVE", "ratio"),
+        tuple(lines[0]),
         lines,
         note=f"L {layers}, d {width}, N_v {visual}, S {selected}. Orders of growth: they leave out projector, keys and "
         "values, vocabulary and the constants.",
@@ -121,17 +144,11 @@ def _complexities(config: Config, text: int) -> tuple[float, float]:
 def by_part(rows: Sequence[Row]) -> Table:
     """Where the FLOPs go."""
     names = [part for part in PARTS if any(part in row.parts for row in rows)]
-    lines = [
-        (
-            METHODS[row.method],
-            str(row.stage),
-            *(
-                f"{_gflop(row.parts[name].forward)} + {_gflop(row.parts[name].backward)}" if name in row.parts else "-"
-                for name in names
-            ),
-        )
-        for row in rows
-    ]
+
+    def cell(cost: Cost | None) -> str:
+        return "-" if cost is None else f"{_gflop(cost.forward)} + {_gflop(cost.backward)}"
+
+    lines = [_method_and_stage(row) | {name: cell(row.parts.get(name)) for name in names} for row in rows]
     note = "Keys and values count to the fusion."
     return Table(
         f"GFLOP of a sample by part, forward + backward, {_case(rows)}", ("method", "stage", *names), lines, 2, note
@@ -142,28 +159,31 @@ def memory(rows: Sequence[Row]) -> Table:
     """Table 9: bytes by what they are for."""
     lines = []
     for row in rows:
-        base, step, measured = _baseline(rows, row), row.step, row.measured
+        base, step, measured = _with_method(rows, row, BASELINE), row.step, row.measured
         peak, reserved, process = (measured.peak, measured.reserved, measured.process) if measured else (None,) * 3
         lines.append(
-            (
-                METHODS[row.method],
-                str(row.stage),
-                *(_gb(size) for size in (step.parameters, step.gradients, step.optimizer, step.kept, step.peak)),
-                _ratio(step.peak, base.step.peak if base else None),
-                *(_gb(size) for size in (peak, reserved, process)),
-                _ratio(peak, base.measured.peak if base and base.measured else None),
-            )
+            {
+                "GB": METHODS[row.method],
+                "stage": str(row.stage),
+                "weights": _gb(step.parameters),
+                "gradients": _gb(step.gradients),
+                "optimiser": _gb(step.optimizer),
+                "kept for backward": _gb(step.kept),
+                "simulated peak": _gb(step.peak),
+                "its ratio": _ratio(step.peak, base.step.peak if base else None),
+                "allocated": _gb(peak),
+                "reserved": _gb(reserved),
+                "process": _gb(process),
+                "ratio": _ratio(peak, base.measured.peak if base and base.measured else None),
+            }
         )
-    blank = ("",) * 7
-    lines.append(("the paper, Table 9: self-attention", *blank, "54.2", "", "", ""))
-    lines.append(("the paper, Table 9: HIVE", *blank, "22.03", "", "", "0.406"))
-    lines.append(("the paper, Table 6: HIVE", *blank, "", "", "", "0.8"))
+    header = tuple(lines[0])
+    lines.append({"GB": "the paper, Table 9: self-attention", "allocated": "54.2"})
+    lines.append({"GB": "the paper, Table 9: HIVE", "allocated": "22.03", "ratio": "0.406"})
+    lines.append({"GB": "the paper, Table 6: HIVE", "ratio": "0.8"})
     return Table(
         f"Memory of a step on {rows[0].samples} samples in one micro-batch, GB, {_case(rows)} (Table 9)",
-        (
-            *("GB", "stage", "weights", "gradients", "optimiser", "kept for backward", "simulated peak", "its ratio"),
-            *("allocated", "reserved", "process", "ratio"),
-        ),
+        header,
         lines,
         2,
         "Weights, gradients and moments in fp32; what is kept includes 16-bit copies of weights. Simulated with the "
@@ -174,45 +194,42 @@ def memory(rows: Sequence[Row]) -> Table:
 
 def time(rows: Sequence[Row], rate: float) -> Table:
     """Table 8: seconds, and what they say of the machine."""
-    lines = []
-    for row in rows:
-        measured, base = row.measured, _baseline(rows, row)
-        if measured is None:
-            lines.append((METHODS[row.method], str(row.stage), *["-"] * 9))
-            continue
-        usual = next(
-            (other.measured for other in rows if (other.method, other.stage) == ("transformers", row.stage)), None
-        )
-        done = row.everything * row.samples / measured.median
-        lines.append(
-            (
-                METHODS[row.method],
-                str(row.stage),
-                f"{1000 * measured.median:,.1f}",
-                f"{100 * measured.spread:.0f} %",
-                f"{row.samples / measured.median:,.1f}",
-                f"{paper.CC3M_PAIRS * measured.median / row.samples / 60:,.0f}",
-                f"{base.measured.median / measured.median:.2f}x" if base and base.measured else "-",
-                f"{usual.median / measured.median:.2f}x" if usual else "-",
-                f"{done / 1e12:,.3g}",
-                f"{100 * done / rate:.0f} %",
-                "-" if measured.launches is None else f"{measured.launches:,} / {100 * (measured.busy or 0):.0f} %",
-            )
-        )
-    lines.append(("the paper, Table 8: self-attention", "", "", "", "", "240", *[""] * 5))
-    lines.append(("the paper, Table 8: HIVE", "", "", "", "", "70", "3.43x", *[""] * 4))
+
+    def done(row: Row, own: Measured) -> float:  # FLOP/s
+        return row.everything * row.samples / own.median
+
+    columns: dict[str, Callable[[Row, Measured], str]] = {
+        "median ms": lambda _, own: f"{1000 * own.median:,.1f}",
+        "spread": lambda _, own: f"{100 * own.spread:.0f} %",
+        "images/s": lambda row, own: f"{row.samples / own.median:,.1f}",
+        "minutes an epoch": lambda row, own: f"{paper.CC3M_PAIRS * own.median / row.samples / 60:,.0f}",
+        "than self-attention": lambda row, own: _times_faster(own, _with_method(rows, row, BASELINE)),
+        "than transformers'": lambda row, own: _times_faster(own, _with_method(rows, row, "transformers")),
+        "TFLOP/s": lambda row, own: f"{done(row, own) / 1e12:,.3g}",
+        "of the matrix rate": lambda row, own: f"{100 * done(row, own) / rate:.0f} %",
+        "launches / busy": lambda _, own: (
+            "-" if own.launches is None else f"{own.launches:,} / {100 * (own.busy or 0):.0f} %"
+        ),
+    }
+    lines = [
+        _method_and_stage(row)
+        | {name: "-" if row.measured is None else cell(row, row.measured) for name, cell in columns.items()}
+        for row in rows
+    ]
+    lines.append({"method": "the paper, Table 8: self-attention", "minutes an epoch": "240"})
+    lines.append({"method": "the paper, Table 8: HIVE", "minutes an epoch": "70", "than self-attention": "3.43x"})
     return Table(
         f"Time of a step on {rows[0].samples} samples, {_case(rows)} (Table 8)",
-        (
-            *("method", "stage", "median ms", "spread", "images/s", "minutes an epoch"),
-            *("than self-attention", "than transformers'"),
-            *("TFLOP/s", "of the matrix rate", "launches / busy"),
-        ),
+        ("method", "stage", *columns),
         lines,
         2,
         f"An epoch is {paper.CC3M_PAIRS:,} pairs. The matrix rate, {rate / 1e12:,.3g} TFLOP/s, was measured on this "
         "machine in the same run; recomputed scores count as work.",
     )
+
+
+def _times_faster(own: Measured, other: Row | None) -> str:
+    return f"{other.measured.median / own.median:.2f}x" if other and other.measured else "-"
 
 
 def shares(rows: Sequence[Row]) -> Table:
@@ -222,8 +239,8 @@ def shares(rows: Sequence[Row]) -> Table:
         if row.measured is not None:
             total = sum(row.measured.parts.values())
             parts = row.measured.parts
-            cells = (f"{100 * parts[part] / total:.1f} %" if part in parts else "-" for part in PARTS)
-            lines.append((METHODS[row.method], str(row.stage), *cells))
+            cells = {part: f"{100 * parts[part] / total:.1f} %" if part in parts else "-" for part in PARTS}
+            lines.append(_method_and_stage(row) | cells)
     note = (
         "Keys and values count to the projector here, a joint softmax to the language model, clipping to the optimiser."
     )
@@ -233,19 +250,19 @@ def shares(rows: Sequence[Row]) -> Table:
 def frozen(forms: Sequence[Form], samples: int) -> Table:
     """What the forms of the frozen tower gain, and what they change."""
     lines = [
-        (
-            form.name,
-            f"{form.milliseconds:,.1f}",
-            f"{form.images_per_second:,.1f}",
-            f"{forms[0].milliseconds / form.milliseconds:.2f}x",
-            f"{100 * form.feature_error:.3f} %",
-            f"{form.loss_change:+.5f}",
-        )
+        {
+            "form": form.name,
+            "median ms": f"{form.milliseconds:,.1f}",
+            "images/s": f"{form.images_per_second:,.1f}",
+            "faster": f"{forms[0].milliseconds / form.milliseconds:.2f}x",
+            "feature error": f"{100 * form.feature_error:.3f} %",
+            "loss, nats a token": f"{form.loss_change:+.5f}",
+        }
         for form in forms
     ]
     return Table(
         f"The frozen tower of stages 1 and 2, {samples} images",
-        ("form", "median ms", "images/s", "faster", "feature error", "loss, nats a token"),
+        tuple(lines[0]),
         lines,
         1,
         "Against the same tower in fp32, fresh weights on noise: the error is the largest over the selected states.",
@@ -254,11 +271,15 @@ def frozen(forms: Sequence[Form], samples: int) -> Table:
 
 def fits(found: Sequence[tuple[Method, int, list[int]]], tokens: int) -> Table:
     """The biggest micro-batches."""
-    lines = [(METHODS[method], str(stage), *map(str, most)) for method, stage, most in found]
+    columns = [f"{capacity} GiB" for capacity in CAPACITIES]
+    lines = [
+        {"method": METHODS[method], "stage": str(stage)} | dict(zip(columns, map(str, most), strict=True))
+        for method, stage, most in found
+    ]
     note = f"{tokens} text tokens, bf16 autocast, one micro-batch a step, 1 GiB left to CUDA's context. Simulated."
     return Table(
         "The biggest micro-batch that fits",
-        ("method", "stage", *(f"{capacity} GiB" for capacity in CAPACITIES)),
+        ("method", "stage", *columns),
         lines,
         2,
         note,
@@ -267,19 +288,29 @@ def fits(found: Sequence[tuple[Method, int, list[int]]], tokens: int) -> Table:
 
 def growth(points: Sequence[Point]) -> Table:
     """The fitted exponents."""
+    costs: dict[str, Callable[[Point], float | None]] = {
+        "FLOPs": lambda point: point.language_side,
+        "peak memory": lambda point: point.peak,
+        "time": lambda point: point.seconds,
+    }
     lines = []
     for axis in dict.fromkeys(point.axis for point in points):
         for method in dict.fromkeys(point.method for point in points):
             here = [point for point in points if point.axis == axis and point.method == method and point.at > 0]
-            at = [point.at for point in here]
-            cells = [f"{exponent(at, [point.language_side for point in here]):.2f}"]
-            costs: tuple[list[float | None], ...] = ([point.peak for point in here], [point.seconds for point in here])
-            for cost in costs:
-                there = [value for value in cost if value is not None]
-                cells.append(f"{exponent(at, there):.2f}" if len(there) == len(at) else "-")
-            lines.append((axis, METHODS[method], *cells))
+            cells = {name: _fitted(here, cost) for name, cost in costs.items()}
+            lines.append({"along": axis, "method": METHODS[method]} | cells)
     note = "p of cost ~ x^p, by least squares over the points of the plot; FLOPs a sample of the LLM side, stage 2."
-    return Table("How cost grows", ("along", "method", "FLOPs", "peak memory", "time"), lines, 2, note)
+    return Table("How cost grows", ("along", "method", *costs), lines, 2, note)
+
+
+def _fitted(points: Sequence[Point], cost: Callable[[Point], float | None]) -> str:
+    """The exponent, where every point has this cost."""
+    values = [value for point in points if (value := cost(point)) is not None]
+    return f"{exponent([point.at for point in points], values):.2f}" if len(values) == len(points) else "-"
+
+
+def _method_and_stage(row: Row) -> dict[str, str]:
+    return {"method": METHODS[row.method], "stage": str(row.stage)}
 
 
 def _case(rows: Sequence[Row]) -> str:
@@ -288,8 +319,9 @@ def _case(rows: Sequence[Row]) -> str:
     return f"{row.recipe}, text tokens {words}"
 
 
-def _baseline(rows: Sequence[Row], row: Row) -> Row | None:
-    return next((other for other in rows if other.method == BASELINE and other.stage == row.stage), None)
+def _with_method(rows: Sequence[Row], row: Row, method: Method) -> Row | None:
+    """The row of another method in the same stage."""
+    return next((other for other in rows if (other.method, other.stage) == (method, row.stage)), None)
 
 
 def _gflop(count: float) -> str:

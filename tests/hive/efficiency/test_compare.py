@@ -34,7 +34,8 @@ def test_the_papers_formulas_by_hand() -> None:
 def test_exponents() -> None:
     assert exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
     points = [Point("x", at, "hive", 0, at**1.5, 10 * at) for at in (1, 2, 4)]
-    assert growth(points).rows == [("x", METHODS["hive"], "1.50", "1.00", "-")]
+    cells = {"along": "x", "method": METHODS["hive"], "FLOPs": "1.50", "peak memory": "1.00", "time": "-"}
+    assert growth(points).rows == [cells]
 
 
 def test_captions_of_the_data_have_their_own_lengths() -> None:
@@ -81,9 +82,10 @@ def test_the_biggest_micro_batch_fits_and_the_next_does_not() -> None:
 
 
 def test_a_table_lines_up() -> None:
-    table = Table("t", ("word", "n"), [("a", "1"), ("long", "100")])
-    assert table.text().splitlines() == ["t", "word    n", "a       1", "long  100"]
-    assert table.markdown().splitlines()[2:] == ["| word | n |", "| --- | ---: |", "| a | 1 |", "| long | 100 |"]
+    table = Table("t", ("word", "n"), [{"word": "a", "n": "1"}, {"n": "100", "word": "long"}, {"word": "b"}])
+    assert table.text().splitlines() == ["t", "word    n", "a       1", "long  100", "b"]
+    lines = ["| word | n |", "| --- | ---: |", "| a | 1 |", "| long | 100 |", "| b |  |"]
+    assert table.markdown().splitlines()[2:] == lines
 
 
 def test_the_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
