@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from hive.cost.methods import METHODS, Method
-from hive.efficiency.scaling import METHODS as COMPARED
-from hive.efficiency.scaling import Point, places, timed
+from hive.efficiency.scaling import COMPARED, Point, places, timed
 from hive.recipes import load_recipe
 
 GPU = torch.cuda.is_available()

@@ -129,13 +129,9 @@ def _paper() -> Config:
     )
 
 
-RECIPES: dict[str, Callable[[], Config]] = {
-    "demo": demo,
-    "clip-l-336-mobilellm-350m": clip_l_336_mobilellm_350m,
-    "siglip-l-384-mobilellm-350m": siglip_l_384_mobilellm_350m,
-    "siglip-l-384-llama-1b": siglip_l_384_llama_1b,
-    "smollm2-135m": smollm2_135m,
-}
+PAPER = (clip_l_336_mobilellm_350m, siglip_l_384_mobilellm_350m, siglip_l_384_llama_1b)
+"""The paper's own."""
+RECIPES: dict[str, Callable[[], Config]] = {recipe().recipe: recipe for recipe in (demo, *PAPER, smollm2_135m)}
 
 
 def load_recipe(name: str) -> Config:

@@ -4,11 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from hive.config import Config
+from hive.config import Config, Stages
 from hive.errors import UserError
-from hive.recipes import load_recipe
-
-PAPER = ("clip-l-336-mobilellm-350m", "siglip-l-384-mobilellm-350m", "siglip-l-384-llama-1b")
+from hive.recipes import PAPER, demo, load_recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +20,7 @@ class Options:
     """A recipe's name; by default the paper's three, and the demo on a CPU, where they would take hours."""
     text_tokens: str = "16,77,data"
     """Tokens a caption, with commas between; "data" are the captions and images of the recipe's data."""
-    stages: str = "1,2,3"
+    stages: Stages = Config.stages
     """Stages, with commas between."""
     device: Literal["auto", "cuda", "cpu", "meta"] = "auto"
     """auto is the GPU where there is one, else meta: FLOPs and memory at full size without running anything."""
@@ -43,8 +41,10 @@ class Options:
 
     def configs(self, device: str) -> list[Config]:
         """The recipes that are compared on the device."""
-        names = (self.recipe,) if self.recipe else ("demo",) if device == "cpu" else PAPER
-        configs = [load_recipe(name) for name in names]
+        if self.recipe is not None:
+            configs = [load_recipe(self.recipe)]
+        else:
+            configs = [recipe() for recipe in ((demo,) if device == "cpu" else PAPER)]
         if self.data is None:
             return configs
         return [dataclasses.replace(config, data=self.data, image_root=None) for config in configs]
@@ -61,10 +61,10 @@ class Options:
 
     def stage_numbers(self) -> tuple[int, ...]:
         """What `stages` lists."""
-        names = self.stages.split(",")
-        if not names or not set(names) <= {"1", "2", "3"}:
-            raise UserError(f'--stages is "{self.stages}", but it must be some of 1,2,3, such as 2,3.')
-        return tuple(sorted({int(name) for name in names}))
+        if not set(self.stages) <= set(Config.stages):
+            given, known = (",".join(map(str, stages)) for stages in (self.stages, Config.stages))
+            raise UserError(f'--stages is "{given}", but it must be some of {known}, such as {known[2:]}.')
+        return tuple(sorted(set(self.stages)))
 
     def check(self) -> None:
         """Refuses numbers that can't work, and pairs that nothing asks for."""

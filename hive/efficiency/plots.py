@@ -7,11 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, NullLocator
 
-from hive.cost.methods import METHODS, Method
+from hive.cost.methods import METHODS
 from hive.efficiency.compare import Row
-from hive.efficiency.scaling import DENSITY, Point, exponent
+from hive.efficiency.scaling import COMPARED, DENSITY, Point, exponent
 
-COLOURS: dict[Method, str] = {"hive": "tab:blue", "self-attention": "tab:red"}
+COLOURS = dict(zip(COMPARED, ("tab:blue", "tab:red"), strict=True))
 PARTS = {
     "tower": "tab:grey",
     "projector": "tab:cyan",

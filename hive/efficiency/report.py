@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import os
+import re
 import shlex
+import textwrap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -249,17 +251,26 @@ def _markdown(configs: Sequence[Config], result: Result, pictures: Sequence[Path
         ],
         4,
     )
-    parts += ["## The paper's numbers", printed.markdown(), "### Where they are at odds"]
+    parts += ["## The paper's numbers", printed.markdown(), "### Where they contradict each other"]
     parts.append("\n".join(f"{number}. {text}" for number, text in enumerate(paper.INCONSISTENCIES, 1)))
-    return "\n\n".join(parts) + "\n"
+    return "".join(_wrapped(line) + "\n" for line in "\n\n".join(parts).splitlines())
+
+
+def _wrapped(line: str) -> str:
+    """A line of prose at 120 columns; headings, rows of tables and pictures stay as they are."""
+    if line.startswith(("#", "|", "!")):
+        return line
+    item = re.match(r"(\d+\. |- )?", line)
+    indent = " " * (item.end() if item else 0)
+    return textwrap.fill(line, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 _MEANING = {
-    "meta": "No device was used: FLOPs are counted and memory is simulated on tensors without data, at full size. "
-    "Times need a GPU: the same command without `--device meta`.",
-    "cpu": "Measured on a CPU in fp32: what this shows is that the ways to count agree, not what a GPU would take. The "
-    "recipe demo is small.",
-    "cuda": "Measured on this GPU: bf16 autocast over fp32 weights.",
+    "meta": "FLOPs are counted and memory is simulated on tensors without data, at full size; no step ran. For times, "
+    "run the same command without `--device meta` on a GPU.",
+    "cpu": "Measured on a CPU in fp32. This shows that the ways to count agree; it does not show how long a GPU takes. "
+    "The recipe demo is small.",
+    "cuda": "Measured on this GPU, in bf16 autocast over fp32 weights.",
 }
 
 

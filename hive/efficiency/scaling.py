@@ -19,7 +19,7 @@ from hive.efficiency.measure import measure
 from hive.recipes import LLAMA_1B, MOBILELLM_350M
 from hive.stages import trained_parts
 
-METHODS: tuple[Method, ...] = ("hive", "self-attention")
+COMPARED: tuple[Method, ...] = ("hive", "self-attention")
 STAGE = 2
 SAMPLES, TOKENS = 8, 77
 DENSITY = "share of the tower's layers read, %"
@@ -88,7 +88,7 @@ def _millions(config: Config) -> float:
 def points(place: _Place, device: str) -> list[Point]:
     """The cost of both methods there, without seconds; in fp32 for a CPU, else in bf16."""
     found = []
-    for method in METHODS:
+    for method in COMPARED:
         settings, parts, lengths = _case(place, method)
         model = on_meta(settings, method)
         costs = {name: cost.total for name, cost in step_flops(model, parts, place.samples, lengths).items()}

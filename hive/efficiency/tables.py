@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from hive.config import Config
 from hive.cost import paper
+from hive.cost.flops import Cost
 from hive.cost.methods import METHODS, Method
 from hive.efficiency.compare import CAPACITIES, Row
 from hive.efficiency.frozen import Form
@@ -90,9 +91,10 @@ def flops(rows: Sequence[Row], config: Config) -> Table:
         header,
         lines,
         2,
-        "LLM side: projector, fusion, language model, head. Everything: with the vision tower. By the closed form, and "
-        f"counted by torch; ratios are of what is counted, to {METHODS[BASELINE]}. All: stages weighted by "
-        "their epochs. The paper does not name its scope. Texts of different lengths are counted as a CPU pads them.",
+        "LLM side is projector, fusion, language model and head; everything is these and the vision tower. Both are by "
+        "the closed form; counted is what torch counts. A ratio is of counted numbers, to those of "
+        f"{METHODS[BASELINE]}. All is the sum over the stages, weighted by their epochs. The paper does not say what "
+        "its number covers. Texts of different lengths are counted with the padding that torch needs on a CPU.",
     )
 
 
@@ -121,8 +123,8 @@ def formulas(rows: Sequence[Row], config: Config) -> Table:
         "The paper's formulas (Equations 2 to 5, Table 7), giga multiply-adds without constants",
         tuple(lines[0]),
         lines,
-        note=f"L {layers}, d {width}, N_v {visual}, S {selected}. Orders of growth: they leave out projector, keys and "
-        "values, vocabulary and the constants.",
+        note=f"L {layers}, d {width}, N_v {visual}, S {selected}. These are orders of growth: they leave out "
+        "projector, keys and values, vocabulary and the constants.",
     )
 
 
@@ -143,17 +145,12 @@ def _complexities(config: Config, text: int) -> tuple[float, float]:
 def by_part(rows: Sequence[Row]) -> Table:
     """Where the FLOPs go."""
     names = [part for part in PARTS if any(part in row.parts for row in rows)]
-    lines = [
-        _method_and_stage(row)
-        | {
-            name: f"{_gflop(row.parts[name].forward)} + {_gflop(row.parts[name].backward)}"
-            if name in row.parts
-            else "-"
-            for name in names
-        }
-        for row in rows
-    ]
-    note = "Keys and values count to the fusion."
+
+    def cell(cost: Cost | None) -> str:
+        return "-" if cost is None else f"{_gflop(cost.forward)} + {_gflop(cost.backward)}"
+
+    lines = [_method_and_stage(row) | {name: cell(row.parts.get(name)) for name in names} for row in rows]
+    note = "The projections of keys and values are counted in the fusion."
     return Table(
         f"GFLOP of a sample by part, forward + backward, {_case(rows)}", ("method", "stage", *names), lines, 2, note
     )
@@ -190,9 +187,9 @@ def memory(rows: Sequence[Row]) -> Table:
         header,
         lines,
         2,
-        "Weights, gradients and moments in fp32; what is kept includes 16-bit copies of weights. Simulated with the "
-        "kernels of torch. Allocated, reserved (by torch) and process (by NVML) are measured. The paper doesn't say "
-        "which it means.",
+        "Weights, gradients and moments are in fp32. What is kept for backward includes 16-bit copies of weights. The "
+        "simulation uses torch's kernels. Allocated, reserved (by torch) and process (by NVML) are measured. The paper "
+        "doesn't say which of them it means.",
     )
 
 

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import tyro
 
 from hive.config import Count, check_ranges
+from hive.errors import choose
+from hive.evaluate.benchmarks import BENCHMARKS
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class Command:
 
     model: Path
     """A LLaVA folder: RUN/llava of python -m hive.vlm, or any other of transformers' LlavaForConditionalGeneration."""
-    benchmark: Literal["mme", "gqa", "okvqa", "scienceqa"]
+    benchmark: Annotated[str, tyro.conf.arg(metavar="{" + ",".join(BENCHMARKS) + "}")]
     """Which one."""
     data_root: Path
     """Folder with the benchmark's official files."""
@@ -33,4 +35,5 @@ def parse(argv: list[str]) -> Command:
     """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
     command = tyro.cli(Command, args=argv, prog="python -m hive.evaluate")
     check_ranges(command)
+    choose("--benchmark", command.benchmark, BENCHMARKS)
     return command

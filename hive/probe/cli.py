@@ -24,7 +24,8 @@ class Command:
     tower: Path
     """Folder of the tower in Hugging Face form: the tower/ of a run, or a CLIP or SigLIP model."""
     dataset: str
-    """cifar-10, cifar-100, imagenet-1k, tiny-imagenet, food-101, cars, pets, caltech-256, fashion-mnist or folder."""
+    """A set such as cifar-10 in its official files, or "folder": a folder of images for each class. docs/probe.md names
+    all sets, and so does the answer to an unknown one."""
     data_root: Path
     """Folder that the set was unpacked in."""
     protocol: Annotated[Protocol, tyro.conf.arg(name="")] = field(default_factory=Protocol)

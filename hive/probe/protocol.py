@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from itertools import product
 from math import inf
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from hive.config import Count, Fraction, Positive, PositiveOrZero, Rule
 
 HeadName = Literal["attention", "mean", "cls"]
+HEADS: tuple[HeadName, ...] = get_args(HeadName)
 
 
 @dataclass(frozen=True)

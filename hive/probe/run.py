@@ -15,10 +15,8 @@ from hive.probe.datasets.images import ClassificationSet, LabelledImages, from_a
 from hive.probe.features import Features, all_features
 from hive.probe.fit import count_right, fresh_heads, train
 from hive.probe.inputs import CachedSource, Source, TowerSource
-from hive.probe.protocol import HeadName, Protocol
+from hive.probe.protocol import HEADS, HeadName, Protocol
 from hive.probe.tower import ProbedTower
-
-HEADS: tuple[HeadName, ...] = ("attention", "mean", "cls")
 
 
 @dataclass(frozen=True)
@@ -47,10 +45,12 @@ class HeadResult:
 
 def check_heads(tower: ProbedTower, heads: Sequence[HeadName] | None) -> tuple[HeadName, ...]:
     """The kinds of heads to train: all that the tower allows, unless they are named."""
+    possible = tuple(head for head in HEADS if head != "cls" or tower.class_tokens)
     if heads is None:
-        return HEADS if tower.class_tokens else ("attention", "mean")
-    if "cls" in heads and not tower.class_tokens:
-        raise UserError("--heads has cls, but a SigLIP tower has no class token: choose from attention and mean.")
+        return possible
+    if not set(heads) <= set(possible):
+        known = " and ".join(possible)
+        raise UserError(f"--heads has cls, but a SigLIP tower has no class token: choose from {known}.")
     return tuple(dict.fromkeys(heads))
 
 

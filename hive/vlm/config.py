@@ -88,7 +88,7 @@ def llama_3_2_1b() -> VLMConfig:
     )
 
 
-RECIPES = {"demo": demo, "smollm2-135m": smollm2_135m, "llama-3.2-1b": llama_3_2_1b}
+RECIPES = {recipe().recipe: recipe for recipe in (demo, smollm2_135m, llama_3_2_1b)}
 
 
 def load_recipe(name: str) -> VLMConfig:

@@ -35,7 +35,8 @@ def test_the_papers_formulas_by_hand() -> None:
 def test_exponents() -> None:
     assert exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
     points = [Point("x", at, "hive", 0, at**1.5, 10 * at) for at in (1, 2, 4)]
-    assert growth(points).rows == [("x", METHODS["hive"], "1.50", "1.00", "-")]
+    cells = {"along": "x", "method": METHODS["hive"], "FLOPs": "1.50", "peak memory": "1.00", "time": "-"}
+    assert growth(points).rows == [cells]
 
 
 def test_captions_of_the_data_have_their_own_lengths() -> None:

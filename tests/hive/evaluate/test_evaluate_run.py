@@ -148,6 +148,7 @@ def test_mistakes(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture, mo
         ({"--model": "half"}, "can't be loaded"),
         ({"--model": "silent"}, "does not have a chat template"),
         ({"--data-root": "empty"}, "lacks testdev_balanced_questions.json"),
+        ({"--benchmark": "vqa"}, '--benchmark is "vqa", but it must be one of mme, gqa, okvqa, scienceqa'),
         ({"--batch-size": "0"}, "--batch-size is 0, but it must be 1 or more"),
         ({"--device": "tpu"}, '--device is "tpu"'),
     ):
