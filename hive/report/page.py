@@ -118,7 +118,9 @@ def _losses(runs: Sequence[Recorded]) -> Html:
             ),
             _legend(runs),
             element(
-                "p", "Strong lines are centred means over a fortieth of a stage; faint ones show every step.", class_="soft"
+                "p",
+                "Strong lines are centred means over a fortieth of a stage; faint ones show every step.",
+                class_="soft",
             ),
         ]
     )
@@ -152,8 +154,8 @@ def _held_out(runs: Sequence[Recorded]) -> Html:
             table(("split", "run", "step", "pairs", "right image", "wrong image", "difference"), rows),
             element(
                 "p",
-                "Mean loss in nats a token. The difference is the loss with a wrong image minus the loss with the right "
-                "one. In the charts below, lines are solid for the right image and dashed for a wrong one.",
+                "Mean loss in nats a token. The difference is the loss with a wrong image minus the loss with the "
+                "right one. In the charts below, lines are solid for the right image and dashed for a wrong one.",
                 class_="soft",
             ),
             element("div", *figures, class_="cards"),
