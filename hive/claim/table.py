@@ -160,13 +160,13 @@ def _texts(found: Cell | None, percent: bool) -> tuple[str, str, str]:
 def _footer(found: Sequence[Metric]) -> list[str]:
     cells = [c for metric in found for splits in metric.cells.values() for c in splits.values()]
     tested = sorted({c.pairs for c in cells if c.p is not None})
-    lines = ["Mean ± sample deviation over the seeds."]
+    lines = ["A score is the mean ± the sample deviation over the seeds."]
     if any(len(splits) < len(SPLITS) for metric in found for splits in metric.cells.values()):
-        lines.append("A score of –: nothing was asked there, since training has none of the answers.")
+        lines.append("A score of – means that the split has no such question: training has none of its answers.")
     if tested:
         lines.append(
-            f"p: two-sided paired t-test of HIVE against the row over the {' or '.join(map(str, tested))} seeds that "
-            "both have; not corrected for the number of comparisons."
+            f"p is of a two-sided paired t-test of HIVE against the row, over the {' or '.join(map(str, tested))} "
+            "seeds that both have.\nIt is not corrected for the number of comparisons."
         )
     return lines
 

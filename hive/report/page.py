@@ -17,7 +17,7 @@ from hive.report.style import STYLE
 from hive.train.loss_curve import smoothed
 
 SHOWN_BAD = 100  # lines of a ledger
-# The page may use its own styles and images, and ask nobody for anything.
+# The page may use its own styles and images, and request nothing.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 SPEEDS = (
     ("images/s", "images_per_second", 1.0, ",.0f"),
@@ -118,7 +118,9 @@ def _losses(runs: Sequence[Recorded]) -> Html:
             ),
             _legend(runs),
             element(
-                "p", "Strong lines are centred means over a fortieth of a stage; faint ones every step.", class_="soft"
+                "p",
+                "Strong lines are centred means over a fortieth of a stage; faint ones show every step.",
+                class_="soft",
             ),
         ]
     )
@@ -152,8 +154,8 @@ def _held_out(runs: Sequence[Recorded]) -> Html:
             table(("split", "run", "step", "pairs", "right image", "wrong image", "difference"), rows),
             element(
                 "p",
-                "Mean loss in nats a token; the difference is what seeing the right image in place of a wrong one is "
-                "worth. Below: right image solid, wrong image dashed.",
+                "Mean loss in nats a token. The difference is the loss with a wrong image minus the loss with the "
+                "right one. In the charts below, lines are solid for the right image and dashed for a wrong one.",
                 class_="soft",
             ),
             element("div", *figures, class_="cards"),
@@ -174,7 +176,7 @@ def _efficiency(runs: Sequence[Recorded]) -> Html:
         rows.append(("peak memory, GB", *(_peak(run) for run in runs)))
         parts.append(table(("", *(run.label for run in runs)), rows))
         parts.append(
-            element("p", "Medians over the steps of a stage; memory is the most of the whole run.", class_="soft")
+            element("p", "Speeds are medians over the steps of a stage; memory is the whole run's peak.", class_="soft")
         )
     else:
         parts.append(element("p", "No step has been recorded yet."))
@@ -198,7 +200,7 @@ def _maps(runs: Sequence[Recorded]) -> Html:
     names = list(dict.fromkeys(name for run in runs for name in run.maps))
     if not names:
         return element(
-            "p", "No maps have been drawn yet: the end of a run draws some, and so does python -m hive.maps."
+            "p", "No maps have been drawn yet. A run draws some at its end; python -m hive.maps draws others."
         )
     if len(runs) == 1:
         wide = [name for name in names if _is_wide(runs[0].maps[name])]
