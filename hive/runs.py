@@ -12,7 +12,7 @@ from hive.config import Config, Kernel
 from hive.data.images import ImageSpec
 from hive.data.text import Tokenizer
 from hive.errors import UserError
-from hive.model.build import Model, build_model, image_spec, kernel_for
+from hive.model.build import Model, build_model, kernel_for
 from hive.model.pretrained import how_to_get, is_present
 from hive.train.cli import load_config
 from hive.train.setup import open_tokenizer
@@ -61,8 +61,7 @@ def load_run(folder: Path, device: torch.device, kernel: Kernel | None = None, f
         )
     model = build_model(config, backend, pretrained=False)
     _fill(model, loaded.tensors, folder, flag)
-    spec = image_spec(model.tower.model)
-    return Run(folder, config, model.to(device).eval(), tokenizer, spec, loaded.step)
+    return Run(folder, config, model.to(device).eval(), tokenizer, model.tower.spec, loaded.step)
 
 
 @torch.no_grad()

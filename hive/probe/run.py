@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from transformers import CLIPVisionModel, SiglipVisionModel
+from transformers import PreTrainedModel
 
 from hive.errors import UserError
 from hive.probe.augment import Augmentation
@@ -50,7 +50,9 @@ def check_heads(tower: ProbedTower, heads: Sequence[HeadName] | None) -> tuple[H
     if heads is None:
         return HEADS if tower.class_tokens else ("attention", "mean")
     if "cls" in heads and not tower.class_tokens:
-        raise UserError("--heads has cls, but a SigLIP tower has no class token: choose from attention and mean.")
+        raise UserError(
+            f"--heads has cls, but a {tower.family.title} tower has no class token: choose from attention and mean."
+        )
     return tuple(dict.fromkeys(heads))
 
 
@@ -104,7 +106,7 @@ def probe(
 
 
 def probe_accuracy(
-    model: CLIPVisionModel | SiglipVisionModel,
+    model: PreTrainedModel,
     train: tuple[np.ndarray, np.ndarray],
     validation: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import tyro
 
-from hive.config import AnyConfig, Config, RunConfig, check, flag_of, flatten, from_json
+from hive.config import AnyConfig, Config, RunConfig, check, flag_of, flatten, from_json, unchanged_additions
 from hive.errors import UserError
 from hive.recipes import load_recipe
 
@@ -101,7 +101,8 @@ def load_config(run: Path, kind: type[AnyConfig], flag: str = "--resume") -> Any
 
 def fingerprint(config: RunConfig) -> str:
     """SHA-256 of every field that must stay what it was when a run is resumed."""
-    fixed = {name: value for name, value in flatten(config).items() if name not in FREE_ON_RESUME}
+    left_out = FREE_ON_RESUME | unchanged_additions(config)
+    fixed = {name: value for name, value in flatten(config).items() if name not in left_out}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True, default=str).encode()).hexdigest()
 
 

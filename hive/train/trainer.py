@@ -24,7 +24,7 @@ from hive.errors import UserError
 from hive.export import export_tower
 from hive.files import replace_text
 from hive.maps.heldout import draw_heldout
-from hive.model.build import Model, build_model, image_spec, kernel_for, resolved
+from hive.model.build import Model, build_model, kernel_for, resolved
 from hive.model.frozen_tower import FrozenTower
 from hive.profiling import StepProfiler
 from hive.runs import Run
@@ -81,7 +81,7 @@ class Trainer:
         self.config: Any = dataclasses.replace(
             resolved(config, self.model), kernel=self.backend, device=world.device.type
         )
-        self.spec: ImageSpec = image_spec(self.model.tower.model)
+        self.spec: ImageSpec = self.model.tower.spec
         self.model.to(world.device)
         self.prefetch = Prefetcher(world.device)
         if config.compile:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from hive.errors import UserError
-from hive.model.build import fresh_vision, image_spec
 from hive.model.eight_bit import check_eight_bit
+from hive.model.families import fresh_vision
 from hive.model.frozen_tower import FrozenTower, frozen_effect
 from hive.model.vision import VisionTower
 from tests.support.tiny_models import VISION, tiny_batch, tiny_model
@@ -24,7 +24,7 @@ def tower_of(family: str, selected: tuple[int, ...]) -> VisionTower:
     with torch.no_grad():
         for parameter in model.encoder.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.3)
-    return VisionTower(model, selected, image_spec(model)).requires_grad_(False)
+    return VisionTower(model, selected).requires_grad_(False)
 
 
 @FAMILIES

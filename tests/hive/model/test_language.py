@@ -5,7 +5,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from hive.config import LanguageConfig
-from hive.model.build import fresh_language
+from hive.model.families import fresh_language
 from hive.model.language import LanguageModel
 from tests.support.tiny_models import LANGUAGE, tiny_batch
 

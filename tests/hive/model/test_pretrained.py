@@ -11,7 +11,8 @@ from transformers import CLIPConfig, CLIPModel, LlamaForCausalLM
 
 from hive.config import Config, check, from_json, to_json
 from hive.errors import UserError
-from hive.model.build import build_model, fresh_language, fresh_vision, kernel_for, resolved
+from hive.model.build import build_model, kernel_for, resolved
+from hive.model.families import fresh_language, fresh_vision
 from hive.model.pretrained import how_to_get, is_present, load_language, load_vision
 from tests.support.tiny_models import LANGUAGE, VISION
 
