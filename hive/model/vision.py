@@ -39,11 +39,8 @@ class VisionTower(nn.Module):
         self.parts = self.family.parts(model)
         self.shape = self.family.described(TowerConfig(), model.config)
         self.spec = self.family.image_spec(self.shape.image_size)
-        self.width, self.image_size, self.patch_size = (
-            self.shape.hidden_size,
-            self.shape.image_size,
-            self.shape.patch_size,
-        )
+        self.width = self.shape.hidden_size
+        self.image_size, self.patch_size = self.shape.image_size, self.shape.patch_size
         self.patches = (self.image_size // self.patch_size) ** 2
         self.class_tokens = self.family.class_tokens
         self.dropped_tokens = 0 if keep_class_token else self.class_tokens

@@ -1,4 +1,4 @@
-"""SigLIP's vision towers (Zhai et al. 2023): CLIP's layers, without a class token and the norm in front of the first."""
+"""SigLIP's vision towers (Zhai et al. 2023): CLIP's layers without its class token and its first norm."""
 
 from typing import Any, cast
 

@@ -43,7 +43,7 @@ class TowerParts:
 
 @dataclass(frozen=True)
 class EncoderLayerParts:
-    """The modules of a pre-norm encoder layer: x + output(attention(norm1(x))), then x + fc2(activation(fc1(norm2(x)))).
+    """An encoder layer's modules: x + output(attention(norm1(x))), then x + fc2(activation(fc1(norm2(x)))).
 
     What scales a branch in the family's own layer is multiplied into `output` and `fc2`.
     """
@@ -77,7 +77,7 @@ class TowerFamily:
 
     to_settings: Callable[[TowerConfig], PreTrainedConfig]
     """The settings of a fresh tower of the configured shape."""
-    sizes: Callable[[PreTrainedConfig], dict[str, int]]
+    sizes: Callable[[PreTrainedConfig], dict[str, Any]]
     """The way back: `TowerConfig`'s sizes."""
 
     mean: tuple[float, float, float]
@@ -98,7 +98,7 @@ class TowerFamily:
     """The same layer's modules, for the frozen form that HIVE rebuilds."""
 
     export_prefix: str
-    """In front of the names of an exported tower's weights, so that all supported versions of transformers find them."""
+    """In front of the names of an exported tower's weights, for every supported version of transformers to find them."""
 
     def described(self, config: TowerConfig, settings: PreTrainedConfig) -> TowerConfig:
         """`config` with the family and the sizes of the settings."""
@@ -109,12 +109,12 @@ class TowerFamily:
         return ImageSpec(size, self.mean, self.std, self.resize)
 
 
-def usual_settings(config: TowerConfig) -> dict[str, int]:
+def usual_settings(config: TowerConfig) -> dict[str, Any]:
     """The configured sizes under transformers' usual names."""
     return {theirs: getattr(config, ours) for ours, theirs in SIZES.items()}
 
 
-def usual_sizes(settings: PreTrainedConfig) -> dict[str, int]:
+def usual_sizes(settings: PreTrainedConfig) -> dict[str, Any]:
     """`TowerConfig`'s sizes of settings that have them under transformers' usual names."""
     return {ours: getattr(settings, theirs) for ours, theirs in SIZES.items()}
 

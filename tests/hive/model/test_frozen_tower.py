@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from hive.config import TowerConfig
 from hive.errors import UserError
 from hive.model.eight_bit import check_eight_bit
 from hive.model.families import fresh_vision
@@ -99,7 +100,8 @@ def test_without_torchao(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_gpus_that_cant(precision, capability, compiled, mlp_size, sentence, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    shape = SimpleNamespace(config=SimpleNamespace(intermediate_size=mlp_size))
-    tower = SimpleNamespace(width=32, model=shape, mean=SimpleNamespace(device=torch.device("cuda")))
+    tower = SimpleNamespace(
+        width=32, shape=TowerConfig(mlp_size=mlp_size), mean=SimpleNamespace(device=torch.device("cuda"))
+    )
     with pytest.raises(UserError, match=sentence):
         check_eight_bit(precision, tower, compiled)
