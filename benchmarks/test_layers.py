@@ -41,7 +41,7 @@ def cases(model: HiveModel) -> dict[str, Callable[[], Tensor]]:
     (depth, *_) = model.fusion.depths
     key, value = (
         torch.randn(SAMPLES, patches, kv, head, device=DEVICE, dtype=DTYPE, requires_grad=True)
-        for kv, head in [heads(model)] * 2
+        for kv, head in [(model.language.shape.kv_heads, model.language.head_dim)] * 2
     )
     frozen = FrozenTower(model.tower, DTYPE)
     return {
@@ -53,11 +53,6 @@ def cases(model: HiveModel) -> dict[str, Callable[[], Tensor]]:
         "language model": lambda: model.language(hidden, batch),
         "head and loss": lambda: model.language.loss(hidden, batch.targets),
     }
-
-
-def heads(model: HiveModel) -> tuple[int, int]:
-    config = model.language.model.config
-    return config.num_key_value_heads, config.head_dim
 
 
 NAMES = [

@@ -11,6 +11,7 @@ from hive.cost.flops import step_flops
 from hive.cost.methods import METHODS, Method, Subject, build, configured
 from hive.cost.simulate import StageShape, count_flops
 from hive.model.build import build_model
+from hive.model.families import TOWERS
 from hive.recipes import load_recipe
 from hive.stages import enter_stage, trained_parts
 from tests.support.tiny_models import TINY, tiny_batch
@@ -22,7 +23,7 @@ def closed_form(model: Subject, parts: frozenset[str], samples: int, tokens: int
     return costs["tower"].total, sum(cost.total for cost in costs.values())
 
 
-@pytest.mark.parametrize("family", ["clip", "siglip"])
+@pytest.mark.parametrize("family", TOWERS)
 @pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.parametrize("method", METHODS)
 def test_torchs_counter_over_a_real_step_agrees(method: Method, stage: int, family: str) -> None:

@@ -10,12 +10,12 @@ import torch
 from hive.config import TowerConfig
 from hive.errors import UserError
 from hive.model.eight_bit import check_eight_bit
-from hive.model.families import fresh_vision
+from hive.model.families import TOWERS, fresh_vision
 from hive.model.frozen_tower import FrozenTower, frozen_effect
 from hive.model.vision import VisionTower
 from tests.support.tiny_models import VISION, tiny_batch, tiny_model
 
-FAMILIES = pytest.mark.parametrize("family", ["clip", "siglip"])
+FAMILIES = pytest.mark.parametrize("family", TOWERS)
 
 
 def tower_of(family: str, selected: tuple[int, ...]) -> VisionTower:
@@ -23,7 +23,7 @@ def tower_of(family: str, selected: tuple[int, ...]) -> VisionTower:
     torch.manual_seed(0)
     model = fresh_vision(dataclasses.replace(VISION, family=family))
     with torch.no_grad():
-        for parameter in model.encoder.parameters():
+        for parameter in model.get_submodule("encoder").parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.3)
     return VisionTower(model, selected).requires_grad_(False)
 

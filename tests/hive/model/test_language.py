@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from hive.config import LanguageConfig
 from hive.model.families import fresh_language
@@ -10,7 +10,7 @@ from hive.model.language import LanguageModel
 from tests.support.tiny_models import LANGUAGE, tiny_batch
 
 
-def stock_logits(llama: LlamaForCausalLM, batch) -> torch.Tensor:
+def stock_logits(llama: PreTrainedModel, batch) -> torch.Tensor:
     """Logits of each text run through transformers alone, and of all padded together."""
     texts = batch.tokens.split(batch.cu_seqlens.diff().tolist())
     padded = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)

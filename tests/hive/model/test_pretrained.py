@@ -12,7 +12,7 @@ from transformers import CLIPConfig, CLIPModel, LlamaForCausalLM
 from hive.config import Config, check, from_json, to_json
 from hive.errors import UserError
 from hive.model.build import build_model, kernel_for, resolved
-from hive.model.families import fresh_language, fresh_vision
+from hive.model.families import TOWERS, fresh_language, fresh_vision
 from hive.model.pretrained import how_to_get, is_present, load_language, load_vision
 from tests.support.tiny_models import LANGUAGE, VISION
 
@@ -47,7 +47,7 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize("family", ["clip", "siglip"])
+@pytest.mark.parametrize("family", TOWERS)
 def test_a_saved_tower(family: str, tmp_path: Path) -> None:
     model = fresh_vision(dataclasses.replace(VISION, family=family))
     model.save_pretrained(tmp_path)

@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from hive.model.families import fresh_vision
+from hive.model.families import TOWERS, fresh_vision
 from hive.model.vision import VisionTower
 from tests.support.tiny_models import VISION, tiny_batch
 
 
-@pytest.mark.parametrize("family", ["clip", "siglip"])
+@pytest.mark.parametrize("family", TOWERS)
 @pytest.mark.parametrize("selected", [(0, 2), (1, 3), (4,)])
 def test_selected_states_are_transformers_hidden_states(family: str, selected: tuple[int, ...]) -> None:
     torch.manual_seed(0)
@@ -18,7 +18,7 @@ def test_selected_states_are_transformers_hidden_states(family: str, selected: t
     tower, batch = VisionTower(model, selected), tiny_batch()
     pixels = tower.normalise(batch.pixels)
     states = model(pixel_values=pixels, output_hidden_states=True).hidden_states
-    first_patch = 1 if family == "clip" else 0
+    first_patch = states[0].shape[1] - tower.patches  # behind a class token
     expected = torch.stack([states[index][:, first_patch:] for index in selected])
     assert expected.shape[2] == tower.patches
     torch.testing.assert_close(tower(batch.pixels), expected, atol=1e-6, rtol=1e-5)
@@ -37,7 +37,7 @@ def test_a_frozen_tower_keeps_nothing_for_backward() -> None:
     assert not tower(tiny_batch().pixels).requires_grad
 
 
-@pytest.mark.parametrize("family", ["clip", "siglip"])
+@pytest.mark.parametrize("family", TOWERS)
 def test_reached_parameters_are_exactly_those_with_a_gradient(family: str) -> None:
     model = fresh_vision(dataclasses.replace(VISION, family=family))
     tower = VisionTower(model, (1, 3))
