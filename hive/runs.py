@@ -12,7 +12,8 @@ from hive.config import Config, Kernel
 from hive.data.images import ImageSpec
 from hive.data.text import Tokenizer
 from hive.errors import UserError
-from hive.model.build import Model, build_model, kernel_for
+from hive.model.build import Model, build_model
+from hive.model.kernel import kernel_for
 from hive.model.pretrained import how_to_get, is_present
 from hive.train.cli import load_config
 from hive.train.setup import open_tokenizer

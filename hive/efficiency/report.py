@@ -29,7 +29,7 @@ from hive.efficiency.scaling import Point, places, points, timed
 from hive.efficiency.tables import Table
 from hive.errors import UserError
 from hive.files import replace_text
-from hive.model.build import kernel_for
+from hive.model.kernel import kernel_for
 from hive.processes import end_with_parent
 
 FITTED: tuple[Method, ...] = ("hive", "self-attention", "transformers")

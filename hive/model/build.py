@@ -1,12 +1,10 @@
 """From a configuration to a model: pretrained weights or fresh ones, on a real device or on "meta"."""
 
 import dataclasses
-from typing import cast
 
 import torch
 
-from hive.config import AnyConfig, Config, Kernel
-from hive.errors import UserError
+from hive.config import AnyConfig, Config
 from hive.model.alignment import align_depths, select_hidden_states
 from hive.model.fusion import HierarchicalFusion, JointFusion
 from hive.model.hive import HiveModel
@@ -15,7 +13,6 @@ from hive.model.pretrained import language_model, vision_model
 from hive.model.projector import LayerwiseMLPProjector, MLPProjector, ResidualProjector
 from hive.model.self_attention import SelfAttentionModel
 from hive.model.vision import VisionTower
-from hive_kernels import backends
 
 Model = HiveModel | SelfAttentionModel
 
@@ -46,15 +43,6 @@ def build_model(config: Config, backend: str, *, pretrained: bool = True) -> Mod
     hosts = language.attention_parts(depths)
     fusion = JointFusion(hosts) if config.fusion == "joint" else HierarchicalFusion(hosts, config.gate, backend)
     return HiveModel(tower, projector, fusion, language)
-
-
-def kernel_for(name: Kernel, device: torch.device) -> Kernel:
-    """The backend that `--kernel` means on the device; `UserError` says why it can't run there, and which can."""
-    try:
-        return cast(Kernel, backends.resolve(name, device))
-    except ValueError as error:
-        reason = str(error).removeprefix(f"backend is {name!r}, which ")
-        raise UserError(f"--kernel is {name}, but that {reason}.") from error
 
 
 def resolved(config: AnyConfig, model: Model) -> AnyConfig:

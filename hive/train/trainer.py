@@ -24,8 +24,9 @@ from hive.errors import UserError
 from hive.export import export_tower
 from hive.files import replace_text
 from hive.maps.heldout import draw_heldout
-from hive.model.build import Model, build_model, kernel_for, resolved
+from hive.model.build import Model, build_model, resolved
 from hive.model.frozen_tower import FrozenTower
+from hive.model.kernel import kernel_for
 from hive.profiling import StepProfiler
 from hive.runs import Run
 from hive.stages import build_optimizer, enter_stage, learning_rate, stage_steps, trained_parts

@@ -98,7 +98,7 @@ class TowerFamily:
     """The same layer's modules, for the frozen form that HIVE rebuilds."""
 
     export_prefix: str
-    """In front of the names of an exported tower's weights, for every supported version of transformers to find them."""
+    """In front of an exported weight's name, so that every supported version of transformers finds it."""
 
     def described(self, config: TowerConfig, settings: PreTrainedConfig) -> TowerConfig:
         """`config` with the family and the sizes of the settings."""

@@ -11,8 +11,9 @@ from transformers import CLIPConfig, CLIPModel, LlamaForCausalLM
 
 from hive.config import Config, check, from_json, to_json
 from hive.errors import UserError
-from hive.model.build import build_model, kernel_for, resolved
+from hive.model.build import build_model, resolved
 from hive.model.families import TOWERS, fresh_language, fresh_vision
+from hive.model.kernel import kernel_for
 from hive.model.pretrained import how_to_get, is_present, load_language, load_vision
 from tests.support.tiny_models import LANGUAGE, VISION
 
