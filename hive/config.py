@@ -299,7 +299,7 @@ def unchanged_additions(config: Any, prefix: str = "") -> set[str]:
         value = getattr(config, item.name)
         if dataclasses.is_dataclass(value):
             names |= unchanged_additions(value, f"{prefix}{item.name}.")
-        elif item.metadata == ADDED and value == item.default:
+        elif item.metadata.get("added") and value == item.default:
             names.add(prefix + item.name)
     return names
 
@@ -375,7 +375,7 @@ def _read(kind: Any, value: Any, name: str) -> Any:
             return None
         kind = get_args(kind)[0]
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        value = {item.name: item.default for item in dataclasses.fields(kind) if item.metadata == ADDED} | value
+        value = {item.name: item.default for item in dataclasses.fields(kind) if item.metadata.get("added")} | value
         hints = get_type_hints(kind)
         for problem, names in (("lacks the", hints.keys() - value.keys()), ("has the unknown", value.keys() - hints)):
             if names:

@@ -87,7 +87,7 @@ class TestEveryLanguageFamily:
         with torch.no_grad():
             for name, parameter in parameters.items():
                 assert parameter.grad is not None, name
-                parameter -= 1e-3 * parameter.grad
+                parameter.sub_(1e-3 * parameter.grad)
         assert model(batch) < before
 
 
