@@ -5,11 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from hive.data.images import ImageSpec
 from hive.data.loader import batches
 from hive.data.pairs import open_pairs
 from hive.data.text import load_tokenizer
-from hive.model.build import SIGLIP_SPEC
+from hive.model.families import TOWERS
 from hive.recipes import load_recipe
 
 GPU = torch.cuda.is_available()
@@ -21,7 +20,7 @@ BATCH, STEPS = 64, 4
 def test_loading(workers: int, size: int, benchmark) -> None:
     config = dataclasses.replace(load_recipe("demo").dataset, workers=workers)
     pairs, tokenizer = open_pairs("embedded"), load_tokenizer()
-    spec = ImageSpec(size, SIGLIP_SPEC.mean, SIGLIP_SPEC.std, SIGLIP_SPEC.resize)
+    spec = TOWERS["siglip"].image_spec(size)
 
     def once() -> None:
         stream = batches(

@@ -42,7 +42,7 @@ def cases(model: HiveModel) -> dict[str, Callable[[], Tensor]]:
     (depth, *_) = model.fusion.depths
     key, value = (
         torch.randn(SAMPLES, patches, kv, head, device=DEVICE, dtype=DTYPE, requires_grad=True)
-        for kv, head in [heads(model)] * 2
+        for kv, head in [(model.language.shape.kv_heads, model.language.head_dim)] * 2
     )
     frozen = FrozenTower(model.tower, DTYPE)
     assert isinstance(model.fusion, HierarchicalFusion)
@@ -57,12 +57,6 @@ def cases(model: HiveModel) -> dict[str, Callable[[], Tensor]]:
         "language model": lambda: model.language(hidden, batch),
         "head and loss": lambda: model.language.loss(hidden, batch.targets),
     }
-
-
-def heads(model: HiveModel) -> tuple[int, int]:
-    """Key/value heads and their channels."""
-    dim = model.fusion.head_dim
-    return model.fusion.key_value.shape[-1] // (2 * dim), dim
 
 
 NAMES = [

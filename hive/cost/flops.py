@@ -9,10 +9,8 @@ Attention's backward pass is 2.5 times its forward one, because it computes the 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, cast
 
-from transformers import CLIPVisionConfig, LlamaConfig
-
+from hive.config import LanguageConfig, TowerConfig
 from hive.cost.methods import Subject
 from hive.cost.usual import UsualLlava
 from hive.model.build import Model
@@ -65,21 +63,19 @@ def step_flops(model: Subject, trained: frozenset[str], samples: int, text_lengt
 def tower_flops(model: Model, trained: bool, samples: int) -> Cost:
     """Cost of the tower over `samples` images."""
     tower = model.tower
-    patch, layer = _tower_pieces(tower.model.config, samples, tower.patches + tower.class_tokens, trained)
+    patch, layer = _tower_pieces(tower.shape, samples, tower.patches + tower.class_tokens, trained)
     return sum([layer] * len(tower.read_layers), patch)
 
 
-def _tower_pieces(config: Any, samples: int, tokens: int, trained: bool) -> tuple[Cost, Cost]:
+def _tower_pieces(shape: TowerConfig, samples: int, tokens: int, trained: bool) -> tuple[Cost, Cost]:
     """The patch embedding, and one encoder layer over `tokens` an image."""
-    width, patches = config.hidden_size, (config.image_size // config.patch_size) ** 2
-    patch = gemm(samples * patches, 3 * config.patch_size**2, width, input_grad=False, weight_grad=trained)
+    width, patches = shape.hidden_size, (shape.image_size // shape.patch_size) ** 2
+    patch = gemm(samples * patches, 3 * shape.patch_size**2, width, input_grad=False, weight_grad=trained)
     rows = samples * tokens
     grads = {"input_grad": trained, "weight_grad": trained}
     layer = gemm(rows, width, 4 * width, **grads)
-    layer += gemm(rows, width, 2 * config.intermediate_size, **grads)
-    layer += attention(
-        samples * tokens**2, config.num_attention_heads, width // config.num_attention_heads, grad=trained
-    )
+    layer += gemm(rows, width, 2 * shape.mlp_size, **grads)
+    layer += attention(samples * tokens**2, shape.heads, width // shape.heads, grad=trained)
     return patch, layer
 
 
@@ -94,7 +90,7 @@ def _hive_parts(model: HiveModel, trained: frozenset[str], samples: int, lengths
     if projector.skip_weight is not None:
         project += first
 
-    heads, _, head_dim = _heads(model.language.model.config)
+    heads, head_dim = model.language.shape.heads, model.language.head_dim
     text, depths = sum(lengths), len(fusion.depths)
     weights = "fusion" in trained
     fuse = gemm(rows, width, fusion.key_value.shape[-1], input_grad=trains, weight_grad=weights)
@@ -135,21 +131,22 @@ def sequence_flops(
 
 def _usual_parts(model: UsualLlava, trained: frozenset[str], samples: int, lengths: Sequence[int]) -> dict[str, Cost]:
     """Every text is as long as the longest; where that takes padding, attention computes all scores and masks half."""
-    vision, llama = model.vision, model.llama
-    tokens = model.patches + isinstance(vision, CLIPVisionConfig)
+    vision, text = model.vision, model.text
+    tokens = model.patches + model.family.class_tokens
     patch, layer = _tower_pieces(vision, samples, tokens, "tower" in trained)
-    # The last layer is computed and thrown away, and so is SigLIP's pooling head: its keys and values of every token.
-    tower = sum([layer] * (vision.num_hidden_layers - 1), patch) + Cost(layer.forward)
-    if not isinstance(vision, CLIPVisionConfig):
+    # The last layer is computed and thrown away, and so is a pooling head: its keys and values of every token.
+    tower = sum([layer] * (vision.layers - 1), patch) + Cost(layer.forward)
+    if model.family.pools_by_attention:
         tower += Cost(4.0 * samples * tokens * vision.hidden_size**2)
-    trains, width = "projector" in trained, llama.hidden_size
+    trains, width = "projector" in trained, text.hidden_size
     rows = samples * model.patches
     project = gemm(rows, vision.hidden_size, width, input_grad="tower" in trained, weight_grad=trains)
     project += gemm(rows, width, width, input_grad=True, weight_grad=trains)
     length = 1 + model.patches + max(lengths)
     padded = len(set(lengths)) > 1
     scores = samples * (length**2 if padded else length * (length + 1) / 2)
-    language = _decoder(llama, samples * length, scores, samples * length, "language" in trained, 0)
+    rows = samples * length
+    language = _decoder(text, model.head_dim, rows, scores, rows, "language" in trained, 0)
     return {"tower": tower, "projector": project, **language}
 
 
@@ -158,28 +155,29 @@ def _language(
 ) -> dict[str, Cost]:
     """The decoder over packed sequences of these lengths, and the head over `predicted` rows."""
     scores = sum(length * (length + 1) / 2 for length in sequences)
-    return _decoder(model.language.model.config, sum(sequences), scores, predicted, trained, first_injected)
+    language = model.language
+    return _decoder(language.shape, language.head_dim, sum(sequences), scores, predicted, trained, first_injected)
 
 
 def _decoder(
-    config: LlamaConfig, rows: int, scores: float, predicted: int, trained: bool, first_injected: int
+    shape: LanguageConfig,
+    head_dim: int,
+    rows: int,
+    scores: float,
+    predicted: int,
+    trained: bool,
+    first_injected: int,
 ) -> dict[str, Cost]:
     """Decoder layers over `rows` tokens and `scores` query-key pairs a head, and the head over `predicted` rows."""
-    width = config.hidden_size
-    heads, kv_heads, head_dim = _heads(config)
+    width = shape.hidden_size
     layers = Cost()
-    for depth in range(config.num_hidden_layers):
+    for depth in range(shape.layers):
         grad = trained or depth >= first_injected
-        layers += gemm(rows, width, 2 * (heads + kv_heads) * head_dim, input_grad=grad, weight_grad=trained)
-        layers += gemm(rows, width, 3 * config.intermediate_size, input_grad=grad, weight_grad=trained)
-        layers += attention(scores, heads, head_dim, grad=grad)
-    head = gemm(predicted, width, config.vocab_size, input_grad=True, weight_grad=trained)
+        layers += gemm(rows, width, 2 * (shape.heads + shape.kv_heads) * head_dim, input_grad=grad, weight_grad=trained)
+        layers += gemm(rows, width, 3 * shape.mlp_size, input_grad=grad, weight_grad=trained)
+        layers += attention(scores, shape.heads, head_dim, grad=grad)
+    head = gemm(predicted, width, shape.vocab_size, input_grad=True, weight_grad=trained)
     return {"language": layers, "head": head}
-
-
-def _heads(config: LlamaConfig) -> tuple[int, int, int]:
-    """Query heads, key/value heads and channels a head."""
-    return config.num_attention_heads, cast(int, config.num_key_value_heads), cast(int, config.head_dim)
 
 
 def text_lengths(cu_seqlens: Sequence[int]) -> list[int]:

@@ -12,7 +12,7 @@ from hive.config import Config
 from hive.cost.usual import UsualLlava
 from hive.data.images import ImageSpec
 from hive.data.text import Batch
-from hive.model.build import Model, build_model, fresh_language, fresh_vision, image_spec
+from hive.model.build import Model, build_model
 from hive.model.frozen_tower import FrozenTower
 
 Method = Literal["hive", "hive-mlp", "hive-joint", "self-attention", "transformers"]
@@ -49,10 +49,8 @@ def build(config: Config, method: Method, backend: str) -> Subject:
     config = configured(config, method)
     if method != "transformers":
         return build_model(config, backend)
-    with torch.device("meta"):
-        vision, llama = fresh_vision(config.vision), fresh_language(config.language)
     torch.manual_seed(config.seed)
-    return UsualLlava(vision.config, llama.config, image_spec(vision))
+    return UsualLlava(config.vision, config.language)
 
 
 def loss_of(model: Subject, parts: frozenset[str], dtype: torch.dtype) -> Callable[[Batch], Tensor]:
@@ -64,14 +62,14 @@ def loss_of(model: Subject, parts: frozenset[str], dtype: torch.dtype) -> Callab
 
 def spec_of(model: Subject) -> ImageSpec:
     """How the model's tower wants its images."""
-    return model.spec if isinstance(model, UsualLlava) else image_spec(model.tower.model)
+    return model.spec if isinstance(model, UsualLlava) else model.tower.spec
 
 
 def image_size(model: Subject) -> int:
     """Pixels along an image's side."""
-    return model.image_size if isinstance(model, UsualLlava) else model.tower.image_size
+    return spec_of(model).size
 
 
 def vocab_size(model: Subject) -> int:
     """Rows of the embedding."""
-    return (model.llama if isinstance(model, UsualLlava) else model.language.model.config).vocab_size
+    return model.text.vocab_size if isinstance(model, UsualLlava) else model.language.shape.vocab_size

@@ -1,20 +1,14 @@
 """What a user would pick instead: transformers' own LLaVA, padded batches, SDPA, logits for every position."""
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    SiglipVisionConfig,
-)
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from hive.data.images import ImageSpec
+from hive.config import LanguageConfig, TowerConfig
 from hive.data.text import Batch
+from hive.model.families import LANGUAGES, TOWERS
 from hive.profiling import begin, boundary
 from hive_kernels.packing import padded_layout
 
@@ -31,27 +25,29 @@ class UsualLlava(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, vision: CLIPVisionConfig | SiglipVisionConfig, llama: LlamaConfig, spec: ImageSpec) -> None:
-        """Fresh weights of these shapes; `spec` is how the tower wants its images."""
+    def __init__(self, vision: TowerConfig, text: LanguageConfig) -> None:
+        """Fresh weights of these families and shapes."""
         super().__init__()
-        self.vision, self.llama, self.spec = vision, llama, spec
-        self.image_token = llama.vocab_size - 1
+        self.vision, self.text, self.family = vision, text, TOWERS[vision.family]
+        self.spec = self.family.image_spec(vision.image_size)
+        self.image_token = text.vocab_size - 1
         self.llava = LlavaForConditionalGeneration(
             LlavaConfig(
-                vision_config=vision,
-                text_config=llama,
+                vision_config=self.family.to_settings(vision),
+                text_config=LANGUAGES[text.family].to_settings(text),
                 image_token_index=self.image_token,
                 vision_feature_layer=-2,
-                vision_feature_select_strategy="default" if isinstance(vision, CLIPVisionConfig) else "full",
-                tie_word_embeddings=llama.tie_word_embeddings,
+                vision_feature_select_strategy="default" if self.family.class_tokens else "full",
+                tie_word_embeddings=text.tied_embeddings,
             )
         )
-        self.image_size, self.patch_size = cast(int, vision.image_size), cast(int, vision.patch_size)
-        self.patches = (self.image_size // self.patch_size) ** 2
-        self.register_buffer("mean", 255 * torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
+        self.patches = (vision.image_size // vision.patch_size) ** 2
+        self.register_buffer("mean", 255 * torch.tensor(self.spec.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(self.spec.std).view(1, 3, 1, 1), persistent=False)
 
         model = self.llava.model
+        layer = model.language_model.layers[0]
+        self.head_dim = LANGUAGES[text.family].attention_parts(layer).head_dim
         model.multi_modal_projector.register_forward_pre_hook(_passes("tower", "projector"))
         model.multi_modal_projector.register_forward_hook(
             lambda module, args, out: boundary(out, "projector", "language")
@@ -62,13 +58,10 @@ class UsualLlava(nn.Module):
         """The parameters that a loss can reach, by the part that the stages name: the tower is read before its end."""
         model = self.llava.model
         language = [*model.language_model.parameters(), *self.llava.lm_head.parameters()]
-        tower = model.vision_tower
-        beyond = [tower.encoder.layers[-1], tower.post_layernorm, getattr(tower, "head", nn.Identity())]
-        unread = {parameter for module in beyond for parameter in module.parameters()}
         return {
             "projector": list(model.multi_modal_projector.parameters()),
             "language": list(dict.fromkeys(language)),
-            "tower": [parameter for parameter in tower.parameters() if parameter not in unread],
+            "tower": list(self.family.parts(model.vision_tower).parameters(self.vision.layers - 1)),
         }
 
     def forward(self, batch: Batch) -> Tensor:

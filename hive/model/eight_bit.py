@@ -26,7 +26,7 @@ def check_eight_bit(precision: EightBit, tower: VisionTower, compiled: bool) -> 
 
 
 def _problem(precision: EightBit, tower: VisionTower, compiled: bool) -> str | None:
-    odd = [width for width in (tower.width, tower.model.config.intermediate_size) if width % MULTIPLE]
+    odd = [width for width in (tower.width, tower.shape.mlp_size) if width % MULTIPLE]
     if odd:
         return f"needs widths that {MULTIPLE} divides, but the tower has one of {odd[0]}: take another tower"
     device = tower.mean.device

@@ -1,17 +1,15 @@
 """A tower that doesn't train, rebuilt for speed: what runs in stages 1 and 2 in place of transformers' layers."""
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers.models.clip.modeling_clip import CLIPEncoderLayer
-from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from hive.config import FrozenPrecision
 from hive.model.eight_bit import check_eight_bit, quantize
+from hive.model.families.tower import EncoderLayerParts
 from hive.model.vision import VisionTower
 from hive_kernels.validation import without_autocast
 
@@ -36,11 +34,11 @@ class FrozenTower(nn.Module):
             check_eight_bit(precision, tower, compiled)
         self.selected, self.patches, self.class_tokens = tower.selected, tower.patches, tower.class_tokens
         self.normalise = tower.normalise
-        self.embeddings = cast(nn.Module, tower.model.embeddings)
-        patches = cast(nn.Module, self.embeddings.patch_embedding).named_parameters("patch_embedding")
-        self.patch_embedding = {name: parameter.detach().to(dtype) for name, parameter in patches}
-        self.first_norm = cast(nn.Module, getattr(tower.model, "pre_layrnorm", nn.Identity()))
-        self.layers = nn.ModuleList(FrozenLayer(cast(CLIPEncoderLayer, layer), dtype) for layer in tower.read_layers)
+        self.embeddings, self.first_norm = tower.parts.embeddings, tower.parts.first_norm
+        projection = tower.parts.patch_projection
+        patches = self.embeddings.get_submodule(projection).named_parameters(projection)
+        self.patch_projection = {name: parameter.detach().to(dtype) for name, parameter in patches}
+        self.layers = nn.ModuleList(FrozenLayer(tower.family.layer_parts(layer), dtype) for layer in tower.read_layers)
         if precision != "autocast":
             quantize(self.layers, precision)
         if compiled:
@@ -64,21 +62,20 @@ class FrozenTower(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """Normalised images [B, 3, H, W] to patch, class and position embeddings, fp32 [B, class token + N, Dv]."""
-        return functional_call(self.embeddings, self.patch_embedding, images)
+        return functional_call(self.embeddings, self.patch_projection, images)
 
 
 class FrozenLayer(nn.Module):
-    """An encoder layer of CLIP or SigLIP with one product for query, key and value; its LayerNorms are the tower's."""
+    """An encoder layer with one product for query, key and value; its norms and activation are the tower's."""
 
-    def __init__(self, layer: CLIPEncoderLayer | SiglipEncoderLayer, dtype: torch.dtype) -> None:
+    def __init__(self, layer: EncoderLayerParts, dtype: torch.dtype) -> None:
         super().__init__()
-        attention, mlp = layer.self_attn, layer.mlp
-        self.dtype, self.heads = dtype, attention.num_heads
-        self.norm1, self.norm2, self.activation = layer.layer_norm1, layer.layer_norm2, mlp.activation_fn
-        self.qkv = _side_by_side([attention.q_proj, attention.k_proj, attention.v_proj], dtype)
-        self.out = _side_by_side([attention.out_proj], dtype)
-        self.fc1 = _side_by_side([mlp.fc1], dtype)
-        self.fc2 = _side_by_side([mlp.fc2], dtype)
+        self.dtype, self.heads = dtype, layer.heads
+        self.norm1, self.norm2, self.activation = layer.norm1, layer.norm2, layer.activation
+        self.qkv = _side_by_side([layer.query, layer.key, layer.value], dtype)
+        self.out = _side_by_side([layer.output], dtype)
+        self.fc1 = _side_by_side([layer.fc1], dtype)
+        self.fc2 = _side_by_side([layer.fc2], dtype)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """fp32 [B, N, Dv] to the same."""

@@ -4,13 +4,12 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from hive.model.families.language import AttentionParts
 from hive.profiling import boundary
 from hive_kernels import cross_attention, gated_residual
 
@@ -37,13 +36,13 @@ class CrossAttentionBlock(nn.Module):
     Norm, query and output weights start as copies of the host decoder layer's self-attention.
     """
 
-    def __init__(self, host: LlamaDecoderLayer, gate: bool, backend: str) -> None:
+    def __init__(self, host: AttentionParts, gate: bool, backend: str) -> None:
         super().__init__()
         self.backend = backend
-        self.head_dim = host.self_attn.head_dim
-        self.norm = copy.deepcopy(host.input_layernorm)
-        self.query = copy.deepcopy(host.self_attn.q_proj)
-        self.output = copy.deepcopy(host.self_attn.o_proj)
+        self.head_dim = host.head_dim
+        self.norm = copy.deepcopy(host.norm)
+        self.query = copy.deepcopy(host.query)
+        self.output = copy.deepcopy(host.output)
         self.gate = nn.Parameter(torch.zeros(())) if gate else None
 
     def forward(self, hidden: Tensor, key: Tensor, value: Tensor, text: PackedText) -> Tensor:
@@ -81,12 +80,12 @@ class JointFusion(nn.Module):
     before the text is read.
     """
 
-    def __init__(self, language: LlamaForCausalLM, depths: tuple[int, ...]) -> None:
+    def __init__(self, hosts: Mapping[int, AttentionParts]) -> None:
+        """`hosts`: the self-attention of the layers that read the image, by their index."""
         super().__init__()
-        hosts = [cast(LlamaDecoderLayer, language.model.layers[depth]) for depth in depths]
-        self.depths = depths
-        self.head_dim = hosts[0].self_attn.head_dim
-        weights = [torch.cat([host.self_attn.k_proj.weight, host.self_attn.v_proj.weight]).T for host in hosts]
+        self.depths = tuple(hosts)
+        self.head_dim = hosts[self.depths[0]].head_dim
+        weights = [torch.cat([host.key.weight, host.value.weight]).T for host in hosts.values()]
         self.key_value = nn.Parameter(torch.stack(weights).detach().clone())  # [S, D, 2 * Hkv * d]
 
     def keys_values(self, features: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
@@ -106,10 +105,9 @@ class JointFusion(nn.Module):
 class HierarchicalFusion(JointFusion):
     """The paper's variant: a cross-attention block of its own in front of each aligned decoder layer (section 3.3)."""
 
-    def __init__(self, language: LlamaForCausalLM, depths: tuple[int, ...], gate: bool, backend: str) -> None:
-        super().__init__(language, depths)
-        hosts = [cast(LlamaDecoderLayer, language.model.layers[depth]) for depth in depths]
-        self.blocks = nn.ModuleList(CrossAttentionBlock(host, gate, backend) for host in hosts)
+    def __init__(self, hosts: Mapping[int, AttentionParts], gate: bool, backend: str) -> None:
+        super().__init__(hosts)
+        self.blocks = nn.ModuleList(CrossAttentionBlock(host, gate, backend) for host in hosts.values())
 
     def forward(self, features: Tensor, text: PackedText) -> Injection:
         """Projected features [S, B, N, D] to what the decoder layers read."""

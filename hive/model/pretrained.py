@@ -1,107 +1,109 @@
-"""Pretrained towers and language models, from local folders, the hub's cache or the package that ships SmolLM2."""
+"""Towers and language models as configured: weights of a local folder, the hub's cache or a package, or fresh ones."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from transformers import (
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedConfig,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-)
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from hive import smollm2
+from hive.config import LanguageConfig, TowerConfig
+from hive.data.text import SMOLLM2, SMOLLM2_INSTALL, smollm2_file
 from hive.errors import UserError, first_line
+from hive.model.families import (
+    LANGUAGES,
+    TOWERS,
+    LanguageFamily,
+    TowerFamily,
+    either,
+    fresh_language,
+    fresh_vision,
+)
 
 VISION, LANGUAGE = "--vision.weights", "--language.weights"
-MOBILELLM_FIELDS = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "rms_norm_eps",
-    "max_position_embeddings",
-)
-
-AnyConfig = TypeVar("AnyConfig", bound=PreTrainedConfig)
 
 
-def load_vision(weights: str, flag: str = VISION) -> CLIPVisionModel | SiglipVisionModel:
-    """The vision model of a CLIP or SigLIP checkpoint, fp32; `UserError` if it is missing, partial or another kind.
+def vision_model(config: TowerConfig, pretrained: bool) -> PreTrainedModel:
+    """The configured tower, fp32: its weights, or with `pretrained=False` or without any a fresh one of its shape."""
+    if config.weights is None or not (pretrained or is_present(config.weights)):
+        return fresh_vision(config)
+    if pretrained:
+        return load_vision(config.weights)
+    family, settings = vision_settings(config.weights)
+    return family.model_class(settings)
+
+
+def language_model(config: LanguageConfig, pretrained: bool) -> PreTrainedModel:
+    """The same for the language model."""
+    if config.weights is None or not (pretrained or is_present(config.weights)):
+        return fresh_language(config)
+    if pretrained:
+        return load_language(config.weights)
+    family, settings = language_settings(config.weights)
+    return family.model_class(settings)
+
+
+def load_vision(weights: str, flag: str = VISION) -> PreTrainedModel:
+    """The tower in a checkpoint, fp32; `UserError` if it is missing, partial or of no family that the engine runs.
 
     `flag` is how the person gave it.
     """
-    config = vision_config(weights, flag)
-    kind = CLIPVisionModel if isinstance(config, CLIPVisionConfig) else SiglipVisionModel
-    return _load(kind, weights, flag, config)
+    family, settings = vision_settings(weights, flag)
+    return _load(family.model_class, weights, flag, settings)
 
 
-def load_language(weights: str) -> LlamaForCausalLM:
-    """A Llama-type causal language model, fp32. `UserError` if it is missing, partial or of another kind."""
-    if weights == smollm2.NAME:
+def load_language(weights: str) -> PreTrainedModel:
+    """A causal language model, fp32; `UserError` if it is missing, partial or of no family that the engine runs."""
+    family, settings = language_settings(weights)
+    if weights == SMOLLM2:
         gguf = _smollm2_file()
-        return _load(LlamaForCausalLM, str(gguf.parent), LANGUAGE, None, gguf_file=gguf.name)
-    return _load(LlamaForCausalLM, weights, LANGUAGE, language_config(weights))
+        return _load(family.model_class, str(gguf.parent), LANGUAGE, None, gguf_file=gguf.name)
+    return _load(family.model_class, weights, LANGUAGE, settings)
 
 
-def vision_config(weights: str, flag: str = VISION) -> CLIPVisionConfig | SiglipVisionConfig:
-    """The settings of the vision half of a CLIP or SigLIP checkpoint; `UserError` if there are none such."""
-    settings = _settings(weights, flag)
-    kind = settings["model_type"]
-    if kind in ("clip", "siglip"):
-        settings = settings.get("vision_config") or {}
-    if kind in ("clip", "clip_vision_model"):
-        return _config(CLIPVisionConfig, settings, weights, flag)
-    if kind in ("siglip", "siglip_vision_model"):
-        return _config(SiglipVisionConfig, settings, weights, flag)
-    raise UserError(f"{flag} {weights} is a {kind} model: give a CLIP or SigLIP one.")
+def vision_settings(weights: str, flag: str = VISION) -> tuple[TowerFamily, PreTrainedConfig]:
+    """The family and the settings of a tower, or of the vision half of a whole model; `UserError` if there is none."""
+    content = _content(weights, flag)
+    kind = content["model_type"]
+    for family in TOWERS.values():
+        if kind == family.whole_model_type:
+            content = content.get("vision_config") or {}
+        elif kind != family.settings_class.model_type:
+            continue
+        with _refusing(weights, flag):
+            return family, family.settings_class.from_dict(content)
+    raise UserError(f"{flag} {weights} is a {kind} model: give a {either(TOWERS.values())} one.")
 
 
-def language_config(weights: str) -> LlamaConfig:
-    """The settings of a Llama-type checkpoint; `UserError` if there are none such."""
-    if weights == smollm2.NAME:
-        return _smollm2_config()
-    settings = _settings(weights, LANGUAGE)
-    kind = settings["model_type"]
-    if kind == "mobilellm":
-        return mobilellm_config(settings, weights)
-    if kind == "llama":
-        return _config(LlamaConfig, settings, weights, LANGUAGE)
-    raise UserError(f"{LANGUAGE} {weights} is a {kind} model: give a Llama-type one (Llama, MobileLLM, SmolLM2).")
-
-
-def mobilellm_config(settings: dict[str, Any], weights: str) -> LlamaConfig:
-    """MobileLLM's settings as the plain Llama that its weights are; its own remote code is never run."""
-    for name in MOBILELLM_FIELDS:
-        if name not in settings:
-            raise UserError(f"The config.json of {LANGUAGE} {weights} lacks {name}: give a complete MobileLLM folder.")
-    plain = {name: settings[name] for name in MOBILELLM_FIELDS}
-    plain["rope_parameters"] = {"rope_type": "default", "rope_theta": settings.get("rope_theta", 10_000.0)}
-    plain["tie_word_embeddings"] = settings.get("share_embedding", True)
-    plain |= {name: settings.get(name) for name in ("bos_token_id", "eos_token_id")}
-    return _config(LlamaConfig, plain, weights, LANGUAGE)
+def language_settings(weights: str) -> tuple[LanguageFamily, PreTrainedConfig]:
+    """The family and the settings of a language model; `UserError` if the engine runs no such family."""
+    if weights == SMOLLM2:
+        settings = _smollm2_settings()
+        return next(family for family in LANGUAGES.values() if settings.model_type in family.readers), settings
+    content = _content(weights, LANGUAGE)
+    kind = content["model_type"]
+    for family in LANGUAGES.values():
+        if kind in family.readers:
+            with _refusing(weights, LANGUAGE):
+                return family, family.readers[kind](content, f"{LANGUAGE} {weights}")
+    raise UserError(f"{LANGUAGE} {weights} is a {kind} model: give a {either(LANGUAGES.values())}.")
 
 
 def is_present(weights: str) -> bool:
     """Whether the weights can be had without a download: a folder, the hub's cache, or the installed package."""
-    if weights == smollm2.NAME:
-        return smollm2.smollm2_file() is not None
+    if weights == SMOLLM2:
+        return smollm2_file() is not None
     return _folder_with_weights(weights) is not None
 
 
 def how_to_get(weights: str, flag: str) -> str:
     """One sentence for somebody who lacks these weights."""
-    if weights == smollm2.NAME:
-        return f"{flag} {weights} needs the package that ships it: {smollm2.HOW_TO_GET}."
+    if weights == SMOLLM2:
+        return f"{flag} {weights} needs the package that ships it: {SMOLLM2_INSTALL}."
     if Path(weights).expanduser().is_dir():
         return (
             f"{flag} {weights} lacks config.json or the weights (model.safetensors, pytorch_model.bin or the shards of "
@@ -114,16 +116,16 @@ def how_to_get(weights: str, flag: str) -> str:
 
 
 def _smollm2_file() -> Path:
-    gguf = smollm2.smollm2_file()
+    gguf = smollm2_file()
     if gguf is None:
-        raise UserError(how_to_get(smollm2.NAME, LANGUAGE))
+        raise UserError(how_to_get(SMOLLM2, LANGUAGE))
     return gguf
 
 
 @lru_cache(maxsize=1)  # a GGUF file takes seconds to read
-def _smollm2_config() -> LlamaConfig:
+def _smollm2_settings() -> PreTrainedConfig:
     gguf = _smollm2_file()
-    return LlamaConfig.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    return AutoConfig.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
 
 
 def _cached_config(weights: str) -> Path | None:
@@ -160,7 +162,7 @@ def _is_whole(folder: Path, name: str) -> bool:
         return False
 
 
-def _settings(weights: str, flag: str) -> dict[str, Any]:
+def _content(weights: str, flag: str) -> dict[str, Any]:
     """config.json as plain data, from the folder, the hub's cache or, where neither has it, the hub."""
     path = _cached_config(weights)
     if path is None:
@@ -169,29 +171,36 @@ def _settings(weights: str, flag: str) -> dict[str, Any]:
         except Exception as error:  # the network fails in many ways, and each means that it can't be had
             raise UserError(how_to_get(weights, flag)) from error
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(settings["model_type"], str):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content["model_type"], str):
             raise TypeError("model_type is no text")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{flag} {weights} holds no readable config.json with a model_type ({_reason(error)}): give a folder in "
             "Hugging Face form."
         ) from error
-    return settings
+    return content
 
 
-def _config(kind: type[AnyConfig], settings: dict[str, Any], weights: str, flag: str) -> AnyConfig:
+@contextmanager
+def _refusing(weights: str, flag: str) -> Iterator[None]:
+    """Turns what transformers has against a config.json into a `UserError`."""
     try:
-        return kind.from_dict(settings)
+        yield
+    except UserError:
+        raise
     except Exception as error:  # transformers checks each field in its own way
         raise UserError(
             f"The config.json of {flag} {weights} can't be used ({_reason(error)}): give a folder in Hugging Face form."
         ) from error
 
 
-def _load(kind: type, weights: str, flag: str, config: PreTrainedConfig | None, **options: Any) -> Any:
+def _load(
+    kind: type[PreTrainedModel], weights: str, flag: str, config: PreTrainedConfig | None, **options: Any
+) -> PreTrainedModel:
+    loader: Any = kind  # transformers types the report away
     try:
-        model, report = kind.from_pretrained(  # type: ignore[attr-defined]
+        model, report = loader.from_pretrained(
             str(_folder_with_weights(weights) or weights),
             config=config,
             dtype=torch.float32,

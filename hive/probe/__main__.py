@@ -27,7 +27,7 @@ def run(command: Command) -> int:
         heads = check_heads(tower, command.heads)
         protocol = command.protocol
         _say(f"{command.dataset}: {len(data.classes)} classes, {data.split}")
-        _say(f"hidden state {tower.layer} of a {tower.family} tower: {tower.patches} tokens x {tower.width}")
+        _say(f"hidden state {tower.layer} of a {tower.family.name} tower: {tower.patches} tokens x {tower.width}")
         _say(f"{', '.join(heads)} heads: {len(protocol.grid)} grid points x {protocol.seeds} seeds side by side")
         results = probe(
             tower,
@@ -39,14 +39,14 @@ def run(command: Command) -> int:
             workers=command.workers,
             say=_say,
         )
-    _say("\n" + table(data.name, tower.family, results, protocol))
+    _say("\n" + table(data.name, tower.family.name, results, protocol))
     if command.out is not None:
         record = {
             "dataset": data.name,
             "split": data.split,
             "tower": {
                 "path": str(command.tower),
-                "family": tower.family,
+                "family": tower.family.name,
                 "layer": tower.layer,
                 "sha256": tower.fingerprint,
             },
@@ -55,7 +55,7 @@ def run(command: Command) -> int:
             "results": [
                 {**dataclasses.asdict(result), "mean": result.mean, "deviation": result.deviation} for result in results
             ],
-            "paper": paper_rows(data.name, tower.family),
+            "paper": paper_rows(data.name, tower.family.name),
         }
         replace_text(command.out, json.dumps(record, indent=2) + "\n")
     return 0

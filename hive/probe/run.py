@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from transformers import CLIPVisionModel, SiglipVisionModel
+from transformers import PreTrainedModel
 
 from hive.errors import UserError
 from hive.probe.augment import Augmentation
@@ -50,7 +50,7 @@ def check_heads(tower: ProbedTower, heads: Sequence[HeadName] | None) -> tuple[H
         return possible
     if not set(heads) <= set(possible):
         known = " and ".join(possible)
-        raise UserError(f"--heads has cls, but a SigLIP tower has no class token: choose from {known}.")
+        raise UserError(f"--heads has cls, but a {tower.family.title} tower has no class token: choose from {known}.")
     return tuple(dict.fromkeys(heads))
 
 
@@ -104,7 +104,7 @@ def probe(
 
 
 def probe_accuracy(
-    model: CLIPVisionModel | SiglipVisionModel,
+    model: PreTrainedModel,
     train: tuple[np.ndarray, np.ndarray],
     validation: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],

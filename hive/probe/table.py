@@ -6,7 +6,7 @@ from hive.probe.protocol import Protocol
 from hive.probe.run import HeadResult
 
 SETS = ("cifar-10", "cifar-100", "imagenet-1k", "tiny-imagenet", "food-101", "cars", "pets", "caltech-256")
-PAPER = {  # top-1 accuracy and deviation of three runs, in %, in the order of SETS
+PAPER = {  # by the tower's family: top-1 accuracy and deviation of three runs, in %, in the order of SETS
     "clip": {
         "Base": "98.32 0.04  87.92 0.08  84.01 0.01  86.65 0.11  95.75 0.03  91.17 0.04  96.02 0.10  96.12 0.08",
         "SA": "98.37 0.01  87.93 0.06  84.14 0.02  86.51 0.04  95.77 0.03  91.04 0.13  95.98 0.05  96.27 0.10",
@@ -27,8 +27,8 @@ LABEL = {
 
 
 def paper_rows(dataset: str, family: str) -> dict[str, tuple[float, float]]:
-    """(accuracy, deviation) in % of Base, SA and HIVE; none where the set is not in Table 1."""
-    if dataset not in SETS:
+    """(accuracy, deviation) in % of Base, SA and HIVE; none of a set or a family that is not in Table 1."""
+    if dataset not in SETS or family not in PAPER:
         return {}
     column = 2 * SETS.index(dataset)
     rows = {method: [float(number) for number in row.split()] for method, row in PAPER[family].items()}

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import CLIPVisionModel, SiglipVisionModel
+from transformers import PreTrainedModel
 
 from hive.errors import UserError
-from hive.model.build import image_spec
+from hive.model.families import TOWERS, either
 from hive.model.pretrained import load_vision
 from hive.model.vision import VisionTower
 
@@ -21,9 +21,7 @@ class ProbedTower:
     N patch tokens of width D an image, behind one class token where the tower has it (`class_tokens`).
     """
 
-    def __init__(
-        self, model: CLIPVisionModel | SiglipVisionModel, layer: int | None = None, device: str | torch.device = "cpu"
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, layer: int | None = None, device: str | torch.device = "cpu") -> None:
         """`layer`: the hidden state that is read, k = output of layer k.
 
         None is the last but one, as in the authors' probe: HIVE's pre-training reaches no layer above it. Raises
@@ -34,12 +32,11 @@ class ProbedTower:
         if not 0 <= self.layer <= layers:
             raise UserError(f"--layer is {layer}, but the tower has hidden states 0 to {layers}: choose one of them.")
         self.device = torch.device(device)
-        self.spec = image_spec(model)
-        self._tower = VisionTower(model, (self.layer,), self.spec, keep_class_token=True)
+        self._tower = VisionTower(model, (self.layer,), keep_class_token=True)
         self._tower.to(self.device).eval().requires_grad_(False)
-        self.family = "clip" if isinstance(model, CLIPVisionModel) else "siglip"
+        self.spec, self.family = self._tower.spec, self._tower.family
         self.width, self.patches, self.class_tokens = self._tower.width, self._tower.patches, self._tower.class_tokens
-        self.heads: int = model.config.num_attention_heads
+        self.heads = self._tower.shape.heads
         self.eps: float = model.config.layer_norm_eps
         self.fingerprint = _fingerprint(model, self.layer, self.device.type)
 
@@ -57,14 +54,16 @@ class ProbedTower:
 def load_tower(path: Path, layer: int | None, device: str | torch.device) -> ProbedTower:
     """The tower in a local folder in Hugging Face form; `UserError` where there is none."""
     if not path.is_dir():
-        raise UserError(f"--tower {path} is no folder: give the tower/ of a run, or a local CLIP or SigLIP model.")
+        raise UserError(
+            f"--tower {path} is no folder: give the tower/ of a run, or a local {either(TOWERS.values())} model."
+        )
     if not (path / "config.json").is_file() or (path / "tower").is_dir():
         hint = f"give {path / 'tower'}" if (path / "tower").is_dir() else "give the tower/ of a run, or a CLIP model"
         raise UserError(f"--tower {path} is no model in Hugging Face form: {hint}.")
     return ProbedTower(load_vision(str(path), "--tower"), layer, device)
 
 
-def _fingerprint(model: CLIPVisionModel | SiglipVisionModel, layer: int, device: str) -> str:
+def _fingerprint(model: PreTrainedModel, layer: int, device: str) -> str:
     """SHA-256 of the weights, the settings, the layer and the precision: equal where the tokens are."""
     settings = {key: value for key, value in model.config.to_dict().items() if key not in ("_name_or_path", "dtype")}
     digest = hashlib.sha256(json.dumps([settings, layer, device], sort_keys=True, default=str).encode())

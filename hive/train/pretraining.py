@@ -5,12 +5,12 @@ from pathlib import Path
 
 from hive.config import Config
 from hive.cost.flops import step_flops, text_lengths
-from hive.data.images import ImageSpec
 from hive.data.pairs import EMBEDDED_HELDOUT, open_pairs, split_heldout
 from hive.data.text import Batch, Tokenizer, open_tokenizer
 from hive.distributed import World
 from hive.export import export_tower
-from hive.model.build import Model, build_model, image_spec, kernel_for
+from hive.model.build import Model, build_model
+from hive.model.kernel import kernel_for
 from hive.stages import trained_parts
 from hive.train.setup import encoder_for, place, prepare
 from hive.train.task import Task, TrainingSet
@@ -24,7 +24,6 @@ def pretraining(config: Config, resume: bool, world: World) -> Task[Config, Toke
     data = open_data(config)
     model = build_model(config, backend)
     config = place(model, tokenizer, config, backend, world.device)
-    spec = image_spec(model.tower.model)
     return Task(
         program="python -m hive.train",
         unit="pairs",
@@ -32,11 +31,10 @@ def pretraining(config: Config, resume: bool, world: World) -> Task[Config, Toke
         tokenizer=tokenizer,
         sets=dict.fromkeys((1, 2, 3), data),
         model=model,
-        spec=spec,
         trained_parts=partial(trained_parts, config),
         encode=partial(encoder_for, model, config),
         flops=partial(flops, model),
-        export=partial(_export, model, spec),
+        export=partial(_export, model),
     )
 
 
@@ -59,6 +57,6 @@ def flops(model: Model, batch: Batch, parts: frozenset[str]) -> float:
     return sum(cost.total for cost in costs.values())
 
 
-def _export(model: Model, spec: ImageSpec, folder: Path) -> str:
-    export_tower(model.tower.model, folder / "tower", spec)
+def _export(model: Model, folder: Path) -> str:
+    export_tower(model.tower.model, folder / "tower", model.tower.spec)
     return f"tower       {folder / 'tower'}"

@@ -71,7 +71,7 @@ def check_kernel(model: Model, backend: str, device: torch.device) -> None:
     """Refuses the CUDA kernels where the model's cross-attention is none that they serve."""
     if backend != "cuda" or not any(isinstance(module, CrossAttentionBlock) for module in model.modules()):
         return
-    width = model.language.model.config.head_dim
+    width = model.language.head_dim
     if width not in HEAD_DIMS:
         raise UserError(
             f"--kernel is cuda, which serves heads of {' or '.join(map(str, HEAD_DIMS))}, but the language model's are "
@@ -83,7 +83,7 @@ def check_kernel(model: Model, backend: str, device: torch.device) -> None:
 
 def check_vocabulary(model: Model, tokenizer: Encoder) -> None:
     """Refuses a tokenizer whose ids the model has no embedding for."""
-    rows = model.language.model.config.vocab_size
+    rows = model.language.shape.vocab_size
     if tokenizer.vocab_size > rows:
         raise UserError(
             f"The tokenizer has {tokenizer.vocab_size} tokens, but the language model only {rows} embeddings: give "

@@ -8,7 +8,6 @@ from typing import Generic, NamedTuple, TypeVar
 from torch import Tensor
 
 from hive.config import RunConfig
-from hive.data.images import ImageSpec
 from hive.data.pairs import Pairs
 from hive.data.text import Batch, Encoder
 from hive.model.build import Model
@@ -45,8 +44,6 @@ class Task(Generic[ConfigT, EncoderT]):
     """By stage."""
     model: Model
     """fp32, on the device."""
-    spec: ImageSpec
-    """How the tower wants its images."""
     trained_parts: Callable[[int], frozenset[str]]
     """The names in `model.parts()` that have gradients in a stage."""
     encode: Callable[[frozenset[str]], Encode]

@@ -12,7 +12,8 @@ from hive.config import Config, Kernel
 from hive.data.images import ImageSpec
 from hive.data.text import Tokenizer, open_tokenizer
 from hive.errors import UserError
-from hive.model.build import Model, build_model, image_spec, kernel_for
+from hive.model.build import Model, build_model
+from hive.model.kernel import kernel_for
 from hive.model.pretrained import how_to_get, is_present
 from hive.run_folder import load_config
 from hive.train.state import CHECKPOINTS
@@ -28,10 +29,13 @@ class Run:
     model: Model
     """The newest checkpoint's weights, fp32, in evaluation mode, on the device asked for."""
     tokenizer: Tokenizer
-    spec: ImageSpec
-    """How the tower wants its images."""
     step: int
     """Optimiser steps behind those weights, over all stages."""
+
+    @property
+    def spec(self) -> ImageSpec:
+        """How the tower wants its images."""
+        return self.model.tower.spec
 
 
 def load_run(folder: Path, device: torch.device, kernel: Kernel | None = None, flag: str = "--run") -> Run:
@@ -61,8 +65,7 @@ def load_run(folder: Path, device: torch.device, kernel: Kernel | None = None, f
         )
     model = build_model(config, backend, pretrained=False)
     _fill(model, loaded.tensors, folder, flag)
-    spec = image_spec(model.tower.model)
-    return Run(folder, config, model.to(device).eval(), tokenizer, spec, loaded.step)
+    return Run(folder, config, model.to(device).eval(), tokenizer, loaded.step)
 
 
 @torch.no_grad()

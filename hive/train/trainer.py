@@ -119,7 +119,7 @@ class Trainer:
         data = batches(
             stage.data.pairs,
             self.task.tokenizer,
-            self.task.spec,
+            self.task.model.tower.spec,
             config.dataset,
             seed=4 * config.seed + stage.number,
             batch_size=schedule.batch_size,
@@ -209,7 +209,7 @@ class Trainer:
             data = heldout_batches(
                 pairs,
                 self.task.tokenizer,
-                self.task.spec,
+                self.task.model.tower.spec,
                 config.dataset,
                 config.micro_batch_size,
                 config.dataset.heldout_pairs,

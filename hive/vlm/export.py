@@ -21,8 +21,7 @@ from transformers import (
 )
 
 from hive.errors import UserError
-from hive.export import PREFIX, evaluating, image_processor_config, no_progress_bar, replace_folder, write_json
-from hive.model.build import image_spec
+from hive.export import evaluating, no_progress_bar, replace_folder, write_json
 from hive.vlm.chat import ChatText, ChatTokenizer
 from hive.vlm.conversations import IMAGE
 from hive.vlm.model import VLM, logits
@@ -57,7 +56,7 @@ def export_llava(model: VLM, chat: ChatTokenizer, tokenizer: Any, feature_layer:
 
 
 def _write(model: VLM, chat: ChatTokenizer, tokenizer: Any, feature_layer: int, folder: Path) -> None:
-    llama, tower = model.language.model.config, model.tower.model
+    shape = model.language.shape
     select: Literal["default", "full"] = "default" if model.tower.class_tokens else "full"  # default leaves CLS out
     end = chat.encode(_PROBE, 1000).ids[-1]
     if tokenizer.pad_token is None:
@@ -67,16 +66,16 @@ def _write(model: VLM, chat: ChatTokenizer, tokenizer: Any, feature_layer: int, 
         "eos_token_id": sorted({end, tokenizer.eos_token_id} - {None}),
         "pad_token_id": tokenizer.pad_token_id,
     }
-    rows = max(llama.vocab_size, chat.image_id + 1)
+    rows = max(shape.vocab_size, chat.image_id + 1)
     config = LlavaConfig(
-        text_config=_settings(llama) | special | {"vocab_size": rows},
-        vision_config=_settings(tower.config),
+        text_config=_settings(model.language.model.config) | special | {"vocab_size": rows},
+        vision_config=_settings(model.tower.model.config),
         image_token_index=chat.image_id,
         image_seq_length=model.tower.patches,
         projector_hidden_act="gelu",
         vision_feature_layer=feature_layer,
         vision_feature_select_strategy=select,
-        tie_word_embeddings=llama.tie_word_embeddings,
+        tie_word_embeddings=shape.tied_embeddings,
         architectures=["LlavaForConditionalGeneration"],
         dtype="float32",
     )
@@ -99,8 +98,8 @@ def _settings(config: PreTrainedConfig) -> dict[str, Any]:
 
 def _processor(model: VLM, tokenizer: Any, select: str, folder: Path) -> LlavaProcessor:
     """The image processor is read back from its own file, so that its class is found as everywhere else."""
-    spec, tower = image_spec(model.tower.model), model.tower
-    write_json(folder / "preprocessor_config.json", image_processor_config(tower.model.config.model_type, spec))
+    tower = model.tower
+    write_json(folder / "preprocessor_config.json", tower.family.processor(tower.spec))
     images = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     return LlavaProcessor(
         image_processor=images,
@@ -120,15 +119,16 @@ def _weights(model: VLM, rows: int) -> dict[str, Tensor]:
         for number, place in ((1, 0), (2, 2))
         for kind in ("weight", "bias")
     }
-    tower = {name.removeprefix(PREFIX): value for name, value in model.tower.model.state_dict().items()}
+    prefix = model.tower.family.export_prefix
+    tower = {name.removeprefix(prefix): value for name, value in model.tower.model.state_dict().items()}
     parts = {
-        f"vision_tower.{PREFIX}": tower,
+        f"vision_tower.{prefix}": tower,
         "multi_modal_projector.": projector,
         "language_model.": model.language.model.state_dict(),
     }
     weights = {prefix + name: value for prefix, part in parts.items() for name, value in part.items()}
     head, embedding = "language_model.lm_head.weight", "language_model.model.embed_tokens.weight"
-    if model.language.model.config.tie_word_embeddings:
+    if model.language.shape.tied_embeddings:
         del weights[head]
     return {
         name: _grown(_on_cpu(value), rows) if name in (head, embedding) else _on_cpu(value)

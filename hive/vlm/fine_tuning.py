@@ -10,7 +10,7 @@ from hive.data.pairs import EMBEDDED_HELDOUT, split_heldout
 from hive.data.text import Batch, open_tokenizer
 from hive.distributed import World
 from hive.errors import UserError
-from hive.model.build import image_spec, kernel_for
+from hive.model.kernel import kernel_for
 from hive.train.setup import encoder_for, place, prepare
 from hive.train.task import Task, TrainingSet
 from hive.vlm.chat import ChatTokenizer, load_chat_tokenizer
@@ -39,7 +39,6 @@ def fine_tuning(config: VLMConfig, resume: bool, world: World) -> Task[VLMConfig
         tokenizer=chat,
         sets=sets,
         model=model,
-        spec=image_spec(model.tower.model),
         trained_parts=trained_parts,
         encode=partial(encoder_for, model, config),
         flops=partial(_flops_of_batch, model),

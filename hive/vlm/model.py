@@ -8,9 +8,8 @@ from torch import Tensor
 from hive.config import TowerConfig
 from hive.data.text import Batch
 from hive.errors import UserError
-from hive.model.build import image_spec, language_model, vision_model
 from hive.model.language import LanguageModel
-from hive.model.pretrained import is_present, vision_config
+from hive.model.pretrained import is_present, language_model, vision_model, vision_settings
 from hive.model.projector import MLPProjector
 from hive.model.self_attention import Interleaved, SelfAttentionModel
 from hive.model.vision import VisionTower
@@ -43,20 +42,19 @@ def build_vlm(config: VLMConfig, backend: str, *, pretrained: bool = True) -> VL
         raise UserError(
             f"--feature-layer is {config.feature_layer}, but the tower has {layers} layers: give -{layers} to -1."
         )
-    tower = VisionTower(vision, (layer,), image_spec(vision))
+    tower = VisionTower(vision, (layer,))
     return VLM(tower, MLPProjector(tower.width, language.width), language)
 
 
 def image_shape(config: TowerConfig) -> tuple[int, int]:
     """(patch tokens of an image, pixels of its side), without loading the tower's weights."""
-    if config.weights is None or not is_present(config.weights):  # loading them will say what is missing
-        return (config.image_size // config.patch_size) ** 2, config.image_size
-    shape = vision_config(config.weights)
-    image, patch = cast(int, shape.image_size), cast(int, shape.patch_size)
-    return (image // patch) ** 2, image
+    if config.weights is not None and is_present(config.weights):  # otherwise loading them will say what is missing
+        family, settings = vision_settings(config.weights)
+        config = family.described(config, settings)
+    return (config.image_size // config.patch_size) ** 2, config.image_size
 
 
 def logits(model: VLM, batch: Batch) -> Tensor:
     """fp32 [R, V] for every row of a batch, in evaluation: what a loaded copy of the model is compared with."""
     hidden, _ = model.hidden(batch)
-    return model.language.model.lm_head(hidden).float()
+    return model.language.logits(hidden).float()

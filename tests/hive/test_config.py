@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from hive.config import Config, Schedule, VisionConfig, check, from_json, to_json
+from hive.config import Config, Schedule, VisionConfig, check, fixed_on_resume, from_json, to_json
 from hive.errors import UserError
 from hive.recipes import RECIPES
 from hive.run_folder import fingerprint
@@ -98,3 +98,13 @@ def test_the_fingerprint_is_of_what_decides_the_result() -> None:
     config = Config()
     assert fingerprint(config) == fingerprint(dataclasses.replace(config, device="cpu", save_every=1))
     assert fingerprint(config) != fingerprint(dataclasses.replace(config, seed=1))
+
+
+def test_a_run_that_was_saved_before_a_field_was_added() -> None:
+    saved = json.loads(to_json(Config()))
+    del saved["language"]["family"]
+    config = from_json(json.dumps(saved), Config)
+    assert config == Config()
+    assert "language.family" not in fixed_on_resume(config)
+    with pytest.raises(UserError, match=r"lacks the field vision\.family"):
+        from_json(json.dumps(saved | {"vision": {k: v for k, v in saved["vision"].items() if k != "family"}}), Config)

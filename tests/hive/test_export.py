@@ -27,10 +27,10 @@ from transformers import (
 )
 
 from hive import export
+from hive.config import TowerFamilyName
 from hive.data.images import ImageSpec, load
 from hive.errors import UserError
 from hive.export import export_tower
-from tests.support.tiny_models import Family
 
 TRANSFORMERS_4 = os.environ.get("HIVE_TRANSFORMERS_4")
 
@@ -39,7 +39,7 @@ SPEC = ImageSpec(size=16, mean=(0.25, 0.5, 0.75), std=(0.5, 0.25, 0.125), resize
 CROP = replace(SPEC, resize="crop")
 
 
-def tower(family: Family, **changes: Any) -> PreTrainedModel:
+def tower(family: TowerFamilyName, **changes: Any) -> PreTrainedModel:
     shape: dict[str, Any] = {
         "hidden_size": 16,
         "intermediate_size": 24,
@@ -124,7 +124,7 @@ def load_processor(folder: Path) -> BaseImageProcessor:
 )
 @pytest.mark.parametrize("size", [(64, 32), (23, 37), (7, 5)])
 def test_image_processor_gives_the_pixels_of_training(
-    tmp_path: Path, family: Family, spec: ImageSpec, processor: str, size: tuple[int, int]
+    tmp_path: Path, family: TowerFamilyName, spec: ImageSpec, processor: str, size: tuple[int, int]
 ) -> None:
     export_tower(tower(family), tmp_path / "tower", spec)
     loaded = load_processor(tmp_path / "tower")

@@ -8,7 +8,7 @@ from PIL import Image
 
 from hive.config import DataConfig, LanguageConfig, TowerConfig
 from hive.export import export_tower
-from hive.model.build import fresh_vision, image_spec
+from hive.model.families import fresh_vision, image_spec
 from hive.vlm.chat import ChatTokenizer, load_chat_tokenizer
 from hive.vlm.config import VLMConfig
 from hive.vlm.model import VLM, build_vlm

@@ -1,7 +1,6 @@
 """Models and batches small enough to check by other means."""
 
 from dataclasses import replace
-from typing import Literal
 
 import torch
 
@@ -10,7 +9,6 @@ from hive.data.text import Batch, pack
 from hive.model.build import Model, build_model
 from hive.model.hive import HiveModel
 
-Family = Literal["clip", "siglip"]
 VISION = VisionConfig(image_size=16, patch_size=8, hidden_size=16, layers=4, heads=2, mlp_size=32, density=0.5)
 LANGUAGE = LanguageConfig(hidden_size=24, layers=5, heads=6, kv_heads=2, mlp_size=40, vocab_size=50)
 TINY = Config(vision=VISION, language=LANGUAGE, seed=3)

@@ -80,7 +80,7 @@ def test_every_micro_batch_in_turn_peaks_as_high(stage: int, micro_batches: int)
 def test_a_frozen_towers_copy_lies_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
     model = on_meta()
     layers = 2 * sum(p.numel() for layer in model.tower.read_layers for p in layer.parameters() if p.ndim > 1)
-    patches = 2 * model.tower.model.embeddings.patch_embedding.weight.numel()
+    patches = 2 * model.tower.parts.embeddings.get_parameter("patch_embedding.weight").numel()
     (copied,) = step_bytes(model, [shape(model, 2, 1, 1)], torch.bfloat16)
     monkeypatch.setattr("hive.cost.methods.FrozenTower", lambda tower, dtype: tower)
     model = on_meta()

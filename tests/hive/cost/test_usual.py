@@ -5,15 +5,17 @@ import dataclasses
 import pytest
 import torch
 
+from hive.config import TowerFamilyName
 from hive.cost.methods import build
 from hive.cost.usual import UsualLlava
+from hive.model.families import TOWERS
 from hive.model.self_attention import SelfAttentionModel
-from tests.support.tiny_models import TINY, Family, tiny_batch
+from tests.support.tiny_models import TINY, tiny_batch
 
 
 @pytest.mark.parametrize("lengths", [(3, 5, 2), (4, 4)])
-@pytest.mark.parametrize("family", ["clip", "siglip"])
-def test_the_loss_of_our_baseline(family: Family, lengths: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("family", TOWERS)
+def test_the_loss_of_our_baseline(family: TowerFamilyName, lengths: tuple[int, ...]) -> None:
     config = dataclasses.replace(TINY, vision=dataclasses.replace(TINY.vision, family=family))
     ours, usual = build(config, "self-attention", "torch"), build(config, "transformers", "torch")
     assert isinstance(ours, SelfAttentionModel)

@@ -22,7 +22,7 @@ TOKENS = torch.tensor([4, 1, 2])
 
 def shifted_layers(model: Model) -> list[Tensor]:
     """Zeros that are added to each layer's output from now on: their gradient is that of the output."""
-    layers = model.tower.model.encoder.layers
+    layers = model.tower.parts.layers
     shifts = [torch.zeros(1, 5, 16, dtype=torch.float64, requires_grad=True) for _ in layers]
     for layer, shift in zip(layers, shifts, strict=True):
         layer.register_forward_hook(lambda _layer, _inputs, output, shift=shift: output + shift)

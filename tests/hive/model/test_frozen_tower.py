@@ -7,36 +7,36 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hive.config import Config
+from hive.config import Config, TowerFamilyName
 from hive.errors import UserError
-from hive.model.build import fresh_vision, image_spec
 from hive.model.eight_bit import EightBit, check_eight_bit
+from hive.model.families import TOWERS, fresh_vision
 from hive.model.frozen_tower import FrozenTower, frozen_effect
 from hive.model.vision import VisionTower
-from tests.support.tiny_models import BASELINE, JOINT, TINY, VISION, Family, tiny_batch, tiny_model
+from tests.support.tiny_models import BASELINE, JOINT, TINY, VISION, tiny_batch, tiny_model
 
-FAMILIES = pytest.mark.parametrize("family", ["clip", "siglip"])
+FAMILIES = pytest.mark.parametrize("family", TOWERS)
 
 
-def tower_of(family: Family, selected: tuple[int, ...]) -> VisionTower:
+def tower_of(family: TowerFamilyName, selected: tuple[int, ...]) -> VisionTower:
     """Weights at ten times their usual size, so that attention and activations are far from linear."""
     torch.manual_seed(0)
     model = fresh_vision(dataclasses.replace(VISION, family=family))
     with torch.no_grad():
-        for parameter in model.encoder.parameters():
+        for parameter in model.get_submodule("encoder").parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.3)
-    return VisionTower(model, selected, image_spec(model)).requires_grad_(False)
+    return VisionTower(model, selected).requires_grad_(False)
 
 
 @FAMILIES
 @pytest.mark.parametrize("selected", [(0,), (0, 2), (1, 3), (4,)])
-def test_fp32_is_the_towers_own_forward(family: Family, selected: tuple[int, ...]) -> None:
+def test_fp32_is_the_towers_own_forward(family: TowerFamilyName, selected: tuple[int, ...]) -> None:
     tower, pixels = tower_of(family, selected), tiny_batch().pixels
     torch.testing.assert_close(FrozenTower(tower, torch.float32)(pixels), tower(pixels), atol=1e-5, rtol=1e-5)
 
 
 @FAMILIES
-def test_bf16_rounds_as_autocast_does(family: Family) -> None:
+def test_bf16_rounds_as_autocast_does(family: TowerFamilyName) -> None:
     tower, pixels = tower_of(family, (0, 2, 4)), tiny_batch().pixels
     with torch.autocast("cpu", torch.bfloat16):
         autocast = tower(pixels)
@@ -68,7 +68,7 @@ def test_the_effect_is_a_relative_error_of_each_state() -> None:
 
 
 @FAMILIES
-def test_int8_stays_close(family: Family) -> None:
+def test_int8_stays_close(family: TowerFamilyName) -> None:
     """Half a step of 127 in weights and activations, over four layers: some percent."""
     pytest.importorskip("torchao")
     tower, pixels = tower_of(family, (0, 2, 4)), tiny_batch().pixels
@@ -108,7 +108,7 @@ def test_gpus_that_cant(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     model = fresh_vision(dataclasses.replace(VISION, hidden_size=32, mlp_size=mlp_size))
-    tower = VisionTower(model, (4,), image_spec(model))
+    tower = VisionTower(model, (4,))
     with FakeTensorMode():
         tower.mean = torch.empty(3, device="cuda")  # has the GPU's name and needs no GPU
     with pytest.raises(UserError, match=sentence):

@@ -2,17 +2,17 @@
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from hive.config import LanguageConfig
 from hive.data.text import Batch
-from hive.model.build import fresh_language
+from hive.model.families import fresh_language
 from hive.model.language import LanguageModel
 from tests.support.gradients import gradient
 from tests.support.tiny_models import LANGUAGE, tiny_batch
 
 
-def stock_logits(llama: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
+def stock_logits(llama: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """Logits of each text run through transformers alone, and of all padded together."""
     texts = batch.tokens.split(batch.cu_seqlens.diff().tolist())
     padded = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)

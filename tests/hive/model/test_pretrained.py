@@ -9,11 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, LlamaForCausalLM
 
-from hive.config import Config, check, from_json, to_json
+from hive.config import Config, TowerFamilyName, check, from_json, to_json
 from hive.errors import UserError
-from hive.model.build import build_model, fresh_language, fresh_vision, kernel_for, resolved
+from hive.model.build import build_model, resolved
+from hive.model.families import TOWERS, fresh_language, fresh_vision
+from hive.model.kernel import kernel_for
 from hive.model.pretrained import how_to_get, is_present, load_language, load_vision
-from tests.support.tiny_models import LANGUAGE, VISION, Family
+from tests.support.tiny_models import LANGUAGE, VISION
 
 MOBILELLM = {
     "model_type": "mobilellm", "auto_map": {"AutoModelForCausalLM": "modeling_mobilellm.MobileLLMForCausalLM"},
@@ -46,8 +48,8 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize("family", ["clip", "siglip"])
-def test_a_saved_tower(family: Family, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", TOWERS)
+def test_a_saved_tower(family: TowerFamilyName, tmp_path: Path) -> None:
     model = fresh_vision(dataclasses.replace(VISION, family=family))
     model.save_pretrained(tmp_path)
     assert same(load_vision(str(tmp_path)), model)

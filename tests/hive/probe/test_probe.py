@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hive.export import export_tower
-from hive.model.build import image_spec
+from hive.model.families import image_spec
 from hive.probe import run as run_module
 from hive.probe.__main__ import main
 from hive.probe.augment import Augmentation

@@ -49,7 +49,7 @@ def test_a_step_waits_for_nothing_on_a_gpu(method: str, kernel: str, stage: int,
         batches(
             begun.data.pairs,
             task.tokenizer,
-            task.spec,
+            task.model.tower.spec,
             config.dataset,
             seed=0,
             batch_size=8,

@@ -42,7 +42,7 @@ def test_steps_and_flops_are_those_of_a_run(config: VLMConfig, stage: int) -> No
     data, parts = task.sets[stage], task.trained_parts(stage)
     assert stage_steps(config, stage, outlined.samples[stage]) == stage_steps(config, stage, data.epoch_pairs)
     steps = batches(
-        data.pairs, task.tokenizer, task.spec, config.dataset,
+        data.pairs, task.tokenizer, task.model.tower.spec, config.dataset,
         seed=0, batch_size=len(data.pairs), micro_batch_size=len(data.pairs), first_step=0, steps=1,
     )  # fmt: skip
     ((batch,),) = list(steps)

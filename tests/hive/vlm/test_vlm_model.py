@@ -12,6 +12,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from hive.cost.flops import sequence_flops, text_lengths
 from hive.errors import UserError
+from hive.model.families import TOWERS
 from hive.stages import enter_stage
 from hive.vlm import export
 from hive.vlm.chat import ChatTokenizer, load_chat_tokenizer
@@ -43,7 +44,7 @@ def packed(chat, talks=TALKS):
     return texts, images, chat.pack(list(zip(images, texts, strict=True)), ())
 
 
-@pytest.mark.parametrize("family", ["clip", "siglip"])
+@pytest.mark.parametrize("family", TOWERS)
 @pytest.mark.parametrize("layer", [-1, -2])
 def test_loss_is_that_of_transformers(tmp_path, family, layer):
     """One packed batch against transformers' forward, one conversation at a time."""

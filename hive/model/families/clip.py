@@ -1,0 +1,80 @@
+"""CLIP's vision towers (Radford et al. 2021): a class token, and a norm in front of the first layer."""
+
+from typing import Any, cast
+
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedModel
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+
+from hive.data.images import ImageSpec
+from hive.model.families.tower import (
+    EncoderLayerParts,
+    TowerFamily,
+    TowerParts,
+    processor_settings,
+    usual_settings,
+    usual_sizes,
+)
+
+
+def processor(spec: ImageSpec) -> dict[str, Any]:
+    """CLIP's processor, which can crop and can resize to a square."""
+    square = {"height": spec.size, "width": spec.size}
+    crop = spec.resize == "crop"
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": spec.size} if crop else square,
+        "do_center_crop": crop,
+        "crop_size": square,
+        **processor_settings(spec),
+    }
+
+
+def parts(model: PreTrainedModel) -> TowerParts:
+    """See `TowerFamily.parts`."""
+    tower = cast(CLIPVisionModel, model)
+    return TowerParts(tower.embeddings, "patch_embedding", tower.pre_layrnorm, tower.encoder.layers)
+
+
+def run_layer(layer: nn.Module, hidden: Tensor) -> Tensor:
+    """See `TowerFamily.run_layer`; the layer's second argument is a mask."""
+    return layer(hidden, None)
+
+
+def layer_parts(layer: nn.Module) -> EncoderLayerParts:
+    """See `TowerFamily.layer_parts`."""
+    host = cast(CLIPEncoderLayer, layer)
+    attention, mlp = host.self_attn, host.mlp
+    return EncoderLayerParts(
+        heads=attention.num_heads,
+        norm1=host.layer_norm1,
+        query=attention.q_proj,
+        key=attention.k_proj,
+        value=attention.v_proj,
+        output=attention.out_proj,
+        norm2=host.layer_norm2,
+        fc1=mlp.fc1,
+        activation=mlp.activation_fn,
+        fc2=mlp.fc2,
+    )
+
+
+FAMILY = TowerFamily(
+    name="clip",
+    title="CLIP",
+    model_class=CLIPVisionModel,
+    settings_class=CLIPVisionConfig,
+    whole_model_type="clip",
+    to_settings=lambda config: CLIPVisionConfig(**usual_settings(config)),
+    sizes=usual_sizes,
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
+    resize="crop",
+    processor=processor,
+    class_tokens=1,
+    pools_by_attention=False,
+    parts=parts,
+    run_layer=run_layer,
+    layer_parts=layer_parts,
+    export_prefix="vision_model.",  # transformers before 5.6 finds no weight without it, later versions read both
+)

@@ -1,0 +1,79 @@
+"""What the engine needs to know of a family of language models."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hive.config import LanguageConfig, LanguageFamilyName
+
+Rotary = tuple[Tensor, Tensor]
+"""Cosines and sines of each token's position, [T, 1, d] each."""
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Attention of packed texts: query [T, Hq, d], key and value [T, Hkv, d] to [T, Hq, d]."""
+
+
+@dataclass(frozen=True)
+class LanguageParts:
+    """The modules of a causal language model that the engine runs."""
+
+    embedding: nn.Embedding
+    rotary: nn.Module
+    """(hidden, positions [1, T]) to cosines and sines, [1, T, d] each."""
+    layers: nn.ModuleList
+    norm: nn.Module
+    """Behind the last layer."""
+    head: nn.Linear
+    """Without a bias; its weight may be the embedding's."""
+
+
+@dataclass(frozen=True)
+class AttentionParts:
+    """The modules in a decoder layer's self-attention, which cross-attention starts from."""
+
+    head_dim: int
+    norm: nn.Module
+    """In front of the projections."""
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    output: nn.Linear
+
+
+@dataclass(frozen=True)
+class LanguageFamily:
+    """How transformers' models of a family are read, made and run.
+
+    "Settings" are transformers' configuration of the model.
+    """
+
+    name: LanguageFamilyName
+    title: str
+    """What is asked for in a sentence: "give a ..."."""
+    model_class: type[PreTrainedModel]
+    readers: Mapping[str, Callable[[dict[str, Any], str], PreTrainedConfig]]
+    """By the model_type of a config.json: its content, and where it is from in words, to the settings.
+
+    Raises `UserError` where the content lacks something.
+    """
+
+    to_settings: Callable[[LanguageConfig], PreTrainedConfig]
+    """The settings of a fresh model of the configured shape."""
+    sizes: Callable[[PreTrainedConfig], dict[str, Any]]
+    """The way back: `LanguageConfig`'s fields that describe the shape."""
+
+    parts: Callable[[PreTrainedModel], LanguageParts]
+    attention_parts: Callable[[nn.Module], AttentionParts]
+    """Of a decoder layer."""
+    decoder_layer: Callable[[Tensor, nn.Module, Rotary, Attend], Tensor]
+    """Hidden states [T, D] of packed texts through a decoder layer; what its tokens may see is `attend`'s matter.
+
+    It calls `attend` once, with rotated queries and keys.
+    """
+
+    def described(self, config: LanguageConfig, settings: PreTrainedConfig) -> LanguageConfig:
+        """`config` with the family and the shape of the settings."""
+        return dataclasses.replace(config, family=self.name, **self.sizes(settings))
