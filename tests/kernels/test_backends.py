@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import hive_kernels
-from hive_kernels import backends, native, resolve
-from hive_kernels.backends import BACKENDS, SERVED_BY, reason_unavailable
+from hive_kernels import backends, launch, native, resolve
+from hive_kernels.backends import BACKENDS, OPERATIONS, reason_unavailable
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,9 +23,9 @@ def test_resolve():
 
 
 def test_triton_runs_in_its_interpreter_on_a_cpu(monkeypatch):
-    monkeypatch.setattr(backends, "INTERPRETED", True)
+    monkeypatch.setattr(launch, "INTERPRETED", True)
     assert resolve("triton", "cpu") == "triton"
-    monkeypatch.setattr(backends, "INTERPRETED", False)
+    monkeypatch.setattr(launch, "INTERPRETED", False)
     with pytest.raises(ValueError, match=r"'triton'.*cpu: Triton needs a GPU.*TRITON_INTERPRET=1.*auto, torch, ref"):
         resolve("triton", "cpu")
 
@@ -37,7 +37,7 @@ def test_triton_on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=r"can't run on cuda: torch sees no CUDA GPU; allowed here: auto, torch, ref"):
         resolve("triton", "cuda")
-    monkeypatch.setattr(backends, "HAS_TRITON", False)
+    monkeypatch.setattr(launch, "HAS_TRITON", False)
     with pytest.raises(ValueError, match=r"package triton can't be imported; pip install triton"):
         resolve("triton", "cuda")
 
@@ -64,7 +64,7 @@ def test_what_has_run_on_a_gpu_has_a_result():
     results = (ROOT / "benchmarks" / "results").glob("*.json")
     texts = [path.read_text() for path in results if "cpu" not in path.name]
     for name in ("triton", "cuda"):
-        assert any(f'"{name}"' in text for text in texts) != (name in backends.NOT_RUN_ON_A_GPU)
+        assert any(f'"{name}"' in text for text in texts) == BACKENDS[name].has_run_on_a_gpu
 
 
 def test_the_reference_needs_values():
@@ -78,10 +78,10 @@ def test_unknown_names():
 
 
 def test_every_public_operation_is_listed():
-    assert set(SERVED_BY) | {"debug", "resolve"} == set(hive_kernels.__all__)
-    for served in SERVED_BY.values():
-        assert set(served) == set(BACKENDS)
-        assert set(served.values()) <= set(BACKENDS)
+    assert set(OPERATIONS) | {"debug", "resolve"} == set(hive_kernels.__all__)
+    for operation in OPERATIONS.values():
+        assert set(operation.functions) <= set(BACKENDS)
+        assert {operation.served_by(name) for name in BACKENDS} <= set(operation.functions)
     assert all(reason_unavailable(name, "cpu") is None for name in ("torch", "reference"))
 
 

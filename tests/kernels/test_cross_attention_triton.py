@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import pytest
 import torch
 
-from hive_kernels.backends import INTERPRETED
-from hive_kernels.cross_attention import tiles, tuning
-from hive_kernels.cross_attention.tile_table import TABLE
+from hive_kernels.attention import tiles, tuning
+from hive_kernels.attention.tiles import TABLE
+from hive_kernels.launch import INTERPRETED
 from hive_kernels.testing import with_gradients
 from tests.support.attention_cases import check, cross
 from tests.support.kernel_backends import TRITON
@@ -49,10 +49,16 @@ def fences() -> Iterator[list[torch.Tensor]]:
 
 def test_without_tokens_too_forward_comes_before_backward(monkeypatch):
     """The first launch checks the device, which it can't in autograd's thread."""
-    from hive_kernels.cross_attention import triton_kernels
+    from hive_kernels.attention.triton_backend import backward, forward
 
-    names = []
-    monkeypatch.setattr(triton_kernels, "ready", lambda name, *_: names.append(name) or nullcontext())
+    names: list[str] = []
+
+    def ready(name: str, *_: object) -> AbstractContextManager[None]:
+        names.append(name)
+        return nullcontext()
+
+    monkeypatch.setattr(forward, "ready", ready)
+    monkeypatch.setattr(backward, "ready", ready)
     run, tensors = cross([0, 0], 4, 2, 3, 32)
     with_gradients(run, [x.half().to(DEVICE) for x in tensors], "triton")
     assert names == ["attention.forward", "attention.key_gradient"]

@@ -8,9 +8,9 @@ import torch
 
 from hive_kernels import tune
 from hive_kernels.choice import Choice, literal
-from hive_kernels.gated_residual import tile_table as gated_table
+from hive_kernels.gated_residual import measured_tiles as gated_table
 from hive_kernels.gated_residual import tuning as gated_tuning
-from hive_kernels.projector import tile_table as projector_table
+from hive_kernels.projector import measured_tiles as projector_table
 from hive_kernels.projector import tiles
 from hive_kernels.projector import tuning as projector_tuning
 
@@ -91,7 +91,7 @@ def test_files_are_rewritten_and_read_back(tmp_path, monkeypatch):
 
     module = SimpleNamespace(
         choices=lambda device: [choice._replace(call=call)],
-        TABLE_FILE=tmp_path / "tile_table.py",
+        TABLE_FILE=tmp_path / "measured_tiles.py",
         render=gated_tuning.render,
     )
     module.TABLE_FILE.write_text(gated_tuning.TABLE_FILE.read_text())
