@@ -20,11 +20,23 @@ from hive.errors import UserError
 class Rule(NamedTuple):
     """Which values of a type are allowed, in words and as a test."""
 
-    words: str
+    words: str | Callable[[], str]
+    """A function where the words are known only when the rule is broken."""
     allows: Callable[[Any], bool]
 
 
-Kernel = Literal["auto", "reference", "torch", "triton", "cuda"]
+def kernel_names() -> tuple[str, ...]:
+    """What `--kernel` may be: auto, or a backend in hive_kernels' table."""
+    # Here, since it imports torch, for which --help doesn't wait.
+    from hive_kernels.backends import BACKENDS
+
+    return ("auto", *BACKENDS)
+
+
+Kernel = Annotated[
+    str,
+    Rule(lambda: f"one of {', '.join(kernel_names())}", lambda value: value == "auto" or value in kernel_names()),
+]
 FrozenPrecision = Literal["autocast", "fp8", "int8"]
 Count = Annotated[int, Rule("1 or more", lambda value: value >= 1)]
 CountOrZero = Annotated[int, Rule("0 or more", lambda value: value >= 0)]
@@ -168,7 +180,7 @@ class RunConfig:
     recipe: str = "demo"
     """The named experiment that the other fields start from."""
     kernel: Kernel = "auto"
-    """Backend of the fused operations."""
+    """Backend of the fused operations: auto, or one that `python -m hive_kernels.backends` lists."""
     data: str = "embedded"
     """"embedded", a LLaVA JSON file, a folder or glob of webdataset .tar shards, or a .parquet file."""
     image_root: Path | None = None
@@ -317,8 +329,9 @@ def check_ranges(part: Any, prefix: str = "") -> None:
             check_ranges(value, f"{name}.")
         for kind in (hint, *get_args(hint)):  # `Count | None` holds its rule one level down
             for rule in getattr(kind, "__metadata__", ()):
-                if isinstance(rule, Rule) and value is not None:
-                    _require(rule.allows(value), prefix + name, value, rule.words)
+                if isinstance(rule, Rule) and value is not None and not rule.allows(value):
+                    words = rule.words if isinstance(rule.words, str) else rule.words()
+                    raise UserError(f"{flag_of(prefix + name)} is {value}, but it must be {words}.")
 
 
 def _check_shapes(vision: TowerConfig, language: LanguageConfig) -> None:

@@ -66,7 +66,7 @@ def build_model(config: Config, backend: str, *, pretrained: bool = True) -> Mod
 def kernel_for(name: Kernel, device: torch.device) -> Kernel:
     """The backend that `--kernel` means on the device; `UserError` says why it can't run there, and which can."""
     try:
-        return cast(Kernel, backends.resolve(name, device))
+        return backends.resolve(name, device)
     except ValueError as error:
         reason = str(error).removeprefix(f"backend is {name!r}, which ")
         raise UserError(f"--kernel is {name}, but that {reason}.") from error

@@ -52,8 +52,9 @@ def run(device: torch.device | str, backend: str = "triton") -> list[tuple[str, 
                 if not result.passes:
                     raise SelfCheckError(
                         f"{case.name} is wrong on {device_name(device)}: {result.name} in {dtype} is "
-                        f"{result.error:.3g} from the fp64 reference, {result.allowed:.3g} is allowed. Use backend 'torch', and report it with "
-                        f"the versions of torch and {backend}; HIVE_SKIP_SELFCHECK=1 goes on regardless"
+                        f"{result.error:.3g} from the fp64 reference, {result.allowed:.3g} is allowed. "
+                        f"Use backend 'torch', and report it with the versions of torch and {backend}; "
+                        "HIVE_SKIP_SELFCHECK=1 goes on regardless"
                     )
                 results.append((case.name, dtype, result))
     return results
