@@ -86,6 +86,7 @@ def check_kernel(model: Model, backend: str, device: torch.device) -> None:
     if limits is None or not any(isinstance(module, CrossAttentionBlock) for module in model.modules()):
         return
     width = model.language.model.config.head_dim
+    assert width is not None  # the configuration fills it in
     if not limits.allows(width):
         raise UserError(
             f"--kernel is {backend}, which serves heads of {limits.head_sizes}, but the language model's are {width} "

@@ -31,20 +31,16 @@ def cross_attention(
     texts, images = _segments(cu_seqlens_q, max_seqlen_q, "max_seqlen_q"), None
     if cu_seqlens_k is not None:
         images = _segments(cu_seqlens_k, max_seqlen_k, "max_seqlen_k")
-    out = _cross_attention(q, k, v, texts, images, scale)
-    return out, _log_sum_exp(q, k, texts, images, scale) if return_lse else None
-
-
-def _cross_attention(q: Tensor, k: Tensor, v: Tensor, texts: Segments, images: Segments | None, scale: float) -> Tensor:
-    """q [T, Hq, D], k, v [B, N, Hkv, D] or, with ``images``, [Tk, Hkv, D] -> [T, Hq, D]."""
+    lse = _log_sum_exp(q, k, texts, images, scale) if return_lse else None
     if varlen.usable(q, k):
         if images is None:
             batch, tokens = k.shape[:2]
             images = Segments(torch.arange(batch + 1, dtype=torch.int32, device=q.device) * tokens, tokens)
             k, v = k.flatten(0, 1), v.flatten(0, 1)
-        return varlen.attention(
+        out = varlen.attention(
             q, k, v, texts.cu_seqlens, images.cu_seqlens, texts.longest, images.longest, causal=False, scale=scale
         )
+        return out, lse
     layout = padded_layout(texts.cu_seqlens, q.shape[0], texts.longest)
     queries = _queries_by_key_head(q, k.shape[-2], layout)
     keys, mask = _padded_keys(k, images)
@@ -57,7 +53,7 @@ def _cross_attention(q: Tensor, k: Tensor, v: Tensor, texts: Segments, images: S
     if images is not None:
         blind = images.cu_seqlens.diff()[sample_of_token(texts.cu_seqlens, q.shape[0])] == 0
         out = out.masked_fill(blind[:, None, None], 0)
-    return out
+    return out, lse
 
 
 def joint_attention(

@@ -75,7 +75,8 @@ class Operation(Generic[Function]):
 
     def function(self, backend: str, device: torch.device) -> Function:
         """What computes the operation; ``backend`` and the errors are those of :func:`resolve`."""
-        return self.functions[self.served_by(resolve(backend, device))]
+        name = resolve(backend, device)
+        return self.functions.get(name) or self.functions[self.served_by(name)]
 
     def limits(self, backend: str) -> Limits | None:
         """The queries that attention under ``backend`` supports; None: all."""
@@ -172,12 +173,12 @@ def resolve(name: str, device: torch.device | str) -> str:
         return AUTO
     if name not in BACKENDS:
         raise ValueError(f"backend is {name!r}; allowed: auto, {', '.join(BACKENDS)}")
-    reason = reason_unavailable(name, device)
+    kind = device.type if isinstance(device, torch.device) else torch.device(device).type
+    reason = BACKENDS[name].reason_unavailable(kind)
     if reason is not None:
-        usable = [candidate for candidate in BACKENDS if reason_unavailable(candidate, device) is None]
+        usable = [candidate for candidate, other in BACKENDS.items() if other.reason_unavailable(kind) is None]
         raise ValueError(
-            f"backend is {name!r}, which can't run on {torch.device(device).type}: {reason}; "
-            f"allowed here: auto, {', '.join(usable)}"
+            f"backend is {name!r}, which can't run on {kind}: {reason}; allowed here: auto, {', '.join(usable)}"
         )
     return name
 
