@@ -129,7 +129,7 @@ def run_efficiency(folder: Path, seconds: float) -> dict[str, Any]:
 def run_tuning(seconds: float) -> dict[str, Any]:
     """What was changed, and the tables as they are now, in case that the results alone are taken away."""
     step = command(["-m", "hive_kernels.tune", "--seconds", str(seconds - 30)], seconds)
-    tables = (report.ROOT.parent / "hive_kernels").glob("*/tile_table.py")
+    tables = (report.ROOT.parent / "hive_kernels").glob("*/measured_tiles.py")
     return step | {"tables": {f"{path.parent.name}/{path.name}": path.read_text() for path in sorted(tables)}}
 
 

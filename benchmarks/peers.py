@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import hive_kernels
 from benchmarks.cases import DIM, Case
 from hive_kernels import varlen
-from hive_kernels.backends import reason_unavailable
+from hive_kernels.backends import BACKENDS, OPERATIONS, reason_unavailable
 from hive_kernels.packing import padded_layout
 
 
@@ -53,9 +53,11 @@ def of(case: Case, device: torch.device) -> list[Peer]:
 
 @cache
 def peers(device: torch.device) -> list[Peer]:
-    everywhere = (*ATTENTION, "residual_projector", "gated_residual")
-    served: dict[str, tuple[str, ...]] = dict.fromkeys(("triton", "torch", "reference"), everywhere)
-    served["cuda"] = ("cross_attention", "gated_residual")  # the others are torch's
+    measured = (*ATTENTION, "residual_projector", "gated_residual")
+    served = {
+        name: tuple(operation for operation in measured if OPERATIONS[operation].served_by(name) == name)
+        for name in BACKENDS
+    }
     found = [
         Peer(f"hive {name}", operations, partial(_ours, name), reason_unavailable(name, device) or "", ours=True)
         for name, operations in served.items()

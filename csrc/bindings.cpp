@@ -1,4 +1,4 @@
-// The operators hive_kernels_cuda::*, whose schemas are in hive_kernels/*/operators.py, over torch's stable ABI: one shared
+// The operators hive_kernels_cuda::*, whose schemas are in hive_kernels/*/ops.py, over torch's stable ABI: one shared
 // library serves every torch from 2.10 on and every Python. What the public functions tell their users was checked there;
 // what is checked here keeps kernels inside their tensors, whoever calls.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>

@@ -20,7 +20,8 @@ from hive.errors import UserError
 class Rule(NamedTuple):
     """Which values of a type are allowed, in words and as a test."""
 
-    words: str
+    words: str | Callable[[], str]
+    """A function where the words are known only when the rule is broken."""
     allows: Callable[[Any], bool]
 
 
@@ -34,7 +35,19 @@ FREE = Mark("may differ where a run is resumed: it changes where or how fast the
 """A data set that was moved is recognised by its fingerprint."""
 ADDED = Mark("older runs were saved without it: they had its default, with which it leaves their fingerprint as it was")
 
-Kernel = Literal["auto", "reference", "torch", "triton", "cuda"]
+
+def kernel_names() -> tuple[str, ...]:
+    """What `--kernel` may be: auto, or a backend in hive_kernels' table."""
+    # Here, since it imports torch, for which --help doesn't wait.
+    from hive_kernels.backends import BACKENDS
+
+    return ("auto", *BACKENDS)
+
+
+Kernel = Annotated[
+    str,
+    Rule(lambda: f"one of {', '.join(kernel_names())}", lambda value: value == "auto" or value in kernel_names()),
+]
 FrozenPrecision = Literal["autocast", "fp8", "int8"]
 TowerFamilyName = Literal["clip", "siglip"]
 """Each is a module in hive/model/families, which is loaded by this name; so are the language models'."""
@@ -181,7 +194,7 @@ class RunConfig:
     recipe: str = "demo"
     """The named experiment that the other fields start from."""
     kernel: Annotated[Kernel, FREE] = "auto"
-    """Backend of the fused operations."""
+    """Backend of the fused operations: auto, or one that `python -m hive_kernels.backends` lists."""
     data: Annotated[str, FREE] = "embedded"
     """"embedded", a LLaVA JSON file, a folder or glob of webdataset .tar shards, or a .parquet file."""
     image_root: Annotated[Path | None, FREE] = None
@@ -349,8 +362,9 @@ def check_ranges(part: Any, prefix: str = "") -> None:
             check_ranges(value, f"{name}.")
         for kind in (hint, *get_args(hint)):  # `Count | None` holds its rule one level down
             for rule in getattr(kind, "__metadata__", ()):
-                if isinstance(rule, Rule) and value is not None:
-                    _require(rule.allows(value), prefix + name, value, rule.words)
+                if isinstance(rule, Rule) and value is not None and not rule.allows(value):
+                    words = rule.words if isinstance(rule.words, str) else rule.words()
+                    raise UserError(f"{flag_of(prefix + name)} is {value}, but it must be {words}.")
 
 
 def _check_shapes(vision: TowerConfig, language: LanguageConfig) -> None:

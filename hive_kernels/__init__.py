@@ -1,19 +1,20 @@
 """Fused operations for text that reads images. Needs torch, and triton on a GPU; knows tensors, not models.
 
-Every operation takes ``backend="auto" | "reference" | "torch" | "triton" | "cuda"`` (see :mod:`hive_kernels.backends`).
+Every operation takes ``backend="auto"``, or the name of one of the backends in :mod:`hive_kernels.backends`.
 """
 
-from hive_kernels import flops
+from hive_kernels import first_use, flops, selfcheck
+from hive_kernels.attention.causal import causal_attention
+from hive_kernels.attention.cross import cross_attention
+from hive_kernels.attention.joint import joint_attention
+from hive_kernels.attention.weights import cross_attention_weights
 from hive_kernels.backends import resolve
-from hive_kernels.causal_attention.api import causal_attention
-from hive_kernels.cross_attention.api import cross_attention
-from hive_kernels.cross_attention.weights import cross_attention_weights
 from hive_kernels.gated_residual.api import gated_residual
-from hive_kernels.joint_attention.api import joint_attention
 from hive_kernels.linear_cross_entropy.api import linear_cross_entropy
 from hive_kernels.projector.api import residual_projector
 from hive_kernels.validation import debug
 
+first_use.check_with(selfcheck.run)  # what a backend's first launch on a GPU runs
 flops.register()  # so that torch's FlopCounterMode counts attention on a CPU as well
 
 __all__ = [

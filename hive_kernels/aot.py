@@ -16,13 +16,11 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Any
 
-import hive_kernels
+from hive_kernels.backends import OPERATIONS
 from hive_kernels.compile_case import CompileCase
 
 # Compute capability: bytes of shared memory that a block may use (CUDA programming guide, compute capabilities).
@@ -57,14 +55,10 @@ class Report:
 
 
 def cases(capability: int) -> Iterator[CompileCase]:
-    """Those of every module ``hive_kernels.OPERATION.triton_*`` that has ``compile_cases``."""
-    for operation in iter_modules(hive_kernels.__path__, "hive_kernels."):
-        if not operation.ispkg:
-            continue
-        for module in iter_modules(import_module(operation.name).__path__, operation.name + "."):
-            if module.name.rpartition(".")[2].startswith("triton_"):
-                listed = getattr(import_module(module.name), "compile_cases", None)
-                yield from listed(capability) if listed else ()
+    """Those of every module that computes an operation with Triton: its ``compile_cases``."""
+    functions = [operation.functions["triton"] for operation in OPERATIONS.values() if "triton" in operation.functions]
+    for module in dict.fromkeys(function.__module__ for function in functions):
+        yield from sys.modules[module].compile_cases(capability)
 
 
 def compile_case(case: CompileCase, capability: int) -> Report:

@@ -9,6 +9,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+HEADER = (
+    '"""Tiles that ``python -m hive_kernels.tune`` measured to be faster than those of tiles.py. '
+    'It rewrites this file."""'
+)
+"""The docstring of a table's file."""
+
 
 class Choice(NamedTuple):
     """Which value ``table[key]`` should have; None stands for no entry, that is, for the default."""

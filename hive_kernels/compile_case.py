@@ -8,8 +8,8 @@ from typing import Any
 class CompileCase:
     """What ``triton.compile(ASTSource(...))`` needs.
 
-    Every operation's ``triton_kernels.compile_cases(capability)`` yields these, one a kernel, tile configuration and
-    dtype of that GPU generation.
+    ``compile_cases(capability)`` of an operation's ``triton_backend`` yields these, one a kernel, tile configuration
+    and dtype of that GPU generation.
     """
 
     name: str

@@ -1,23 +1,49 @@
-"""What every launch of our Triton kernels needs around it."""
+"""What our Triton kernels need around them: whether Triton can run, their operators' library, and a launch's context.
 
-from collections.abc import Iterator
+Triton itself is imported by the modules with kernels alone, which are imported when a kernel is first launched.
+"""
+
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import torch
 
-from hive_kernels import profiling
-from hive_kernels.backends import INTERPRETED
+from hive_kernels import first_use, profiling
 from hive_kernels.validation import invalid
 
+LIBRARY = torch.library.Library("hive_kernels", "FRAGMENT")
+"""The operators of the Triton kernels: their schemas and what runs."""
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+HAS_TRITON = find_spec("triton") is not None
+# Triton reads it when it is imported, and so do we: setting it later would change nothing.
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+
+
+def reason_unavailable(kind: str) -> str | None:
+    """Why Triton can't run on devices of this type, as "cuda"; None when it can."""
+    if not HAS_TRITON:
+        return "the package triton can't be imported; pip install triton"
+    if kind == "cuda":
+        return None if torch.cuda.is_available() else "torch sees no CUDA GPU"
+    if kind == "cpu":
+        return None if INTERPRETED else "Triton needs a GPU; on a CPU TRITON_INTERPRET=1 interprets it, slowly"
+    return "Triton runs on CUDA GPUs"
+
+
+def implement(operator: str, function: Callable[..., object]) -> None:
+    """Makes ``function`` what the library's operator runs, on GPUs and, for the interpreter, on CPUs."""
+    for device in ("CPU", "CUDA"):
+        LIBRARY.impl(operator, function, device)
 
 
 @contextmanager
 def ready(name: str, device: torch.device, *dtypes: torch.dtype) -> Iterator[None]:
-    """The device selected, self-checked once (see :mod:`hive_kernels.selfcheck`), and ``name`` shown in profiles.
+    """The device selected, self-checked once (see :mod:`hive_kernels.first_use`), and ``name`` shown in profiles.
 
     Raises:
-        ValueError: one of ``dtypes`` is none that the kernels serve here.
+        ValueError: the kernels don't support one of ``dtypes`` here.
     """
     for dtype in dtypes:
         if dtype not in DTYPES:
@@ -30,9 +56,7 @@ def ready(name: str, device: torch.device, *dtypes: torch.dtype) -> Iterator[Non
         with profiling.span(name):
             yield
         return
-    from hive_kernels import selfcheck
-
-    selfcheck.ensure(device)
+    first_use.ensure(device, "triton")
     with torch.cuda.device(device), profiling.span(name):
         yield
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from hive_kernels import first_use
+
 LIBRARY = torch.library.Library("hive_kernels_cuda", "FRAGMENT")
 """Of the operators' schemas, which the backends define; the shared library brings what runs."""
 FILE = Path(__file__).parent / "lib" / "libhive_kernels_cuda.so"
@@ -49,8 +51,6 @@ def _load(path: str, key: str) -> str | None:
 
 @torch.compiler.assume_constant_result
 def ready(device: torch.device) -> None:
-    """Checks the kernels once on a GPU before they are first used there (see :mod:`hive_kernels.selfcheck`)."""
+    """Checks the kernels once on a GPU before they are first used there (see :mod:`hive_kernels.first_use`)."""
     if device.type == "cuda":
-        from hive_kernels import selfcheck
-
-        selfcheck.ensure(device, "cuda")
+        first_use.ensure(device, "cuda")

@@ -1,8 +1,8 @@
 """``python -m hive_kernels.tune [--seconds N] [--only TEXT]``: measures tile configurations on this machine's GPU.
 
 For each entry of the operations' tile tables it times the candidates, keeps the fastest whose results agree with the
-present one's, and rewrites the tables' files. What changed is printed. It ends early when its seconds are over, with
-what it has decided so far. The first launch of each candidate compiles it, which is most of the time.
+present one's, and rewrites each operation's measured_tiles.py. What changed is printed. It ends early when its seconds
+are over, with what it has decided so far. The first launch of each candidate compiles it, which is most of the time.
 """
 
 import argparse

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from hive.config import Config, Stages
+from hive.config import Config, Kernel, Stages, check_ranges
 from hive.errors import UserError
 from hive.recipes import PAPER, demo, load_recipe
 
@@ -28,8 +28,8 @@ class Options:
     """Images in the micro-batch of a step."""
     runs: int = 5
     """Timed runs of each step."""
-    kernel: Literal["auto", "torch", "triton"] = "auto"
-    """The kernels of HIVE and of this engine's baseline."""
+    kernel: Kernel = "auto"
+    """The kernels of HIVE and of this engine's baseline: auto, or one that `python -m hive_kernels.backends` lists."""
     data: str | None = None
     """Pairs for "data" instead of the recipe's: "embedded" or a path, as for hive.train."""
     scaling: bool = True
@@ -67,7 +67,8 @@ class Options:
         return tuple(sorted(set(self.stages)))
 
     def check(self) -> None:
-        """Refuses numbers that can't work, and pairs that nothing asks for."""
+        """Refuses values that can't work, and pairs that nothing asks for."""
+        check_ranges(self)
         if self.data is not None and "data" not in self.text_names():
             raise UserError(f"--data is {self.data}, but --text-tokens {self.text_tokens} has no data in it: add it.")
         for name, value in (("samples", self.samples), ("runs", self.runs)):

@@ -1,7 +1,5 @@
 """The backend of the fused operations that a run uses."""
 
-from typing import cast
-
 import torch
 
 from hive.config import Kernel
@@ -12,7 +10,7 @@ from hive_kernels import backends
 def kernel_for(name: Kernel, device: torch.device) -> Kernel:
     """The backend that `--kernel` means on the device; `UserError` says why it can't run there, and which can."""
     try:
-        return cast(Kernel, backends.resolve(name, device))
+        return backends.resolve(name, device)
     except ValueError as error:
         reason = str(error).removeprefix(f"backend is {name!r}, which ")
         raise UserError(f"--kernel is {name}, but that {reason}.") from error

@@ -15,7 +15,7 @@ from hive.model.frozen_tower import FrozenTower
 from hive.model.fusion import CrossAttentionBlock
 from hive.run_folder import check_out
 from hive.train.task import Encode
-from hive_kernels.cross_attention.cuda_backend import HEAD_DIMS
+from hive_kernels.backends import CROSS_ATTENTION
 
 
 def prepare(config: RunConfig, resume: bool, processes: int) -> None:
@@ -68,17 +68,20 @@ def check_frozen_precision(config: RunConfig, model: Model) -> None:
 
 
 def check_kernel(model: Model, backend: str, device: torch.device) -> None:
-    """Refuses the CUDA kernels where the model's cross-attention is none that they serve."""
-    if backend != "cuda" or not any(isinstance(module, CrossAttentionBlock) for module in model.modules()):
+    """Refuses a backend whose cross-attention doesn't support the model's heads, or the dtype of training."""
+    limits = CROSS_ATTENTION.limits(backend)
+    if limits is None or not any(isinstance(module, CrossAttentionBlock) for module in model.modules()):
         return
     width = model.language.head_dim
-    if width not in HEAD_DIMS:
+    if not limits.allows(width):
         raise UserError(
-            f"--kernel is cuda, which serves heads of {' or '.join(map(str, HEAD_DIMS))}, but the language model's are "
-            f"{width} wide: take --kernel torch or triton, or another --language.heads."
+            f"--kernel is {backend}, which serves heads of {limits.head_sizes}, but the language model's are {width} "
+            "wide: take --kernel torch, or another --language.heads."
         )
-    if device.type != "cuda":
-        raise UserError("--kernel is cuda, which has no fp32, but training on a CPU is in fp32: take --kernel torch.")
+    if device.type != "cuda" and torch.float32 not in limits.dtypes:
+        raise UserError(
+            f"--kernel is {backend}, which has no fp32, but training on a CPU is in fp32: take --kernel torch."
+        )
 
 
 def check_vocabulary(model: Model, tokenizer: Encoder) -> None:

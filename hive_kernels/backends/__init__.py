@@ -1,51 +1,158 @@
-"""Which backend serves which operation, which can run on a device now, and the reason when one can't.
+"""The table of who computes what: the public functions look up here which function serves a call.
 
-``python -m hive_kernels.backends`` prints the table for this machine.
+BACKENDS lists the backends, and each :class:`Operation` the functions that compute it; to add a backend is to add to
+both. ``python -m hive_kernels.backends`` prints the table for this machine.
 """
 
-import os
-from importlib.util import find_spec
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 
-from hive_kernels import native
+import hive_kernels.attention.cuda_backend as cuda_attention
+import hive_kernels.attention.reference as reference_attention
+import hive_kernels.attention.torch_backend as torch_attention
+import hive_kernels.attention.triton_backend as triton_attention
+import hive_kernels.gated_residual.cuda_backend as cuda_gate
+import hive_kernels.gated_residual.reference as reference_gate
+import hive_kernels.gated_residual.torch_backend as torch_gate
+import hive_kernels.gated_residual.triton_backend as triton_gate
+import hive_kernels.linear_cross_entropy.reference as reference_loss
+import hive_kernels.linear_cross_entropy.torch_backend as torch_loss
+import hive_kernels.projector.reference as reference_projector
+import hive_kernels.projector.torch_backend as torch_projector
+import hive_kernels.projector.triton_backend as triton_projector
+from hive_kernels import launch, native
+from hive_kernels.attention.limits import Limits
+from hive_kernels.backends.backend import Backend
 
-# What serves an operation under each choice. Two operations are served by torch under ``triton`` too: causal attention
-# over text is FlashAttention-2, and the loss is two large GEMMs a chunk, where a kernel of ours has nothing to win.
-# ``cuda`` has kernels for what text does with images in every layer.
-SERVED_BY: dict[str, dict[str, str]] = {
-    "causal_attention": {"reference": "reference", "torch": "torch", "triton": "torch", "cuda": "torch"},
-    "cross_attention": {"reference": "reference", "torch": "torch", "triton": "triton", "cuda": "cuda"},
-    "cross_attention_weights": {"reference": "reference", "torch": "torch", "triton": "triton", "cuda": "torch"},
-    "gated_residual": {"reference": "reference", "torch": "torch", "triton": "triton", "cuda": "cuda"},
-    "joint_attention": {"reference": "reference", "torch": "torch", "triton": "triton", "cuda": "torch"},
-    "linear_cross_entropy": {"reference": "reference", "torch": "torch", "triton": "torch", "cuda": "torch"},
-    "residual_projector": {"reference": "reference", "torch": "torch", "triton": "triton", "cuda": "torch"},
-}
-BACKENDS = ("torch", "reference", "triton", "cuda")
 AUTO = "torch"  # everywhere, until a measured result in benchmarks/results/ shows triton ahead on a GPU
-NOT_RUN_ON_A_GPU = ("triton", "cuda")  # until a result in benchmarks/results/ says otherwise
-HAS_TRITON = find_spec("triton") is not None
-# Triton reads it when it is imported, and so do we: setting it later would change nothing.
-INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+_HALF = (torch.bfloat16, torch.float16)
+
+
+def _reference_unavailable(kind: str) -> str | None:
+    return "it reads cu_seqlens on the host, and meta tensors hold no values" if kind == "meta" else None
+
+
+BACKENDS = {
+    backend.name: backend
+    for backend in (
+        Backend("torch", lambda kind: None),
+        Backend("reference", _reference_unavailable),
+        Backend(
+            "triton",
+            launch.reason_unavailable,
+            has_run_on_a_gpu=False,
+            attention=triton_attention.LIMITS,
+            # The interpreter's bf16 products are wrong.
+            checked={"cuda": (*_HALF, torch.float32), "cpu": (torch.float16, torch.float32)},
+        ),
+        Backend(
+            "cuda",
+            native.reason_unavailable,
+            has_run_on_a_gpu=False,
+            attention=cuda_attention.LIMITS,
+            checked={"cuda": _HALF, "cpu": _HALF},  # it has no fp32 attention, nor needs it
+        ),
+    )
+}
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+@dataclass(frozen=True)
+class Operation(Generic[Function]):
+    """An operation, and the functions that compute it, all of one signature."""
+
+    name: str
+    functions: dict[str, Function]
+    """By backend. A backend that isn't here leaves the operation to the one that its record names."""
+
+    def served_by(self, backend: str) -> str:
+        """The backend whose function computes the operation under ``backend``."""
+        return backend if backend in self.functions else BACKENDS[backend].leaves_to
+
+    def function(self, backend: str, device: torch.device) -> Function:
+        """What computes the operation; ``backend`` and the errors are those of :func:`resolve`."""
+        name = resolve(backend, device)
+        return self.functions.get(name) or self.functions[self.served_by(name)]
+
+    def limits(self, backend: str) -> Limits | None:
+        """The queries that attention under ``backend`` supports; None: all."""
+        return BACKENDS[self.served_by(backend)].attention
+
+
+# Two operations are left to torch by all others: causal attention over text is FlashAttention-2, and the loss is two
+# large GEMMs a chunk, where a kernel of ours has nothing to win. ``cuda`` has kernels for what text does with images in
+# every layer.
+CAUSAL_ATTENTION = Operation(
+    "causal_attention",
+    {"reference": reference_attention.causal_attention, "torch": torch_attention.causal_attention},
+)
+CROSS_ATTENTION = Operation(
+    "cross_attention",
+    {
+        "reference": reference_attention.cross_attention,
+        "torch": torch_attention.cross_attention,
+        "triton": triton_attention.cross_attention,
+        "cuda": cuda_attention.cross_attention,
+    },
+)
+CROSS_ATTENTION_WEIGHTS = Operation(
+    "cross_attention_weights",
+    {
+        "reference": reference_attention.cross_attention_weights,
+        "torch": torch_attention.cross_attention_weights,
+        "triton": triton_attention.cross_attention_weights,
+    },
+)
+GATED_RESIDUAL = Operation(
+    "gated_residual",
+    {
+        "reference": reference_gate.gated_residual,
+        "torch": torch_gate.gated_residual,
+        "triton": triton_gate.gated_residual,
+        "cuda": cuda_gate.gated_residual,
+    },
+)
+JOINT_ATTENTION = Operation(
+    "joint_attention",
+    {
+        "reference": reference_attention.joint_attention,
+        "torch": torch_attention.joint_attention,
+        "triton": triton_attention.joint_attention,
+    },
+)
+LINEAR_CROSS_ENTROPY = Operation(
+    "linear_cross_entropy",
+    {"reference": reference_loss.linear_cross_entropy, "torch": torch_loss.linear_cross_entropy},
+)
+RESIDUAL_PROJECTOR = Operation(
+    "residual_projector",
+    {
+        "reference": reference_projector.residual_projector,
+        "torch": torch_projector.residual_projector,
+        "triton": triton_projector.residual_projector,
+    },
+)
+OPERATIONS: dict[str, Operation] = {
+    operation.name: operation
+    for operation in (
+        CAUSAL_ATTENTION,
+        CROSS_ATTENTION,
+        CROSS_ATTENTION_WEIGHTS,
+        GATED_RESIDUAL,
+        JOINT_ATTENTION,
+        LINEAR_CROSS_ENTROPY,
+        RESIDUAL_PROJECTOR,
+    )
+}
 
 
 def reason_unavailable(name: str, device: torch.device | str) -> str | None:
     """Why backend ``name`` can't run on ``device`` now; None when it can."""
-    kind = torch.device(device).type
-    if name == "cuda":
-        return native.reason_unavailable(kind)
-    if name == "reference" and kind == "meta":
-        return "it reads cu_seqlens on the host, and meta tensors hold no values"
-    if name != "triton":
-        return None
-    if not HAS_TRITON:
-        return "the package triton can't be imported; pip install triton"
-    if kind == "cuda":
-        return None if torch.cuda.is_available() else "torch sees no CUDA GPU"
-    if kind == "cpu":
-        return None if INTERPRETED else "Triton needs a GPU; on a CPU TRITON_INTERPRET=1 interprets it, slowly"
-    return "Triton runs on CUDA GPUs"
+    return BACKENDS[name].reason_unavailable(torch.device(device).type)
 
 
 def resolve(name: str, device: torch.device | str) -> str:
@@ -66,24 +173,24 @@ def resolve(name: str, device: torch.device | str) -> str:
         return AUTO
     if name not in BACKENDS:
         raise ValueError(f"backend is {name!r}; allowed: auto, {', '.join(BACKENDS)}")
-    reason = reason_unavailable(name, device)
+    kind = device.type if isinstance(device, torch.device) else torch.device(device).type
+    reason = BACKENDS[name].reason_unavailable(kind)
     if reason is not None:
-        usable = [candidate for candidate in BACKENDS if reason_unavailable(candidate, device) is None]
+        usable = [candidate for candidate, other in BACKENDS.items() if other.reason_unavailable(kind) is None]
         raise ValueError(
-            f"backend is {name!r}, which can't run on {torch.device(device).type}: {reason}; "
-            f"allowed here: auto, {', '.join(usable)}"
+            f"backend is {name!r}, which can't run on {kind}: {reason}; allowed here: auto, {', '.join(usable)}"
         )
     return name
 
 
 def table(device: torch.device | str) -> str:
     """Operations by backends: what serves each on ``device``, and why a backend can't run there."""
-    width = max(map(len, SERVED_BY)) + 2
+    width = max(map(len, OPERATIONS)) + 2
     lines = [f"{'on ' + str(device):{width}}" + "".join(f"{name:11}" for name in BACKENDS)]
     reasons = {name: reason_unavailable(name, device) for name in BACKENDS}
-    for operation, served in SERVED_BY.items():
-        cells = ["no" if reasons[name] else served[name] for name in BACKENDS]
-        lines.append(f"{operation:{width}}" + "".join(f"{cell:11}" for cell in cells))
+    for operation in OPERATIONS.values():
+        cells = ["no" if reasons[name] else operation.served_by(name) for name in BACKENDS]
+        lines.append(f"{operation.name:{width}}" + "".join(f"{cell:11}" for cell in cells))
     lines += [f"{name}: {reason}" for name, reason in reasons.items() if reason]
-    lines += [f"{name}: not yet run on a GPU" for name in NOT_RUN_ON_A_GPU]
+    lines += [f"{name}: not yet run on a GPU" for name in BACKENDS if not BACKENDS[name].has_run_on_a_gpu]
     return "\n".join([*(line.rstrip() for line in lines), f"auto means {resolve('auto', device)}"])

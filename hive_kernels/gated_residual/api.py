@@ -1,10 +1,8 @@
 """A residual connection behind a learned gate."""
 
-import torch
 from torch import Tensor
 
-from hive_kernels.backends import resolve
-from hive_kernels.gated_residual import cuda_backend, triton_backend
+from hive_kernels import backends
 from hive_kernels.validation import check_float, check_tensor, invalid
 
 
@@ -33,12 +31,4 @@ def gated_residual(x: Tensor, y: Tensor, gate: Tensor, *, backend: str = "auto")
     check_float("gate", gate)
     if gate.device != x.device:
         raise invalid("gate.device", gate.device, f"{x.device}, where x is")
-    backend = resolve(backend, x.device)
-    if backend == "triton":
-        return triton_backend.gated_residual(x, y, gate)
-    if backend == "cuda":
-        return cuda_backend.gated_residual(x, y, gate)
-    opening = gate.reshape(()).tanh()  # without a dimension it doesn't widen the result's dtype
-    if backend == "reference":
-        return (x + opening * y.to(torch.promote_types(x.dtype, y.dtype))).to(x.dtype)
-    return torch.addcmul(x, y, opening).to(x.dtype)
+    return backends.GATED_RESIDUAL.function(backend, x.device)(x, y, gate)

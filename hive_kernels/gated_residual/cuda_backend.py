@@ -4,18 +4,18 @@ import torch
 from torch import Tensor
 
 from hive_kernels import native
-from hive_kernels.gated_residual import operators
+from hive_kernels.gated_residual import ops
 from hive_kernels.validation import invalid
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
-operators.define(native.LIBRARY)
+ops.define(native.LIBRARY)
 
 
 def gated_residual(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-    """x, y of one shape, gate of one element -> x's shape and dtype."""
+    """As reference.gated_residual."""
     for name, tensor in (("x", x), ("y", y), ("gate", gate)):
         if tensor.dtype not in DTYPES:
             raise invalid(f"{name}.dtype", tensor.dtype, f"{', '.join(map(str, DTYPES))} under backend 'cuda'")
     native.ready(x.device)
-    return operators.gated_residual(native.LIBRARY.ns, x, y, gate)
+    return ops.gated_residual(native.LIBRARY.ns, x, y, gate)

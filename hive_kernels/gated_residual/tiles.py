@@ -1,8 +1,8 @@
-"""Tile configurations of the gated residual, frozen; what tile_table.py doesn't hold gets the first candidate."""
+"""Tile configurations of the gated residual, frozen; what measured_tiles.py doesn't hold gets the first candidate."""
 
 from typing import NamedTuple
 
-from hive_kernels.gated_residual.tile_table import ELEMENTWISE
+from hive_kernels.gated_residual.measured_tiles import ELEMENTWISE
 
 
 class Tile(NamedTuple):

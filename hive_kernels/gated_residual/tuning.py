@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hive_kernels.choice import Choice, literal
-from hive_kernels.gated_residual import tile_table
-from hive_kernels.gated_residual.tile_table import ELEMENTWISE
+from hive_kernels.choice import HEADER, Choice, literal
+from hive_kernels.gated_residual import measured_tiles
+from hive_kernels.gated_residual.measured_tiles import ELEMENTWISE
 from hive_kernels.gated_residual.tiles import CANDIDATES
 from hive_kernels.launch import capability
 
-TABLE_FILE = Path(tile_table.__file__)
+TABLE_FILE = Path(measured_tiles.__file__)
 TOKENS, WIDTH = 32 * 77, 960
 
 
@@ -30,9 +30,9 @@ def choices(device: torch.device) -> Iterator[Choice]:
 
 
 def render() -> str:
-    """tile_table.py for the table as it is."""
-    return f'''"""Written by ``python -m hive_kernels.tune``; read through hive_kernels.gated_residual.tiles."""
+    """measured_tiles.py for the table as it is."""
+    return f"""{HEADER}
 
 # (compute capability, dtype of the residual stream): Tile
 ELEMENTWISE: dict[tuple[int, str], tuple[int, int]] = {literal(ELEMENTWISE)}
-'''
+"""

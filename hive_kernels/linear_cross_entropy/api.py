@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from hive_kernels.backends import resolve
-from hive_kernels.linear_cross_entropy import reference, torch_backend
+from hive_kernels import backends
+from hive_kernels.linear_cross_entropy.reference import IGNORED
 from hive_kernels.validation import check_float, check_targets, check_tensor, invalid, under_autocast
 
 
@@ -30,9 +30,8 @@ def linear_cross_entropy(h: Tensor, w: Tensor, targets: Tensor, *, backend: str 
     check_tensor("targets", targets, (h.shape[0],), h.device)
     if targets.dtype != torch.int64:
         raise invalid("targets.dtype", targets.dtype, "torch.int64")
-    check_targets("targets", targets, w.shape[0], torch_backend.IGNORED)
+    check_targets("targets", targets, w.shape[0], IGNORED)
     h, w = under_autocast(h, w)
     check_float("h", h)
     check_float("w", w, h.dtype)
-    run = reference if resolve(backend, h.device) == "reference" else torch_backend
-    return run.linear_cross_entropy(h, w, targets)
+    return backends.LINEAR_CROSS_ENTROPY.function(backend, h.device)(h, w, targets)

@@ -1,10 +1,9 @@
 """The residual projector from visual features to the language model's width, all selected layers in one call."""
 
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from hive_kernels.backends import resolve
-from hive_kernels.projector import reference, torch_backend, triton_backend
+from hive_kernels import backends
+from hive_kernels.projector.parameters import Parameters
 from hive_kernels.validation import autocast_dtype, check_float, check_tensor, invalid
 
 
@@ -71,12 +70,6 @@ def residual_projector(
             check_float(argument, tensor, x.dtype if gemm_dtype is None else None)
     if not isinstance(eps, float) or eps < 0:
         raise invalid("eps", eps, "a float >= 0")
-    gemm_dtype = x.dtype if gemm_dtype is None else gemm_dtype
-    arguments = (x, ln_w, ln_b, w1, b1, w2, b2, w_skip, b_skip, eps, gemm_dtype)
-    backend = resolve(backend, x.device)
-    if backend == "triton":
-        return triton_backend.residual_projector(*arguments, recompute)
-    run = (reference if backend == "reference" else torch_backend).residual_projector
-    if recompute:
-        return checkpoint(run, *arguments, use_reentrant=False, preserve_rng_state=False)
-    return run(*arguments)
+    parameters = Parameters(ln_w, ln_b, w1, b1, w2, b2, w_skip, b_skip)
+    compute = backends.RESIDUAL_PROJECTOR.function(backend, x.device)
+    return compute(x, parameters, eps, x.dtype if gemm_dtype is None else gemm_dtype, recompute)

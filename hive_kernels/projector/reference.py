@@ -3,22 +3,23 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from hive_kernels.projector.parameters import Parameters
 
 
 def residual_projector(
-    x: Tensor,
-    ln_w: Tensor,
-    ln_b: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
-    w_skip: Tensor | None,
-    b_skip: Tensor | None,
-    eps: float,
-    gemm_dtype: torch.dtype,
+    x: Tensor, parameters: Parameters, eps: float, gemm_dtype: torch.dtype, recompute: bool
 ) -> Tensor:
-    """x [S, M, Dv] -> [S, M, D]. Under autocast the products below follow it by themselves."""
+    """x [S, M, Dv] -> [S, M, D] in ``gemm_dtype``; ``recompute`` keeps the inputs alone for the backward pass."""
+    if recompute:
+        return checkpoint(_compute, x, parameters, eps, gemm_dtype, use_reentrant=False, preserve_rng_state=False)
+    return _compute(x, parameters, eps, gemm_dtype)
+
+
+def _compute(x: Tensor, parameters: Parameters, eps: float, gemm_dtype: torch.dtype) -> Tensor:
+    """Under autocast the products below follow it by themselves."""
+    ln_w, ln_b, w1, b1, w2, b2, w_skip, b_skip = parameters
     outputs = []
     for i in range(x.shape[0]):
         n = F.layer_norm(x[i], x.shape[-1:], ln_w[i].to(x.dtype), ln_b[i].to(x.dtype), eps)

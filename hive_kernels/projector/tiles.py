@@ -1,14 +1,14 @@
 """Tile configurations of the projector's kernels, frozen: a lookup never measures and never synchronises.
 
-What tile_table.py doesn't hold gets the default: for elementwise kernels a tile of moderate size, for GEMMs cuBLAS.
+What measured_tiles.py doesn't hold gets the default: for elementwise kernels a tile of moderate size, for GEMMs cuBLAS.
 """
 
 from typing import NamedTuple
 
-from hive_kernels.projector.tile_table import ELEMENTWISE, GEMM
+from hive_kernels.projector.measured_tiles import ELEMENTWISE, GEMM
 
 KERNELS = ("layer_norm", "layer_norm_backward", "gelu", "gelu_backward")
-PRODUCTS = ("hidden", "output", "features")  # what they are: triton_gemm.py
+PRODUCTS = ("hidden", "output", "features")  # what they are: triton_backend/gemm.py
 FEWEST_ROWS = 4096  # of all layers together; below, a GEMM goes to cuBLAS whatever the table says
 
 

@@ -3,29 +3,29 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from hive_kernels.projector.parameters import Parameters
 from hive_kernels.validation import without_autocast
 
 
 def residual_projector(
-    x: Tensor,
-    ln_w: Tensor,
-    ln_b: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
-    w_skip: Tensor | None,
-    b_skip: Tensor | None,
-    eps: float,
-    gemm_dtype: torch.dtype,
+    x: Tensor, parameters: Parameters, eps: float, gemm_dtype: torch.dtype, recompute: bool
 ) -> Tensor:
-    """x [S, M, Dv] -> [S, M, D] in ``gemm_dtype``.
+    """x [S, M, Dv] -> [S, M, D] in ``gemm_dtype``; ``recompute`` keeps the inputs alone for the backward pass."""
+    if recompute:
+        return checkpoint(_compute, x, parameters, eps, gemm_dtype, use_reentrant=False, preserve_rng_state=False)
+    return _compute(x, parameters, eps, gemm_dtype)
 
-    LayerNorm's weight and bias differ by layer, which F.layer_norm can't do in one call, so they are folded into the
-    linear maps behind it: n w + b = z (ln_w w) + (b + ln_b w) with z the normalised x. That costs one pass over a
-    weight instead of three passes over, and one more saved copy of, the M >> Dv rows.
+
+def _compute(x: Tensor, parameters: Parameters, eps: float, gemm_dtype: torch.dtype) -> Tensor:
+    """LayerNorm's weight and bias are folded into the linear maps behind it.
+
+    They differ by layer, which F.layer_norm can't do in one call: n w + b = z (ln_w w) + (b + ln_b w) with z the
+    normalised x. That costs one pass over a weight instead of three passes over, and one more saved copy of, the
+    M >> Dv rows.
     """
+    ln_w, ln_b, w1, b1, w2, b2, w_skip, b_skip = parameters
     with without_autocast(x.device):
         z = F.layer_norm(x, x.shape[-1:], eps=eps).to(gemm_dtype)
 

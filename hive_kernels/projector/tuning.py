@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hive_kernels.choice import Choice, literal
+from hive_kernels.choice import HEADER, Choice, literal
 from hive_kernels.launch import capability
-from hive_kernels.projector import tile_table, tiles
-from hive_kernels.projector.tile_table import ELEMENTWISE, GEMM
+from hive_kernels.projector import measured_tiles, tiles
+from hive_kernels.projector.measured_tiles import ELEMENTWISE, GEMM
 
-TABLE_FILE = Path(tile_table.__file__)
+TABLE_FILE = Path(measured_tiles.__file__)
 LAYERS, ROWS = 4, 32 * 576
 WIDTHS = ((1152, 960), (768, 960), (1024, 960))  # (tower, host)
 
@@ -60,12 +60,12 @@ def _arguments(width_in: int, width: int, device: torch.device) -> list[Tensor]:
 
 
 def render() -> str:
-    """tile_table.py for the tables as they are."""
-    return f'''"""Written by ``python -m hive_kernels.tune``; read through hive_kernels.projector.tiles."""
+    """measured_tiles.py for the tables as they are."""
+    return f"""{HEADER}
 
 # (kernel, compute capability, dtype of the products, width rounded up to a power of two): Tile
 ELEMENTWISE: dict[tuple[str, int, str, int], tuple[int, int, int, int]] = {literal(ELEMENTWISE)}
 
 # (product, compute capability, dtype, inner size, columns): Gemm, where ours beat cuBLAS and its elementwise pass
 GEMM: dict[tuple[str, int, str, int, int], tuple[int, int, int, int, int]] = {literal(GEMM)}
-'''
+"""

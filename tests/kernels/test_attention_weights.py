@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hive_kernels import cross_attention, cross_attention_weights
-from hive_kernels.backends import INTERPRETED
+from hive_kernels.launch import INTERPRETED
 from hive_kernels.testing import cu_seqlens
 from tests.support.attention_cases import randn
 

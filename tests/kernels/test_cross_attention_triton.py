@@ -9,9 +9,9 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from hive_kernels.backends import INTERPRETED
-from hive_kernels.cross_attention import tiles, tuning
-from hive_kernels.cross_attention.tile_table import TABLE
+from hive_kernels.attention import tiles, tuning
+from hive_kernels.attention.tiles import TABLE
+from hive_kernels.launch import INTERPRETED
 from hive_kernels.testing import with_gradients
 from tests.support.attention_cases import check, cross
 from tests.support.kernel_backends import TRITON
@@ -49,7 +49,7 @@ def fences() -> Iterator[list[torch.Tensor]]:
 
 def test_without_tokens_too_forward_comes_before_backward(monkeypatch):
     """The first launch checks the device, which it can't in autograd's thread."""
-    from hive_kernels.cross_attention import triton_kernels
+    from hive_kernels.attention.triton_backend import backward, forward
 
     names: list[str] = []
 
@@ -57,7 +57,8 @@ def test_without_tokens_too_forward_comes_before_backward(monkeypatch):
         names.append(name)
         return nullcontext()
 
-    monkeypatch.setattr(triton_kernels, "ready", ready)
+    monkeypatch.setattr(forward, "ready", ready)
+    monkeypatch.setattr(backward, "ready", ready)
     run, tensors = cross([0, 0], 4, 2, 3, 32)
     with_gradients(run, [x.half().to(DEVICE) for x in tensors], "triton")
     assert names == ["attention.forward", "attention.key_gradient"]
@@ -95,6 +96,20 @@ def test_backward_allocates_its_results_and_delta(bound):
 def test_tile_table():
     assert tuning.render() == tuning.TABLE_FILE.read_text()
     gpus = {key[1] for key in TABLE}
+    # A few tiles written out, of the rule and of its exceptions.
+    for key, tile in {
+        ("forward", 86, 16, 64, "long"): (64, 64, 4, 3),
+        ("forward", 120, 16, 64, "short"): (64, 32, 4, 3),
+        ("forward", 80, 32, 128, "long"): (16, 16, 8, 2),
+        ("query_gradient", 100, 16, 64, "short"): (64, 64, 4, 2),
+        ("key_gradient", 90, 16, 128, "long"): (64, 64, 8, 2),
+        ("one_pass", 90, 16, 128, "short"): (64, 32, 8, 1),
+        ("one_pass", 89, 16, 128, "short"): tiles.TWO_KERNELS,
+        ("one_pass", 90, 16, 128, "long"): tiles.TWO_KERNELS,
+    }.items():
+        assert tiles.by_rule()[key] == tile
+    assert len(tiles.by_rule()) == 4 * 6 * 2 * 3 * 2
+    assert tiles.RULE.keys() >= tiles.EXCEPTIONS.keys()
     assert gpus >= {80, 86, 89, 90, 100, 120}
     for role in tiles.ROLES:
         for gpu in gpus:

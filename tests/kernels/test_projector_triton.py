@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hive_kernels import residual_projector
 from hive_kernels.projector import tiles
-from hive_kernels.projector.tile_table import GEMM
+from hive_kernels.projector.measured_tiles import GEMM
 from hive_kernels.testing import assert_accurate, poisoned_allocations, saved_bytes, with_gradients
 from tests.support.fake_tensors import check_shapes
 from tests.support.gradients import gradient
@@ -105,15 +105,13 @@ def test_fp64_is_refused():
 def test_a_table_entry_brings_in_the_fused_gemm(product, monkeypatch):
     """Under the same rule, with ragged edges in every direction, and in all of its three places."""
     from hive_kernels.launch import capability
-    from hive_kernels.projector import triton_gemm
+    from hive_kernels.projector.triton_backend import gemm
 
     layers, rows, width_in, width, skip = 2, 37, 48, 40, True
     inner, columns = (width, width_in) if product == "features" else (width_in, width)
     monkeypatch.setattr(tiles, "FEWEST_ROWS", 0)
     calls: list[tuple[int, ...]] = []
-    monkeypatch.setattr(
-        triton_gemm, "gemm_kernel", _Counting(triton_gemm.gemm_kernel, calls)
-    )  # launches still, and says so
+    monkeypatch.setattr(gemm, "gemm_kernel", _Counting(gemm.gemm_kernel, calls))  # launches still, and says so
     for dtype in (torch.float16, torch.float32):
         name = str(dtype).removeprefix("torch.")
         key = (product, capability(torch.device(DEVICE)), name, inner, columns)

@@ -5,8 +5,16 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from hive_kernels import causal_attention, debug, gated_residual, linear_cross_entropy, selfcheck, validation
-from hive_kernels.backends import SERVED_BY
+from hive_kernels import (
+    causal_attention,
+    debug,
+    first_use,
+    gated_residual,
+    linear_cross_entropy,
+    selfcheck,
+    validation,
+)
+from hive_kernels.backends import OPERATIONS
 from hive_kernels.selfcheck import Case, SelfCheckError
 from hive_kernels.testing import cu_seqlens
 from tests.support.fake_tensors import check_shapes
@@ -17,7 +25,7 @@ SMALL = Case("gated_residual", gated_residual, ((70, 96), (70, 96), (1,)))
 
 def test_it_covers_what_triton_serves():
     names = {case.name.partition(",")[0] for case in selfcheck.cases()}
-    assert names == {operation for operation, served in SERVED_BY.items() if served["triton"] == "triton"}
+    assert names == {name for name, operation in OPERATIONS.items() if operation.served_by("triton") == "triton"}
 
 
 def test_it_passes_and_reports_each_result(monkeypatch):
@@ -44,33 +52,33 @@ def test_it_runs_once_a_device_out_of_reach_of_the_caller(monkeypatch, fails):
 
     def run(checked, backend):
         runs.append((checked, torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")))
-        selfcheck.ensure(checked)  # as its own launches do
+        first_use.ensure(checked, "triton")  # as its own launches do
         if fails:
             raise SelfCheckError("off")
 
-    monkeypatch.setattr(selfcheck, "run", run)
-    monkeypatch.setattr(selfcheck, "_checked", set())
-    monkeypatch.setattr(selfcheck, "_skipped", False)
+    monkeypatch.setattr(first_use, "_check", run)
+    monkeypatch.setattr(first_use, "_checked", set())
+    monkeypatch.setattr(first_use, "_skipped", False)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.delenv("HIVE_SKIP_SELFCHECK", raising=False)
     for _ in range(2):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             if fails:
                 with pytest.raises(SelfCheckError, match="off"):
-                    selfcheck.ensure(device)
+                    first_use.ensure(device, "triton")
             else:
-                selfcheck.ensure(device)
+                first_use.ensure(device, "triton")
     assert runs == [(device, True, False)] * (2 if fails else 1)
 
 
 def test_it_can_be_switched_off(monkeypatch):
-    monkeypatch.setattr(selfcheck, "_checked", set())
-    monkeypatch.setattr(selfcheck, "run", lambda *_: pytest.fail("it ran"))
-    selfcheck.skip()
-    selfcheck.ensure(torch.device("cpu"))
-    selfcheck.skip(False)
+    monkeypatch.setattr(first_use, "_checked", set())
+    monkeypatch.setattr(first_use, "_check", lambda *_: pytest.fail("it ran"))
+    first_use.skip()
+    first_use.ensure(torch.device("cpu"), "triton")
+    first_use.skip(False)
     monkeypatch.setenv("HIVE_SKIP_SELFCHECK", "1")
-    selfcheck.ensure(torch.device("cpu"))
+    first_use.ensure(torch.device("cpu"), "triton")
 
 
 @pytest.mark.gpu

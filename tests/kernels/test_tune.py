@@ -4,15 +4,18 @@ import runpy
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
 from hive_kernels import tune
+from hive_kernels.attention import tiles as attention_tiles
+from hive_kernels.attention import tuning as attention_tuning
 from hive_kernels.choice import Choice, literal
-from hive_kernels.gated_residual import tile_table as gated_table
+from hive_kernels.gated_residual import measured_tiles as gated_table
 from hive_kernels.gated_residual import tuning as gated_tuning
-from hive_kernels.projector import tile_table as projector_table
+from hive_kernels.projector import measured_tiles as projector_table
 from hive_kernels.projector import tiles
 from hive_kernels.projector import tuning as projector_tuning
 
@@ -98,7 +101,7 @@ def test_files_are_rewritten_and_read_back(tmp_path, monkeypatch):
     def timer(call):
         return 0.5 if gated_table.ELEMENTWISE.get((90, "bfloat16")) else 1.0
 
-    module = tuning(choice._replace(call=call), tmp_path / "tile_table.py", gated_tuning.render)
+    module = tuning(choice._replace(call=call), tmp_path / "measured_tiles.py", gated_tuning.render)
     module.TABLE_FILE.write_text(gated_tuning.TABLE_FILE.read_text())
     try:
         decisions = tune.tune([module], torch.device("cpu"), timer, seconds=60, only="")
@@ -115,6 +118,19 @@ def test_files_are_rewritten_and_read_back(tmp_path, monkeypatch):
     assert tiles.gemm("hidden", 90, "bfloat16", 10**5, 1152, 960) == tiles.Gemm(*tile)
     assert tiles.gemm("hidden", 90, "bfloat16", 100, 1152, 960) is None
     assert tiles.elementwise("layer_norm", 90, "bfloat16", 1152) == tiles.Tile(1, 2048, 1, 4)
+
+
+def test_only_what_differs_from_the_rule_is_written(monkeypatch):
+    """Of attention's table, whose entries of the rule are in memory too."""
+    key = ("forward", 86, 16, 64, "short")
+    other = ("forward", 103, 16, 64, "short")  # a GPU that the rule doesn't name
+    monkeypatch.setitem(attention_tiles.TABLE, key, (32, 64, 4, 2))
+    monkeypatch.setitem(attention_tiles.TABLE, other, (64, 64, 4, 2))
+    text = attention_tuning.render()
+    namespace: dict[str, Any] = {}
+    exec(text, namespace)
+    assert namespace["MEASURED"] == {key: (32, 64, 4, 2), other: (64, 64, 4, 2)}
+    assert attention_tiles.lookup("forward", 86, torch.float16, 64, 64) == (32, 64, 4, 2)
 
 
 def test_the_files_are_as_the_tuner_writes_them():

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hive_kernels import native
-from hive_kernels.backends import INTERPRETED
+from hive_kernels.launch import INTERPRETED
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,5 +1,6 @@
 """Every mistake gives one sentence and exit code 2, and writes nothing."""
 
+import dataclasses
 import errno
 import json
 import tarfile
@@ -10,7 +11,7 @@ import pytest
 from hive.config import Config, to_json
 from hive.train.__main__ import main
 from hive.train.cli import parse
-from hive_kernels import native
+from hive_kernels.backends import BACKENDS
 from tests.support.tiny_run import TINY
 
 
@@ -32,7 +33,7 @@ def fails(flags: list[str], out: Path, capsys: pytest.CaptureFixture) -> str:
     ("flags", "sentence"),
     [
         (["--recipe", "dem"], '--recipe is "dem", but it must be one of demo'),
-        (["--kernel", "flash"], "invalid choice 'flash'"),
+        (["--kernel", "flash"], "--kernel is flash, but it must be one of auto, torch, reference, triton, cuda"),
         (["--kernel", "cuda"], "--kernel is cuda, but that can't run on cpu"),
         (["--batch-size", "10"], "--batch-size is 10, but it must be a multiple of --micro-batch-size"),
         (["--stages", "2,1"], '--stages is "2,1", but it must be some of 1,2,3'),
@@ -143,7 +144,8 @@ def test_a_tar_with_an_unexpected_member(tmp_path: Path, capsys: pytest.CaptureF
 )
 def test_what_the_cuda_kernels_do_not_serve(heads, sentence, tmp_path, capsys, monkeypatch):
     """Said before the first step, where the emulator lets the backend run at all."""
-    monkeypatch.setattr(native, "reason_unavailable", lambda kind: None)
+    cuda = dataclasses.replace(BACKENDS["cuda"], reason_unavailable=lambda kind: None)
+    monkeypatch.setitem(BACKENDS, "cuda", cuda)
     size = {"3": "48", "1": "64"}[heads]
     shape = ["--language.hidden-size", size, "--language.heads", heads, "--language.kv-heads", "1"]
     assert sentence in fails([*TINY, "--kernel", "cuda", *shape], tmp_path / "run", capsys)

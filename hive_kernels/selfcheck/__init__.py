@@ -1,0 +1,104 @@
+"""Checks the fused kernels on this device against the fp64 reference, forward and every gradient, at small shapes.
+
+Compilers miscompile: a kernel that is right on one GPU generation with one Triton release has been wrong with another.
+So a backend's first launch on a GPU in a process runs this once (:mod:`hive_kernels.first_use`).
+``python -m hive_kernels.selfcheck [triton|cuda]`` runs it and prints what it measured.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hive_kernels import first_use
+from hive_kernels.attention.cross import cross_attention
+from hive_kernels.attention.joint import joint_attention
+from hive_kernels.attention.weights import cross_attention_weights
+from hive_kernels.backends import BACKENDS, OPERATIONS
+from hive_kernels.gated_residual.api import gated_residual
+from hive_kernels.projector.api import residual_projector
+from hive_kernels.testing import Operation, Result, cu_seqlens, measure
+
+
+class SelfCheckError(RuntimeError):
+    """A fused kernel computes something else than the definition on this device."""
+
+
+class Case(NamedTuple):
+    name: str
+    operation: Operation
+    shapes: tuple[tuple[int, ...], ...]
+    backend: str = ""
+    """The only one that has kernels of its own for this case; none means all."""
+
+
+def run(device: torch.device | str, backend: str = "triton") -> list[tuple[str, torch.dtype, Result]]:
+    """Every operation that ``backend`` has kernels for, in the dtypes that run there; all results, if they pass.
+
+    Raises:
+        SelfCheckError: the operation, dtype and result that fail, with the error and what is allowed.
+    """
+    device = torch.empty(0, device=device).device  # with its index, as tensors carry it
+    first_use.mark_checked(device, backend)
+    results = []
+    for case in cases():
+        operation = case.name.partition(",")[0]
+        served = OPERATIONS[operation].served_by(backend) == backend and case.backend in ("", backend)
+        for dtype in BACKENDS[backend].checked[device.type] if served else ():
+            generator = torch.Generator().manual_seed(0)
+            tensors = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in case.shapes]
+            for result in measure(case.operation, [x.to(device) for x in tensors], dtype, backend):
+                if not result.passes:
+                    raise SelfCheckError(
+                        f"{case.name} is wrong on {device_name(device)}: {result.name} in {dtype} is "
+                        f"{result.error:.3g} from the fp64 reference, {result.allowed:.3g} is allowed. "
+                        f"Use backend 'torch', and report it with the versions of torch and {backend}; "
+                        "HIVE_SKIP_SELFCHECK=1 goes on regardless"
+                    )
+                results.append((case.name, dtype, result))
+    return results
+
+
+def cases() -> Iterator[Case]:
+    """Small, but with more than one tile, a ragged edge and an empty sample."""
+    offsets = cu_seqlens([37, 0, 90, 3])
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
+        return cross_attention(q, k, v, offsets.to(q.device), max_seqlen_q=90, backend=backend)
+
+    yield Case("cross_attention", attention, ((130, 6, 64), (4, 145, 2, 64), (4, 145, 2, 64)))
+    wide = ((130, 2, 128), (4, 70, 1, 128), (4, 70, 1, 128))
+    yield Case("cross_attention, wide heads", attention, wide, "cuda")
+
+    def captions(q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
+        return cross_attention(q, k, v, cu_seqlens([9, 0, 5], q.device), max_seqlen_q=9, backend=backend)
+
+    yield Case("cross_attention, short texts", captions, ((14, 6, 64), (3, 145, 2, 64), (3, 145, 2, 64)), "cuda")
+
+    def weights(q: Tensor, k: Tensor, backend: str) -> Tensor:
+        offset = offsets.to(q.device)
+        _, lse = cross_attention(q, k, k, offset, max_seqlen_q=90, backend=backend, return_lse=True)
+        tokens = torch.tensor([129, 0, 50], device=q.device)
+        return cross_attention_weights(q, k, lse, offset, tokens=tokens, backend=backend)
+
+    yield Case("cross_attention_weights", weights, ((130, 6, 64), (4, 145, 2, 64)))
+
+    def joint(q: Tensor, k: Tensor, v: Tensor, k_image: Tensor, v_image: Tensor, backend: str) -> Tensor:
+        return joint_attention(q, k, v, k_image, v_image, offsets.to(q.device), max_seqlen=90, backend=backend)
+
+    text, image = (130, 2, 64), (4, 145, 2, 64)
+    yield Case("joint_attention", joint, ((130, 6, 64), text, text, image, image))
+
+    def projector(x: Tensor, *parameters: Tensor, backend: str) -> Tensor:
+        return residual_projector(x, *parameters, backend=backend)
+
+    hidden = ((2, 80), (2, 80), (2, 80, 96), (2, 96), (2, 96, 96), (2, 96))
+    yield Case("residual_projector", projector, ((2, 70, 80), *hidden, (2, 80, 96), (2, 96)))
+    square = ((2, 96), (2, 96), (2, 96, 96), (2, 96), (2, 96, 96), (2, 96))
+    yield Case("residual_projector, identity skip", projector, ((2, 70, 96), *square))
+    yield Case("gated_residual", gated_residual, ((70, 96), (70, 96), (1,)))
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"

@@ -1,0 +1,31 @@
+"""python -m hive_kernels.selfcheck [BACKEND]: checks a backend's kernels on this machine, and prints the errors."""
+
+import sys
+
+import torch
+
+from hive_kernels.backends import BACKENDS, reason_unavailable
+from hive_kernels.selfcheck import SelfCheckError, device_name, run
+
+
+def main(arguments: list[str]) -> None:
+    """Checks the backend that is given, or triton; exits with a sentence where that fails."""
+    known = [name for name, backend in BACKENDS.items() if backend.checked]
+    if len(arguments) > 1 or not set(arguments) <= set(known):
+        raise SystemExit(f"arguments are {' '.join(arguments)}; allowed: {' or '.join(known)}")
+    backend = arguments[0] if arguments else "triton"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    reason = reason_unavailable(backend, device)
+    if reason is not None:
+        raise SystemExit(f"nothing to check on this machine: {reason}")
+    try:
+        results = run(device, backend)
+    except SelfCheckError as error:
+        raise SystemExit(str(error)) from None
+    for name, dtype, result in results:
+        print(f"{name:36}{dtype!s:16}{result.name:12}{result.error:.2e} of {result.allowed:.2e}")
+    print(f"{len(results)} results on {device_name(device)} within the tolerance")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
