@@ -27,7 +27,10 @@ DATASETS: dict[str, Callable[[Path], ClassificationSet]] = {
 
 
 def open_dataset(name: str, root: Path) -> ClassificationSet:
-    """The named set below `root`, every record checked, no image decoded; `UserError` for an unknown or partial one."""
+    """Returns the named set in the folder `root`. Every record is checked; no image is decoded.
+
+    Raises `UserError` for an unknown name, or a set that is incomplete or damaged.
+    """
     open_set = choose("--dataset", name, DATASETS)
     root = root.expanduser()
     if not root.is_dir():
