@@ -1,4 +1,5 @@
 """Classification with a frozen tower (paper, Tables 1 and 4).
 
-`run.probe_accuracy` probes a tower in memory on images in memory; `run.probe` any set of `datasets.open_dataset`.
+`run.probe` takes a tower and any set that `datasets.open_dataset` opens; `run.probe_accuracy` takes a transformers
+model and arrays of images.
 """

@@ -66,7 +66,7 @@ def _say(line: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point: a person's mistake is one sentence and exit code 2, Ctrl-C 130."""
+    """Runs the command; returns its exit code: 2 with one sentence for a user's mistake, 130 for Ctrl-C."""
     return exit_code(lambda: run(parse(sys.argv[1:] if argv is None else argv)))
 
 

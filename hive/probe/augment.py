@@ -10,15 +10,15 @@ from hive.errors import UserError
 
 
 class Augmentation:
-    """Random crop, flip and colour of every image by itself.
+    """Crops, flips and recolours each image at random.
 
-    RandomResizedCrop of 0.4 to 1.0 of the area at ratios 0.75 to 1.33, bicubic; horizontal flip of every second image;
-    brightness, contrast and saturation by factors from 0.8 to 1.2. It starts from the pixels that the tower's own
-    preprocessing makes.
+    RandomResizedCrop of 0.4 to 1.0 of the area at ratios 0.75 to 1.33, bicubic; horizontal flip with probability
+    0.5; brightness, contrast and saturation by factors from 0.8 to 1.2. Its input is the output of the tower's
+    preprocessing.
     """
 
     def __init__(self, size: int) -> None:
-        """Raises `UserError` where kornia is missing."""
+        """`size`: side of the images, in pixels. Raises `UserError` where kornia is missing."""
         try:
             from kornia import augmentation
         except ImportError:
@@ -33,7 +33,7 @@ class Augmentation:
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, seed: int, step: int) -> Tensor:
-        """uint8 [B, 3, size, size] to floats from 0 to 255 of the same shape, a function of (seed, step) alone."""
+        """Returns augmented pixels [B, 3, size, size], floats 0..255, of uint8 ones; (seed, step) decides all draws."""
         with torch.random.fork_rng(devices=[]):  # kornia draws from torch's generator on the CPU
             torch.manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1)[0]))  # torch takes 32 bits
             crops = self._crop(pixels.float() / 255).clamp(0, 1)  # bicubic overshoots

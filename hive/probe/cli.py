@@ -8,24 +8,24 @@ from typing import Annotated
 import tyro
 
 from hive.config import CountOrZero, Rule, check_ranges
-from hive.errors import UserError
+from hive.errors import UserError, choose
+from hive.probe.datasets import DATASETS
 from hive.probe.protocol import HeadName, Protocol
 
 
 def default_cache() -> Path:
-    """$XDG_CACHE_HOME/hive, or ~/.cache/hive."""
+    """Returns $XDG_CACHE_HOME/hive, or ~/.cache/hive where the variable is not set."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hive"
 
 
 @dataclass(frozen=True)
 class Command:
-    """Classification with a frozen tower: attention-pooling and linear heads, the whole grid of Table 4 in one pass."""
+    """Trains attention-pooling and linear classifiers on a frozen tower, the whole grid of Table 4 in one pass."""
 
     tower: Path
     """Folder of the tower in Hugging Face form: the tower/ of a run, or a CLIP or SigLIP model."""
-    dataset: str
-    """A set such as cifar-10 in its official files, or "folder": a folder of images for each class. docs/probe.md names
-    all sets, and so does the answer to an unknown one."""
+    dataset: Annotated[str, tyro.conf.arg(metavar="{" + ",".join(DATASETS) + "}")]
+    """A classification set in its official files, or folder: a folder of images for each class."""
     data_root: Path
     """Folder that the set was unpacked in."""
     protocol: Annotated[Protocol, tyro.conf.arg(name="")] = field(default_factory=Protocol)
@@ -35,9 +35,9 @@ class Command:
     layer: CountOrZero | None = None
     """Hidden state that is read, k = output of layer k; None is the last but one, as in the authors' probe."""
     cache: Path | None = None
-    """Folder that keeps features from run to run; None is ~/.cache/hive."""
+    """Folder that keeps features from run to run; None is hive in $XDG_CACHE_HOME, or ~/.cache/hive."""
     cache_tokens: bool = True
-    """Keep all tokens for the attention head; without, the tower runs in every epoch."""
+    """Keep all tokens for the attention head; otherwise the tower runs in every epoch."""
     out: Path | None = None
     """JSON file for the results."""
     device: str = "auto"
@@ -51,6 +51,7 @@ def parse(argv: list[str]) -> Command:
     command = tyro.cli(Command, args=argv, prog="python -m hive.probe")
     check_ranges(command.protocol)
     check_ranges(command)
+    choose("--dataset", command.dataset, DATASETS)
     if command.out is not None:
         folder = command.out.absolute().parent
         if command.out.is_dir() or not (folder.is_dir() and os.access(folder, os.W_OK)):

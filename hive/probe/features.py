@@ -1,4 +1,4 @@
-"""Features of a whole split, computed once and kept on disk."""
+"""Features of a whole split: computed once and kept on disk."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ from hive.probe.datasets.images import LabelledImages
 from hive.probe.pixels import pixel_batches
 from hive.probe.tower import ProbedTower
 
-VERSION = 1  # counts up when the same tower would give other numbers
+VERSION = 1  # raise it when the code gives other features for the same tower
 IMAGES_A_PASS = 64
 MOST_BAD_SHARE = 0.01
 SECONDS_A_LINE = 30.0  # of progress
@@ -40,7 +40,7 @@ class Features:
 
 
 def size_on_disk(tower: ProbedTower, images: int, tokens: bool) -> int:
-    """Bytes that the features of so many images take."""
+    """Returns the bytes that the features of this many images take."""
     pooled = 4 * (1 + tower.class_tokens) * tower.width
     return images * (pooled + (2 * tower.patches * tower.width if tokens else 0) + 1)
 
@@ -54,22 +54,23 @@ def all_features(
     workers: int,
     say: Callable[[str], None],
 ) -> dict[str, Features]:
-    """The features of each split, from the cache or computed into it (into memory where `cache` is None).
+    """Returns the features of each split: read from the cache, or computed and kept there.
 
-    `with_tokens` names the splits whose tokens are kept as well. An entry of the cache is a folder that appears whole,
-    by a rename; a cut-off one is never taken for it. Raises `UserError` where the cache's disk has no room for all, or
-    more than 1 % of a split's images, or all of them, can't be read.
+    `with_tokens` names the splits whose tokens are kept as well. Where `cache` is None the features stay in memory. A
+    cache entry is a folder that is renamed into place when it is complete, so an interrupted run leaves no partial
+    entry. Raises `UserError` where the cache's disk has no room for all, or more than 1 % of a split's images, or all
+    of them, can't be read. `say` gets each line of progress.
     """
     if cache is None:
         return {
             name: _compute(tower, images, name, name in with_tokens, None, workers, say)
             for name, images in splits.items()
         }
-    entries = {name: _entry(cache, tower, images, name in with_tokens) for name, images in splits.items()}
+    entries = {name: _entry_path(cache, tower, images, name in with_tokens) for name, images in splits.items()}
     _check_room(
         tower, {name: splits[name] for name, entry in entries.items() if not entry.is_dir()}, with_tokens, cache
     )
-    found = {}
+    features = {}
     for name, entry in entries.items():
         if entry.is_dir():
             say(f"features of {name}: read from {entry}")
@@ -77,8 +78,8 @@ def all_features(
             with _new_entry(entry) as folder:
                 _compute(tower, splits[name], name, name in with_tokens, folder, workers, say)
             say(f"features of {name}: kept in {entry}")
-        found[name] = _open(entry, name in with_tokens)
-    return found
+        features[name] = _open_entry(entry, name in with_tokens)
+    return features
 
 
 def _check_room(
@@ -95,18 +96,18 @@ def _check_room(
         )
 
 
-def _entry(cache: Path, tower: ProbedTower, images: LabelledImages, tokens: bool) -> Path:
-    """Where the features are or will be; one with tokens serves those who don't want them as well."""
-    richer = cache / _key(tower, images, True)
-    return richer if tokens or richer.is_dir() else cache / _key(tower, images, False)
+def _entry_path(cache: Path, tower: ProbedTower, images: LabelledImages, tokens: bool) -> Path:
+    """Returns the folder of the features, present or not; one that has tokens is taken also where none are needed."""
+    with_tokens = cache / _entry_key(tower, images, True)
+    return with_tokens if tokens or with_tokens.is_dir() else cache / _entry_key(tower, images, False)
 
 
-def _key(tower: ProbedTower, images: LabelledImages, tokens: bool) -> str:
+def _entry_key(tower: ProbedTower, images: LabelledImages, tokens: bool) -> str:
     parts = [VERSION, tower.fingerprint, images.fingerprint, repr(tower.spec), tokens]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _open(entry: Path, tokens: bool) -> Features:
+def _open_entry(entry: Path, tokens: bool) -> Features:
     try:
         arrays = {
             name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False)
@@ -120,16 +121,17 @@ def _open(entry: Path, tokens: bool) -> Features:
 
 @contextlib.contextmanager
 def _new_entry(entry: Path) -> Iterator[Path]:
-    """A folder beside the entry that takes its place when the block ends well, and goes when it doesn't.
+    """Yields a temporary folder, which is renamed to `entry` when the block succeeds and is deleted when it raises.
 
-    It holds a lock for as long as its process lives, by which the next run knows what a kill has left behind.
+    This process locks a file in it. A folder without a live lock was left by a process that was killed, and the next
+    run deletes it.
     """
     cache, name = entry.parent, entry.name
     cache.mkdir(parents=True, exist_ok=True)
-    for left in cache.glob(f".{name}-*"):
-        with contextlib.suppress(OSError), (left / "lock").open() as lock:
+    for leftover in cache.glob(f".{name}-*"):
+        with contextlib.suppress(OSError), (leftover / "lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(leftover, ignore_errors=True)
     folder = cache / f".{name}-{secrets.token_hex(4)}"
     folder.mkdir()
     try:
@@ -140,7 +142,7 @@ def _new_entry(entry: Path) -> Iterator[Path]:
             try:
                 os.rename(folder, entry)
             except OSError:
-                if not entry.is_dir():  # otherwise another run was faster, and wrote the same
+                if not entry.is_dir():  # otherwise another run has finished first, with the same features
                     raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -162,7 +164,7 @@ def _compute(
             return np.zeros(shape, dtype)
         path = folder / f"{name}.npy"
         array = open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-        if hasattr(os, "posix_fallocate"):  # a disk that fills up is an error now, and would be a bus error later
+        if hasattr(os, "posix_fallocate"):  # a disk that fills up raises here; writing to the map would be a bus error
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         return array
@@ -171,19 +173,19 @@ def _compute(
     kept = allocate("tokens", np.float16, (n, tower.patches, tower.width)) if tokens else None
     bad = allocate("bad", np.bool_, (n,))
     plan = [np.arange(start, min(start + IMAGES_A_PASS, n)) for start in range(0, n, IMAGES_A_PASS)]
-    said = time.monotonic()
+    last_line = time.monotonic()
     for step, (pixels, unreadable) in enumerate(pixel_batches(images, tower.spec, plan, workers, pin=False)):
-        found = tower.tokens(pixels)
-        pooled[plan[step], 0] = found[:, cls:].mean(1).cpu()
+        normalised = tower.tokens(pixels)
+        pooled[plan[step], 0] = normalised[:, cls:].mean(1).cpu()
         if cls:
-            pooled[plan[step], 1] = found[:, 0].cpu()
+            pooled[plan[step], 1] = normalised[:, 0].cpu()
         if kept is not None:
-            kept[plan[step]] = found[:, cls:].half().cpu()
+            kept[plan[step]] = normalised[:, cls:].half().cpu()
         for index, reason in unreadable:
             bad[index] = True
-            _count_bad(images, index, reason, int(bad.sum()), say)
-        if time.monotonic() > said + SECONDS_A_LINE:
-            said = time.monotonic()
+            _report_bad(images, index, reason, int(bad.sum()), say)
+        if time.monotonic() > last_line + SECONDS_A_LINE:
+            last_line = time.monotonic()
             say(f"features of {split}: {min((step + 1) * IMAGES_A_PASS, n):,} of {n:,} images")
     for array in (pooled, kept, bad):
         if isinstance(array, np.memmap):
@@ -191,7 +193,8 @@ def _compute(
     return Features(pooled, kept, bad)
 
 
-def _count_bad(images: LabelledImages, index: int, reason: str, count: int, say: Callable[[str], None]) -> None:
+def _report_bad(images: LabelledImages, index: int, reason: str, count: int, say: Callable[[str], None]) -> None:
+    """Reports an image that can't be read; raises `UserError` where `count` such images are too many."""
     name = images.names[index]
     if count > max(1, MOST_BAD_SHARE * len(images)) or count == len(images):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Trains all heads of all kinds in one pass, and counts what they get right."""
+"""Trains all heads of all kinds in one pass, and counts the images that they classify rightly."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +18,13 @@ from hive.probe.tower import ProbedTower
 from hive.stages import learning_rate
 from hive.train.telemetry import duration
 
-REPORTS = 10
+REPORTS = 10  # lines of progress
 
 
 def fresh_heads(
     names: Sequence[HeadName], tower: ProbedTower, classes: int, protocol: Protocol
 ) -> dict[HeadName, Heads]:
-    """Heads of each kind at all grid points, on the tower's device."""
+    """Returns untrained heads of each kind at all seeds and grid points, on the tower's device."""
     seeds, points = list(range(protocol.seeds)), len(protocol.grid)
     return {
         name: (
@@ -37,7 +37,7 @@ def fresh_heads(
 
 
 def total_steps(protocol: Protocol, images: int) -> int:
-    """Steps over a training set of so many images."""
+    """Returns the number of training steps over this many images."""
     return steps(protocol.epochs, images, min(protocol.batch_size, images))
 
 
@@ -57,7 +57,10 @@ def train(
     protocol: Protocol,
     say: Callable[[str], None],
 ) -> None:
-    """Trains the heads on the images at `chosen`; `labels` has one class an image of the source, int64."""
+    """Trains the heads in place on the images at the indices `chosen`.
+
+    `labels` has the class of every image of the source, int64. `say` gets ten lines of progress.
+    """
     device = next(next(iter(heads.values())).parameters()).device
     decay = torch.tensor([decay for _, decay in protocol.grid], device=device)
     optimizers = {name: BatchedAdamW(head.parameters(), decay) for name, head in heads.items()}
@@ -66,10 +69,10 @@ def train(
     tenth = -(-total // REPORTS)
     start = time.monotonic()
     for step, inputs in enumerate(source.batches(plan)):
-        wanted = torch.from_numpy(labels[plan[step]]).to(device)
+        targets = torch.from_numpy(labels[plan[step]]).to(device)
         rate = learning_rates(protocol, step, total).to(device)
         for name, head in heads.items():
-            loss = losses(head(inputs[name]), wanted)
+            loss = losses(head(inputs[name]), targets)
             loss.sum().backward()
             optimizers[name].step(rate, protocol.clip)
         if (step + 1) % tenth == 0 or step + 1 == total:
@@ -87,7 +90,7 @@ def count_right(
     for step, inputs in enumerate(source.batches(plan)):
         for name, head in heads.items():
             logits = head(inputs[name])
-            wanted = torch.from_numpy(labels[plan[step]]).to(logits.device).unsqueeze(2)
-            hits = (logits.argmax(3) == wanted).sum(1).cpu()
+            targets = torch.from_numpy(labels[plan[step]]).to(logits.device).unsqueeze(2)
+            hits = (logits.argmax(3) == targets).sum(1).cpu()
             right[name] = right[name] + hits if name in right else hits
     return right

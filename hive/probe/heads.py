@@ -1,7 +1,7 @@
 """Many heads in one: every parameter has leading dimensions [seeds, grid points].
 
-R seeds, G grid points, B images, N tokens, D width of the tower, H attention heads, C classes. No head sees another:
-the gradient of the summed losses is each head's own.
+R seeds, G grid points, B images, N tokens, D width of the tower, H attention heads, C classes. Heads don't
+influence each other: the gradient of the summed losses is, for each head, that of its loss.
 """
 
 import math
@@ -15,12 +15,12 @@ class Heads(nn.Module):
     """R x G classifiers that share their inputs."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Inputs [R or 1, B, ...], one batch a seed or one for all, to logits [R, B, G, C]."""
+        """Returns logits [R, B, G, C] of inputs [R or 1, B, ...]: one batch a seed, or one for all seeds."""
         raise NotImplementedError
 
     @torch.no_grad()
     def keep(self, point: int) -> None:
-        """Forgets every grid point but one."""
+        """Drops the parameters of every grid point but `point`; G is 1 afterwards."""
         for parameter in self.parameters():
             parameter.data = parameter.data[:, point : point + 1].contiguous()
 
@@ -31,12 +31,12 @@ class LinearHeads(Heads):
     def __init__(self, seeds: list[int], points: int, width: int, classes: int) -> None:
         """Weights are normal with deviation 0.01, the same at all grid points of a seed; biases are 0."""
         super().__init__()
-        weight = torch.stack([0.01 * torch.randn(classes, width, generator=_generator(seed)) for seed in seeds])
-        self.weight = _repeated(weight, points)  # [R, G, C, D]
-        self.bias = _repeated(torch.zeros(len(seeds), classes), points)
+        weight = torch.stack([0.01 * torch.randn(classes, width, generator=_seeded_generator(seed)) for seed in seeds])
+        self.weight = _repeat_points(weight, points)  # [R, G, C, D]
+        self.bias = _repeat_points(torch.zeros(len(seeds), classes), points)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _classify(x.unsqueeze(1), self.weight, self.bias).transpose(1, 2)
+        return _apply_linear(x.unsqueeze(1), self.weight, self.bias).transpose(1, 2)
 
 
 class AttentionHeads(Heads):
@@ -55,10 +55,10 @@ class AttentionHeads(Heads):
         self.attention_heads = attention_heads
         drawn: dict[str, list[Tensor]] = {}
         for seed in seeds:
-            for name, value in _fresh_attention(width, classes, _generator(seed)).items():
+            for name, value in _draw_attention(width, classes, _seeded_generator(seed)).items():
                 drawn.setdefault(name, []).append(value)
         for name, values in drawn.items():
-            self.register_parameter(name, _repeated(torch.stack(values), points))
+            self.register_parameter(name, _repeat_points(torch.stack(values), points))
 
     def forward(self, x: Tensor) -> Tensor:
         p = dict(self.named_parameters())
@@ -69,20 +69,20 @@ class AttentionHeads(Heads):
             return projection.unflatten(2, (H, D // H))
 
         query = split(torch.einsum("rgij,rgj->rgi", p["query_weight"], p["query"]) + p["query_bias"])
-        reader = torch.einsum("rghk,rghkj->rghj", query, split(p["key_weight"])) * p["norm_weight"].unsqueeze(2)
-        reader = reader.flatten(1, 2) / math.sqrt(D // H)  # [R, G H, D]
-        scores = x.flatten(1, 2) @ reader.transpose(1, 2)  # [R, B N, G H]
+        projected = torch.einsum("rghk,rghkj->rghj", query, split(p["key_weight"])) * p["norm_weight"].unsqueeze(2)
+        projected = projected.flatten(1, 2) / math.sqrt(D // H)  # [R, G H, D]
+        scores = x.flatten(1, 2) @ projected.transpose(1, 2)  # [R, B N, G H]
         weights = scores.unflatten(1, (B, N)).softmax(2).transpose(2, 3)  # [R, B, G H, N]
-        seen = (weights @ x).unflatten(2, (G, H))  # [R, B, G, H, D]
-        seen = seen * p["norm_weight"][:, None, :, None] + p["norm_bias"][:, None, :, None]
-        pooled = torch.einsum("rbghj,rghkj->rgbhk", seen, split(p["value_weight"])).flatten(3)  # [R, G, B, D]
+        mean = (weights @ x).unflatten(2, (G, H))  # [R, B, G, H, D]
+        mean = mean * p["norm_weight"][:, None, :, None] + p["norm_bias"][:, None, :, None]
+        pooled = torch.einsum("rbghj,rghkj->rgbhk", mean, split(p["value_weight"])).flatten(3)  # [R, G, B, D]
         pooled = pooled + p["value_bias"].unsqueeze(2)
-        pooled = _classify(pooled, p["output_weight"], p["output_bias"])
-        return _classify(pooled, p["classifier_weight"], p["classifier_bias"]).transpose(1, 2)
+        pooled = _apply_linear(pooled, p["output_weight"], p["output_bias"])
+        return _apply_linear(pooled, p["classifier_weight"], p["classifier_bias"]).transpose(1, 2)
 
 
-def _fresh_attention(width: int, classes: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """One seed's parameters."""
+def _draw_attention(width: int, classes: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Returns one seed's initial parameters by name, without the leading dimensions."""
     parameters = {
         "norm_weight": torch.ones(width),
         "norm_bias": torch.zeros(width),
@@ -102,22 +102,22 @@ def _fresh_attention(width: int, classes: int, generator: torch.Generator) -> di
     return parameters
 
 
-def _classify(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """[R or 1, G or 1, B, in] by [R, G, out, in] to [R, G, B, out]."""
+def _apply_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Returns [R, G, B, out], one linear layer a head: x [R or 1, G or 1, B, in], weight [R, G, out, in]."""
     return x @ weight.transpose(2, 3) + bias.unsqueeze(2)
 
 
-def _generator(seed: int) -> torch.Generator:
+def _seeded_generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _repeated(parameter: Tensor, points: int) -> nn.Parameter:
-    """[R, ...] to [R, points, ...]."""
+def _repeat_points(parameter: Tensor, points: int) -> nn.Parameter:
+    """Returns a parameter [R, points, ...] with the value [R, ...] at every grid point."""
     return nn.Parameter(parameter.unsqueeze(1).repeat(1, points, *[1] * (parameter.ndim - 1)))
 
 
 def losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each head, [R, G], from logits [R, B, G, C] and labels [R, B]."""
+    """Returns the mean cross-entropy of each head, [R, G], from logits [R, B, G, C] and labels [R, B]."""
     R, B, G, C = logits.shape
-    wanted = labels.unsqueeze(2).expand(R, B, G)
-    return F.cross_entropy(logits.reshape(-1, C), wanted.reshape(-1), reduction="none").view(R, B, G).mean(1)
+    targets = labels.unsqueeze(2).expand(R, B, G)
+    return F.cross_entropy(logits.reshape(-1, C), targets.reshape(-1), reduction="none").view(R, B, G).mean(1)

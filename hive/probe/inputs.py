@@ -1,4 +1,4 @@
-"""What the heads are fed in a planned order: features from the cache, or from the tower as they are needed."""
+"""Inputs of the heads in a planned order: features from the cache, or computed by the tower batch by batch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ class Source(Protocol):
     """Inputs of the images that a plan names."""
 
     def batches(self, plan: Sequence[np.ndarray]) -> Iterator[Inputs]:
-        """For each array of indices [R, B]: tokens [R, B, N, D] of "attention", features [R, B, D] of the others."""
+        """Yields inputs by head for each array of indices [R, B]: [R, B, N, D] of "attention", [R, B, D] of others."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class CachedSource:
-    """Features that were computed before."""
+    """Takes inputs from features that are computed already."""
 
     features: Features
     heads: Sequence[HeadName]
@@ -43,16 +43,16 @@ class CachedSource:
             for head in self.heads:
                 if head == "attention":
                     assert self.features.tokens is not None
-                    found = self.features.tokens[indices]
+                    features = self.features.tokens[indices]
                 else:
-                    found = self.features.pooled[indices, pooled[head]]
-                inputs[head] = torch.from_numpy(found).to(self.device).float()
+                    features = self.features.pooled[indices, pooled[head]]
+                inputs[head] = torch.from_numpy(features).to(self.device).float()
             yield inputs
 
 
 @dataclass(frozen=True, eq=False)
 class TowerSource:
-    """The tower, run again for every batch."""
+    """Runs the tower for every batch."""
 
     tower: ProbedTower
     images: LabelledImages
@@ -71,8 +71,8 @@ class TowerSource:
             )
             tokens = tokens.view(R, B, *tokens.shape[1:])
             patches = tokens[:, :, self.tower.class_tokens :]
-            found: Inputs = {"attention": patches, "mean": patches.mean(2), "cls": tokens[:, :, 0]}
-            yield {head: found[head] for head in self.heads}
+            features: Inputs = {"attention": patches, "mean": patches.mean(2), "cls": tokens[:, :, 0]}
+            yield {head: features[head] for head in self.heads}
 
     def _tokens(self, pixels: Tensor, seed: int, step: int) -> Tensor:
         pixels = pixels.to(self.tower.device, non_blocking=True)

@@ -15,8 +15,8 @@ BadImages = list[tuple[int, str]]  # (index, reason)
 
 
 @dataclass(frozen=True)
-class _Planned(Dataset):
-    """Item k is the pixels of the images that the plan names in its place k."""
+class _PlannedPixels(Dataset):
+    """Item k has the pixels of the images in item k of the plan, and the images that can't be read."""
 
     images: LabelledImages
     spec: ImageSpec
@@ -29,9 +29,9 @@ class _Planned(Dataset):
         indices = self.plan[item]
         pixels = torch.zeros(len(indices), 3, self.spec.size, self.spec.size, dtype=torch.uint8)
         bad: BadImages = []
-        for place, index in enumerate(indices):
+        for position, index in enumerate(indices):
             try:
-                pixels[place] = self.images.pixels(int(index), self.spec)
+                pixels[position] = self.images.pixels(int(index), self.spec)
             except BadImage as error:
                 bad.append((int(index), str(error)))
         return pixels, bad
@@ -40,5 +40,8 @@ class _Planned(Dataset):
 def pixel_batches(
     images: LabelledImages, spec: ImageSpec, plan: Sequence[np.ndarray], workers: int, pin: bool
 ) -> Iterator[tuple[torch.Tensor, BadImages]]:
-    """(uint8 [B, 3, size, size], unreadable images, which stay black) for each array of indices in the plan."""
-    return stream(_Planned(images, spec, plan), workers, pin)
+    """Yields (pixels uint8 [B, 3, size, size], unreadable images) for each array of indices in the plan.
+
+    The pixels of an unreadable image are 0.
+    """
+    return stream(_PlannedPixels(images, spec, plan), workers, pin)

@@ -1,4 +1,4 @@
-"""Which images each step takes; light to import, for the processes that decode them."""
+"""The images of each step. The processes that decode images import this module, so it needs numpy alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from hive.data.order import indices
 
 @dataclass(frozen=True)
 class TrainingPlan(Sequence[np.ndarray]):
-    """Item k is the images of step k, int64 [R, B]: each of R seeds passes over all of them in its own order."""
+    """Item k has the indices of the images of step k, int64 [R, B]; each of R seeds shuffles the images differently."""
 
     chosen: np.ndarray
     """Indices of the images to train on."""
@@ -32,7 +32,7 @@ class TrainingPlan(Sequence[np.ndarray]):
 
 @dataclass(frozen=True)
 class Flat(Sequence[np.ndarray]):
-    """A plan with each item in one dimension."""
+    """A plan whose items are flattened to one dimension."""
 
     plan: Sequence[np.ndarray]
 
@@ -44,5 +44,5 @@ class Flat(Sequence[np.ndarray]):
 
 
 def in_order(chosen: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Batches [1, B] of the images, one for all seeds."""
+    """Returns batches [1, B] of the indices `chosen`, which all seeds share."""
     return [chosen[None, start : start + batch_size] for start in range(0, len(chosen), batch_size)]

@@ -1,4 +1,4 @@
-"""How heads are trained (paper, Table 4; the values that its text lost are the authors' or AIMv2's)."""
+"""How heads are trained (paper, Table 4; values that it does not give are the authors' or AIMv2's)."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -13,7 +13,7 @@ HEADS: tuple[HeadName, ...] = get_args(HeadName)
 
 @dataclass(frozen=True)
 class Protocol:
-    """The grid, and what is the same at all its points."""
+    """The grid of learning rates and weight decays, and the settings that all grid points share."""
 
     learning_rates: Annotated[
         tuple[float, ...], Rule("one or more numbers above 0", lambda v: v and all(0 < rate < inf for rate in v))
@@ -37,15 +37,15 @@ class Protocol:
     epochs: Positive = 50.0
     """Passes over the training images."""
     batch_size: Count = 512
-    """Images a step and head."""
+    """Images in a step of each head."""
     min_lr: PositiveOrZero = 1e-5
     """Learning rate at the end of the cosine."""
     warmup: Fraction = 0.03
-    """Share of the steps that the learning rate climbs: 1.5 of 50 epochs."""
+    """Share of the steps in which the learning rate rises: 0.03 are 1.5 of 50 epochs."""
     clip: Positive = 3.0
     """Largest norm of a head's gradient."""
     seeds: Count = 3
-    """Runs, each with its own initial weights, order and augmentation."""
+    """Runs that differ in initial weights, order and augmentation."""
     augment: bool = False
     """Random crops, flips and colours, new in every epoch: the tower then runs in every step, and needs kornia."""
 

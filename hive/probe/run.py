@@ -1,4 +1,4 @@
-"""One probe: features, heads over the grid, the best point by validation, its accuracy on the test images."""
+"""A probe: compute features, train heads at all grid points, choose the best in validation, test it."""
 
 import copy
 import statistics
@@ -21,30 +21,33 @@ from hive.probe.tower import ProbedTower
 
 @dataclass(frozen=True)
 class HeadResult:
-    """What one kind of head reached."""
+    """Accuracy of one kind of head."""
 
     head: HeadName
-    """attention: the authors' probe; mean, cls: linear on the mean of the patch tokens, or on the class token."""
+    """attention is the authors' probe; mean is linear on the mean of the patch tokens, cls on the class token."""
     test: list[float]
     """Share of the test images that each seed's head gets right, at the chosen grid point."""
     learning_rate: float
     weight_decay: float
     validation: list[list[float]]
-    """Share of the validation images by seed and grid point, in the order of `Protocol.grid`."""
+    """Share of the validation images that are right, by seed and grid point, in the order of `Protocol.grid`."""
 
     @property
     def mean(self) -> float:
-        """Mean over the seeds."""
+        """Mean test accuracy over the seeds, 0..1."""
         return statistics.fmean(self.test)
 
     @property
     def deviation(self) -> float | None:
-        """Sample deviation over the seeds; None of one."""
+        """Sample standard deviation of the test accuracy over the seeds; None where there is one seed."""
         return statistics.stdev(self.test) if len(self.test) > 1 else None
 
 
 def check_heads(tower: ProbedTower, heads: Sequence[HeadName] | None) -> tuple[HeadName, ...]:
-    """The kinds of heads to train: all that the tower allows, unless they are named."""
+    """Returns the kinds of heads to train: `heads`, or all that the tower allows where it is None.
+
+    Raises `UserError` for cls where the tower has no class token.
+    """
     possible = tuple(head for head in HEADS if head != "cls" or tower.class_tokens)
     if heads is None:
         return possible
@@ -67,10 +70,10 @@ def probe(
 ) -> list[HeadResult]:
     """Trains every kind of head at every grid point and seed, and tests the point that is best in validation.
 
-    Best is the highest mean over the seeds; no test image is looked at before. Heads are not trained again on the
-    validation images. With `cache` features are kept there, otherwise in memory; without `cache_tokens` the tower runs
-    in every epoch for the attention head, and with augmentation for all. Images that can't be read are not trained on,
-    and count as wrong in the test.
+    Best is the highest mean over the seeds; no test image is used before that choice. Heads are not trained again on
+    the validation images. Features are kept in the folder `cache`, or in memory where it is None. Without
+    `cache_tokens` the tower runs in every epoch for the attention head, and with augmentation for all heads. Images
+    that can't be read are not trained on, and count as wrong in the test. `say` gets each line of progress.
     """
     names = check_heads(tower, heads)
     augmentation = Augmentation(tower.spec.size) if protocol.augment else None
@@ -78,26 +81,26 @@ def probe(
     needs_tokens = "attention" in names and cache_tokens
     with_tokens = [name for name in splits if needs_tokens and not (augmentation and name == "train")]
     features = all_features(tower, splits, with_tokens=with_tokens, cache=cache, workers=workers, say=say)
-    good = {name: np.flatnonzero(~found.bad) for name, found in features.items()}
+    readable = {name: np.flatnonzero(~split.bad) for name, split in features.items()}
 
-    def source(split: str, augmentation: Augmentation | None = None) -> Source:
-        return _source(tower, splits[split], features[split], names, workers, augmentation)
+    def make_source(split: str, augmentation: Augmentation | None = None) -> Source:
+        return _make_source(tower, splits[split], features[split], names, workers, augmentation)
 
     trained = fresh_heads(names, tower, len(data.classes), protocol)
-    train(trained, source("train", augmentation), data.train.labels, good["train"], protocol, say)
+    train(trained, make_source("train", augmentation), data.train.labels, readable["train"], protocol, say)
     batch = protocol.batch_size
-    right = count_right(trained, source("validation"), data.validation.labels, good["validation"], batch)
+    right = count_right(trained, make_source("validation"), data.validation.labels, readable["validation"], batch)
     best = {}
     for name, head in trained.items():
         best[name] = int(right[name].sum(0).argmax())
         head.keep(best[name])
-    tested = count_right(trained, source("test"), data.test.labels, good["test"], batch)
+    right_in_test = count_right(trained, make_source("test"), data.test.labels, readable["test"], batch)
     return [
         HeadResult(
             name,
-            (tested[name][:, 0].double() / len(data.test)).tolist(),
+            (right_in_test[name][:, 0].double() / len(data.test)).tolist(),
             *protocol.grid[best[name]],
-            (right[name].double() / max(1, len(good["validation"]))).tolist(),
+            (right[name].double() / max(1, len(readable["validation"]))).tolist(),
         )
         for name in names
     ]
@@ -114,9 +117,9 @@ def probe_accuracy(
     heads: Sequence[HeadName] | None = None,
     device: str = "cpu",
 ) -> list[HeadResult]:
-    """`probe` of a tower in memory on images in memory, without a cache.
+    """Returns the results of `probe` for a transformers model and arrays of images, without a cache.
 
-    Each split is (uint8 [n, H, W, 3] or grey [n, H, W], classes from 0 as int64 [n]). `model` stays as it is.
+    Each split is (uint8 [n, H, W, 3] or grey [n, H, W], classes from 0 as int64 [n]). `model` is not changed.
     """
     count = 1 + int(max(labels.max() for _, labels in (train, validation, test)))
     data = ClassificationSet(
@@ -130,7 +133,7 @@ def probe_accuracy(
     return probe(ProbedTower(copy.deepcopy(model), layer, device), data, protocol, heads=heads)
 
 
-def _source(
+def _make_source(
     tower: ProbedTower,
     images: LabelledImages,
     features: Features,

@@ -1,4 +1,4 @@
-"""The rows of the paper's Table 1, with ours beside them."""
+"""A table of our accuracies and of those in the paper's Table 1."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ LABEL = {
 
 
 def paper_rows(dataset: str, family: str) -> dict[str, tuple[float, float]]:
-    """(accuracy, deviation) in % of Base, SA and HIVE; none of a set or a family that is not in Table 1."""
+    """Returns (accuracy, deviation) in % of Base, SA and HIVE; empty for a set or a family that Table 1 lacks."""
     if dataset not in SETS or family not in PAPER:
         return {}
     column = 2 * SETS.index(dataset)
@@ -36,12 +36,12 @@ def paper_rows(dataset: str, family: str) -> dict[str, tuple[float, float]]:
 
 
 def table(dataset: str, family: str, results: Sequence[HeadResult], protocol: Protocol) -> str:
-    """Ours, then the paper's, as an aligned text table."""
+    """Returns a text table with aligned columns: our rows, then the paper's."""
     rows = [f"{dataset}, test accuracy in %".ljust(40) + f"{'learning rate':>15}{'weight decay':>14}{'validation':>12}"]
     for result in results:
-        chosen = 100 * max(_means(result.validation))
+        chosen = 100 * max(_average_seeds(result.validation))
         rows.append(
-            f"{LABEL[result.head]:<26}{_shown(100 * result.mean, result.deviation):<14}"
+            f"{LABEL[result.head]:<26}{_format_accuracy(100 * result.mean, result.deviation):<14}"
             f"{result.learning_rate:>15g}{result.weight_decay:>14g}{chosen:>12.2f}"
         )
     for method, (accuracy, deviation) in paper_rows(dataset, family).items():
@@ -57,10 +57,11 @@ def table(dataset: str, family: str, results: Sequence[HeadResult], protocol: Pr
     return "\n".join(rows)
 
 
-def _shown(accuracy: float, deviation: float | None) -> str:
+def _format_accuracy(accuracy: float, deviation: float | None) -> str:
+    """Returns an accuracy in % with its deviation, a share of 1."""
     return f"{accuracy:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}")
 
 
-def _means(validation: list[list[float]]) -> list[float]:
-    """Mean over the seeds of each grid point."""
+def _average_seeds(validation: list[list[float]]) -> list[float]:
+    """Returns the mean over the seeds of each grid point."""
     return [sum(point) / len(point) for point in zip(*validation, strict=True)]

@@ -1,4 +1,4 @@
-"""The frozen tower that is probed: pixels to layer-normalised tokens."""
+"""The frozen tower that is probed: it turns pixels into layer-normalised tokens."""
 
 import hashlib
 import json
@@ -18,13 +18,13 @@ from hive.model.vision import VisionTower
 class ProbedTower:
     """A tower up to one hidden state, without gradients; bf16 autocast on a GPU, fp32 on a CPU.
 
-    N patch tokens of width D an image, behind one class token where the tower has it (`class_tokens`).
+    An image has N patch tokens of width D, after one class token where the tower has it (`class_tokens` is 1 or 0).
     """
 
     def __init__(self, model: PreTrainedModel, layer: int | None = None, device: str | torch.device = "cpu") -> None:
         """`layer`: the hidden state that is read, k = output of layer k.
 
-        None is the last but one, as in the authors' probe: HIVE's pre-training reaches no layer above it. Raises
+        None is the last but one, as in the authors' probe: HIVE's pre-training trains no layer above it. Raises
         `UserError` where the tower has no such layer.
         """
         layers = model.config.num_hidden_layers
@@ -42,9 +42,9 @@ class ProbedTower:
 
     @torch.no_grad()
     def tokens(self, pixels: Tensor) -> Tensor:
-        """uint8 or 0..255 float pixels [B, 3, size, size] to tokens [B, class_tokens + N, D] in fp32.
+        """Returns tokens [B, class_tokens + N, D], fp32, of pixels [B, 3, size, size], uint8 or floats 0..255.
 
-        Each token is normalised over its channels, without the gain and bias that belong to a head.
+        Each token is normalised over its channels, without gain and bias, which a head adds.
         """
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
             hidden = self._tower(pixels.to(self.device, non_blocking=True))[0]
@@ -52,7 +52,7 @@ class ProbedTower:
 
 
 def load_tower(path: Path, layer: int | None, device: str | torch.device) -> ProbedTower:
-    """The tower in a local folder in Hugging Face form; `UserError` where there is none."""
+    """Returns the tower of a local folder in Hugging Face form; raises `UserError` where it has none."""
     if not path.is_dir():
         raise UserError(
             f"--tower {path} is no folder: give the tower/ of a run, or a local {either(TOWERS.values())} model."
@@ -64,7 +64,7 @@ def load_tower(path: Path, layer: int | None, device: str | torch.device) -> Pro
 
 
 def _fingerprint(model: PreTrainedModel, layer: int, device: str) -> str:
-    """SHA-256 of the weights, the settings, the layer and the precision: equal where the tokens are."""
+    """Returns the SHA-256 of weights, settings, layer and precision, which together decide the tokens."""
     settings = {key: value for key, value in model.config.to_dict().items() if key not in ("_name_or_path", "dtype")}
     digest = hashlib.sha256(json.dumps([settings, layer, device], sort_keys=True, default=str).encode())
     for name, value in sorted(model.state_dict().items()):

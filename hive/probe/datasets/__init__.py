@@ -1,35 +1,37 @@
 """Classification sets in their official on-disk layouts."""
 
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hive.errors import UserError, choose
-from hive.probe.datasets.cars import open_cars
-from hive.probe.datasets.cifar import open_cifar10, open_cifar100
-from hive.probe.datasets.fashion_mnist import open_fashion_mnist
-from hive.probe.datasets.folders import open_caltech256, open_folder, open_imagenet
-from hive.probe.datasets.images import ClassificationSet
-from hive.probe.datasets.lists import open_food101, open_pets
-from hive.probe.datasets.tiny_imagenet import open_tiny_imagenet
 
-DATASETS: dict[str, Callable[[Path], ClassificationSet]] = {
-    "cifar-10": open_cifar10,
-    "cifar-100": open_cifar100,
-    "imagenet-1k": open_imagenet,
-    "tiny-imagenet": open_tiny_imagenet,
-    "food-101": open_food101,
-    "cars": open_cars,
-    "pets": open_pets,
-    "caltech-256": open_caltech256,
-    "fashion-mnist": open_fashion_mnist,
-    "folder": open_folder,
+if TYPE_CHECKING:
+    from hive.probe.datasets.images import ClassificationSet
+
+DATASETS = {
+    "cifar-10": "cifar.open_cifar10",
+    "cifar-100": "cifar.open_cifar100",
+    "imagenet-1k": "folders.open_imagenet",
+    "tiny-imagenet": "tiny_imagenet.open_tiny_imagenet",
+    "food-101": "lists.open_food101",
+    "cars": "cars.open_cars",
+    "pets": "lists.open_pets",
+    "caltech-256": "folders.open_caltech256",
+    "fashion-mnist": "fashion_mnist.open_fashion_mnist",
+    "folder": "folders.open_folder",
 }
+"""By name the module in this folder and its function (root: Path) -> ClassificationSet, imported when it is called: the
+modules import torch, for which --help does not wait."""
 
 
-def open_dataset(name: str, root: Path) -> ClassificationSet:
-    """The named set below `root`, every record checked, no image decoded; `UserError` for an unknown or partial one."""
-    open_set = choose("--dataset", name, DATASETS)
+def open_dataset(name: str, root: Path) -> "ClassificationSet":
+    """Returns the named set in the folder `root`. Every record is checked; no image is decoded.
+
+    Raises `UserError` for an unknown name, or a set that is incomplete or damaged.
+    """
+    module, function = choose("--dataset", name, DATASETS).split(".")
     root = root.expanduser()
     if not root.is_dir():
         raise UserError(f"--data-root {root} is no folder: give the one that {name} was unpacked in.")
-    return open_set(root)
+    return getattr(import_module(f"{__name__}.{module}"), function)(root)

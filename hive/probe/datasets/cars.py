@@ -16,20 +16,21 @@ SOURCE = (
 
 
 def open_cars(root: Path) -> ClassificationSet:
-    """cars_train/, cars_test/, devkit/cars_meta.mat, devkit/cars_train_annos.mat, cars_test_annos_withlabels.mat."""
+    """Reads cars_train/, cars_test/, devkit/cars_meta.mat, devkit/cars_train_annos.mat and
+    cars_test_annos_withlabels.mat."""
     meta = root / "devkit" / "cars_meta.mat"
     try:
         classes = [str(name) for name in np.atleast_1d(_read_mat(meta, "class_names"))]
     except ValueError as error:
         raise broken(meta, str(error), SOURCE) from error
-    train = _split(root, "cars_train", root / "devkit" / "cars_train_annos.mat", len(classes))
+    train = _read_split(root, "cars_train", root / "devkit" / "cars_train_annos.mat", len(classes))
     labelled = root / "cars_test_annos_withlabels.mat"
-    beside = root / "devkit" / labelled.name  # where some mirrors keep it
-    test = _split(root, "cars_test", beside if beside.exists() else labelled, len(classes))
+    in_devkit = root / "devkit" / labelled.name  # where some mirrors keep it
+    test = _read_split(root, "cars_test", in_devkit if in_devkit.exists() else labelled, len(classes))
     return assemble("cars", classes, train, test)
 
 
-def _split(root: Path, folder: str, file: Path, classes: int) -> LabelledImages:
+def _read_split(root: Path, folder: str, file: Path, classes: int) -> LabelledImages:
     records = np.atleast_1d(_read_mat(file, "annotations"))
     try:
         names = [Path(str(name)).name for name in records["fname"]]

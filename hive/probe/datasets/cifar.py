@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in their "python version": pickles, read without running any code from them."""
+"""CIFAR-10 and CIFAR-100 in their "python version": pickles, of which no code is run."""
 
 import pickle
 from pathlib import Path
@@ -27,33 +27,33 @@ class _ArraysOnly(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which a data file has no use for")
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which a data file does not need")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
 def open_cifar10(root: Path) -> ClassificationSet:
-    """cifar-10-batches-py/: data_batch_1 to 5, test_batch, batches.meta."""
+    """Reads cifar-10-batches-py/: data_batch_1 to 5, test_batch, batches.meta."""
     folder = unpacked(root, "cifar-10-batches-py")
     names = _unpickle(folder / "batches.meta", SOURCE_10).get(b"label_names")
-    classes = _class_names(folder / "batches.meta", names, 10, SOURCE_10)
-    batches = [_batch(folder / f"data_batch_{number}", b"labels", 10, SOURCE_10) for number in range(1, 6)]
+    classes = _decode_class_names(folder / "batches.meta", names, 10, SOURCE_10)
+    batches = [_read_batch(folder / f"data_batch_{number}", b"labels", 10, SOURCE_10) for number in range(1, 6)]
     train = from_array(
         np.concatenate([pixels for pixels, _ in batches]), np.concatenate([labels for _, labels in batches]), "train"
     )
-    return assemble("cifar-10", classes, train, _test(folder / "test_batch", b"labels", 10, SOURCE_10))
+    return assemble("cifar-10", classes, train, _read_test(folder / "test_batch", b"labels", 10, SOURCE_10))
 
 
 def open_cifar100(root: Path) -> ClassificationSet:
-    """cifar-100-python/: train, test, meta; the 100 fine classes."""
+    """Reads cifar-100-python/: train, test, meta. The labels are the 100 fine classes."""
     folder = unpacked(root, "cifar-100-python")
     names = _unpickle(folder / "meta", SOURCE_100).get(b"fine_label_names")
-    classes = _class_names(folder / "meta", names, 100, SOURCE_100)
-    train = from_array(*_batch(folder / "train", b"fine_labels", 100, SOURCE_100), "train")
-    return assemble("cifar-100", classes, train, _test(folder / "test", b"fine_labels", 100, SOURCE_100))
+    classes = _decode_class_names(folder / "meta", names, 100, SOURCE_100)
+    train = from_array(*_read_batch(folder / "train", b"fine_labels", 100, SOURCE_100), "train")
+    return assemble("cifar-100", classes, train, _read_test(folder / "test", b"fine_labels", 100, SOURCE_100))
 
 
-def _test(path: Path, key: bytes, classes: int, source: str) -> LabelledImages:
-    return from_array(*_batch(path, key, classes, source), "test")
+def _read_test(path: Path, key: bytes, classes: int, source: str) -> LabelledImages:
+    return from_array(*_read_batch(path, key, classes, source), "test")
 
 
 def _unpickle(path: Path, source: str) -> dict[bytes, Any]:
@@ -68,8 +68,8 @@ def _unpickle(path: Path, source: str) -> dict[bytes, Any]:
     return content
 
 
-def _batch(path: Path, key: bytes, classes: int, source: str) -> tuple[np.ndarray, np.ndarray]:
-    """(pixels uint8 [n, 32, 32, 3], labels int64 [n])."""
+def _read_batch(path: Path, key: bytes, classes: int, source: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (pixels uint8 [n, 32, 32, 3], labels int64 [n]); `key` names the list of labels."""
     content = _unpickle(path, source)
     data = content.get(b"data")
     if not (
@@ -85,7 +85,7 @@ def _batch(path: Path, key: bytes, classes: int, source: str) -> tuple[np.ndarra
     return np.ascontiguousarray(data.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)), labels
 
 
-def _class_names(path: Path, names: Any, count: int, source: str) -> list[str]:
+def _decode_class_names(path: Path, names: Any, count: int, source: str) -> list[str]:
     if not (isinstance(names, list) and len(names) == count and all(isinstance(name, bytes) for name in names)):
         raise broken(path, f"it does not name {count} classes", source)
     return [name.decode("utf-8", "replace") for name in names]

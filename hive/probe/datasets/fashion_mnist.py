@@ -14,11 +14,11 @@ CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shi
 
 
 def open_fashion_mnist(root: Path) -> ClassificationSet:
-    """train-images-idx3-ubyte, train-labels-idx1-ubyte and the two t10k files, each with or without .gz."""
-    return assemble("fashion-mnist", CLASSES, _split(root, "train"), _split(root, "t10k"))
+    """Reads train-images-idx3-ubyte, train-labels-idx1-ubyte and the two t10k files, each with or without .gz."""
+    return assemble("fashion-mnist", CLASSES, _read_split(root, "train"), _read_split(root, "t10k"))
 
 
-def _split(root: Path, prefix: str) -> LabelledImages:
+def _read_split(root: Path, prefix: str) -> LabelledImages:
     images = _read_idx(root, f"{prefix}-images-idx3-ubyte", dimensions=3)
     labels = _read_idx(root, f"{prefix}-labels-idx1-ubyte", dimensions=1)
     path = root / f"{prefix}-labels-idx1-ubyte"
@@ -30,7 +30,7 @@ def _split(root: Path, prefix: str) -> LabelledImages:
 
 
 def _read_idx(root: Path, name: str, dimensions: int) -> np.ndarray:
-    """An idx file of unsigned bytes: 0, 0, 8, number of dimensions, the big-endian sizes, the data."""
+    """Returns the array in an idx file, uint8: bytes 0, 0, 8, number of dimensions, big-endian sizes, the data."""
     packed = root / f"{name}.gz"
     path = packed if packed.exists() else require(root / name, SOURCE)
     try:

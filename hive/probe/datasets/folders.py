@@ -1,4 +1,4 @@
-"""Folders of class folders: ImageNet-1K, Caltech-256, and any set that is laid out so."""
+"""Sets with a folder of images for each class: ImageNet-1K, Caltech-256, and your own."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,29 +11,29 @@ from hive.probe.datasets.images import (
     from_files,
     split_by_class,
 )
-from hive.probe.datasets.layout import broken, class_folders, folders_in, images_in, require, unpacked
+from hive.probe.datasets.layout import broken, folders_in, images_by_class, images_in, require, unpacked
 
 IMAGENET = "get ILSVRC2012 from https://image-net.org and sort the images of train and val into a folder a WordNet id"
 CALTECH = "get 256_ObjectCategories.tar from https://data.caltech.edu/records/nyy15-4j048"
 FOLDER = "make a folder of images for each class"
-CALTECH_TRAINING = 60  # images a class, as the set's authors do (Griffin, Holub and Perona 2007)
+CALTECH_TRAINING = 60  # images a class, as the set's authors train on (Griffin, Holub and Perona 2007)
 
 
 def open_imagenet(root: Path) -> ClassificationSet:
-    """train/<wnid>/*.JPEG and val/<wnid>/*.JPEG; val is the test split, as everywhere."""
+    """Reads train/<wnid>/*.JPEG and val/<wnid>/*.JPEG; val is the test split, as is usual."""
     classes = folders_in(root / "train", IMAGENET)
     if len(classes) != 1000:
         raise broken(root / "train", f"it has {len(classes)} class folders, but ImageNet-1K has 1,000", IMAGENET)
-    train = _classes(root, "train", classes, IMAGENET)
+    train = _read_classes(root, "train", classes, IMAGENET)
     require(root / "val", IMAGENET)
     if images_in(root / "val"):
         raise broken(root / "val", "its images are not in class folders", IMAGENET)
-    test = _classes(root, "val", classes, IMAGENET)
+    test = _read_classes(root, "val", classes, IMAGENET)
     return assemble("imagenet-1k", classes, train, test, test_is="the official validation split, as in the paper")
 
 
 def open_caltech256(root: Path) -> ClassificationSet:
-    """256_ObjectCategories/NNN.name/*.jpg: all 257 folders, clutter among them."""
+    """Reads 256_ObjectCategories/NNN.name/*.jpg: all 257 folders, with the clutter class."""
     folder = unpacked(root, "256_ObjectCategories")
     classes = folders_in(folder, CALTECH)
     numbers = [name.split(".")[0] for name in classes]
@@ -42,8 +42,8 @@ def open_caltech256(root: Path) -> ClassificationSet:
         if number not in numbers:
             raise UserError(f"{folder} lacks the folder of class {number}: {CALTECH}.")
     if numbers != expected:
-        raise broken(folder, "it has folders that are no class", CALTECH)
-    images = _classes(folder, ".", classes, CALTECH)
+        raise broken(folder, "it has folders that are not classes", CALTECH)
+    images = _read_classes(folder, ".", classes, CALTECH)
     train, test = split_by_class(images, lambda count: CALTECH_TRAINING if count > CALTECH_TRAINING else count - 1)
     return assemble(
         "caltech-256",
@@ -55,13 +55,13 @@ def open_caltech256(root: Path) -> ClassificationSet:
 
 
 def open_folder(root: Path) -> ClassificationSet:
-    """train/<class> beside test/<class>, val/<class> or both; or <class> alone, of which a fifth is for the test."""
+    """Reads train/<class> with test/<class>, val/<class> or both; or <class> alone, and tests on a fifth of each."""
     if not root.is_dir():
         raise UserError(f"--data-root {root} is no folder: {FOLDER}.")
     top = folders_in(root, FOLDER)
     if "train" in top and ("test" in top or "val" in top):
         classes = folders_in(root / "train", FOLDER)
-        splits = {name: _classes(root, name, classes, FOLDER) for name in ("train", "val", "test") if name in top}
+        splits = {name: _read_classes(root, name, classes, FOLDER) for name in ("train", "val", "test") if name in top}
         for name in splits:
             if unknown := set(folders_in(root / name, FOLDER)) - set(classes):
                 raise UserError(f"{root / name / min(unknown)} is a class that {root / 'train'} lacks: add it there.")
@@ -69,14 +69,14 @@ def open_folder(root: Path) -> ClassificationSet:
             return assemble("folder", classes, splits["train"], splits["test"], splits.get("val"), "the folder test")
         return assemble("folder", classes, splits["train"], splits["val"], test_is="the folder val")
     if len(top) < 2:
-        raise UserError(f"--data-root {root} holds {len(top)} class folders, but it must be at least two: {FOLDER}.")
-    train, test = split_by_class(_classes(root, ".", top, FOLDER), lambda count: count - max(1, round(count / 5)))
+        raise UserError(f"--data-root {root} has {len(top)} class folders, but it must have at least two: {FOLDER}.")
+    train, test = split_by_class(_read_classes(root, ".", top, FOLDER), lambda count: count - max(1, round(count / 5)))
     return assemble("folder", top, train, test, test_is="a fifth of each class, chosen by hash")
 
 
-def _classes(root: Path, folder: str, classes: Sequence[str], source: str) -> LabelledImages:
-    """The images of every class; an empty or missing class folder is refused."""
-    paths, labels = class_folders(root, folder, classes)
+def _read_classes(root: Path, folder: str, classes: Sequence[str], source: str) -> LabelledImages:
+    """Returns the images of every class; raises `UserError` where a class folder is empty or missing."""
+    paths, labels = images_by_class(root, folder, classes)
     if empty := set(range(len(classes))) - set(labels):
         place = root / folder / classes[min(empty)]
         raise UserError(f"{place} has no JPEG, PNG or WebP images: {source}.")

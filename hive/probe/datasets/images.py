@@ -1,4 +1,4 @@
-"""Labelled images as every reader gives them: names and labels in memory, pixels on demand."""
+"""Labelled images of every layout: names and labels in memory, pixels read on demand."""
 
 import hashlib
 import os
@@ -20,14 +20,14 @@ VALIDATION_SHARE, MOST_VALIDATION = 0.1, 10_000
 
 
 class ImageReader:
-    """Random access to pixels; picklable, and opens nothing before the first call."""
+    """Reads an image by its row. It can be pickled, and opens no file before the first call."""
 
     def pixels(self, row: int, spec: ImageSpec) -> torch.Tensor:
-        """uint8 [3, size, size] as the tower wants them; `BadImage` where the image can't be read."""
+        """Returns the image as the tower's input, uint8 [3, size, size]; `BadImage` where it can't be read."""
         raise NotImplementedError
 
     def describe(self, row: int) -> bytes:
-        """What changes where the image does."""
+        """Returns bytes for a fingerprint, which differ between images: path and size of the file, or the pixels."""
         raise NotImplementedError
 
 
@@ -75,7 +75,7 @@ class LabelledImages:
     labels: np.ndarray
     """Class of each image, int64 [n]."""
     names: Sequence[str]
-    """Where each image is, without where the set lies."""
+    """Name of each image: its path below the set's root, or the split and its row."""
     reader: ImageReader
     rows: np.ndarray = field(repr=False)
     """Row of the reader for each image, int64 [n]."""
@@ -84,7 +84,7 @@ class LabelledImages:
         return len(self.labels)
 
     def pixels(self, index: int, spec: ImageSpec) -> torch.Tensor:
-        """uint8 [3, size, size] of image `index`; `BadImage` where it can't be read."""
+        """Returns image `index` as the tower's input, uint8 [3, size, size]; `BadImage` where it can't be read."""
         return self.reader.pixels(int(self.rows[index]), spec)
 
     def take(self, indices: Sequence[int] | np.ndarray) -> "LabelledImages":
@@ -103,30 +103,31 @@ class LabelledImages:
 
 @dataclass(frozen=True, eq=False)
 class ClassificationSet:
-    """A whole classification set."""
+    """Training, validation and test images, with the names of their classes."""
 
     name: str
     classes: Sequence[str]
     train: LabelledImages
     validation: LabelledImages
-    """What the grid point is chosen on."""
+    """The grid point is chosen on these."""
     test: LabelledImages
     split: str
-    """What training, validation and test images are, in words."""
+    """Where training, validation and test images come from, and how many there are, in words."""
 
 
 def from_files(root: Path, paths: Sequence[str], labels: Sequence[int]) -> LabelledImages:
-    """Images in files below `root`."""
-    return _whole(np.asarray(labels, dtype=np.int64), paths, Files(root, paths))
+    """Returns images in files; `paths` are below `root`."""
+    return _label_rows(np.asarray(labels, dtype=np.int64), paths, Files(root, paths))
 
 
 def from_array(array: np.ndarray, labels: np.ndarray, prefix: str) -> LabelledImages:
-    """Decoded uint8 images [n, H, W, 3] or [n, H, W]; `prefix` starts their names."""
+    """Returns decoded images, uint8 [n, H, W, 3] or [n, H, W]; `prefix` starts their names."""
     names = [f"{prefix}:{row}" for row in range(len(array))]
-    return _whole(np.asarray(labels, dtype=np.int64), names, Arrays(array))
+    return _label_rows(np.asarray(labels, dtype=np.int64), names, Arrays(array))
 
 
-def _whole(labels: np.ndarray, names: Sequence[str], reader: ImageReader) -> LabelledImages:
+def _label_rows(labels: np.ndarray, names: Sequence[str], reader: ImageReader) -> LabelledImages:
+    """Returns one labelled image for each row of the reader."""
     assert len(labels) == len(names), (len(labels), len(names))
     return LabelledImages(labels, names, reader, np.arange(len(labels), dtype=np.int64))
 
@@ -139,9 +140,9 @@ def assemble(
     validation: LabelledImages | None = None,
     test_is: str = "the official test split",
 ) -> ClassificationSet:
-    """The set with its official validation split, or with a tenth of training (at most 10,000) held out by hash.
+    """Returns the set with its official validation split, or a tenth of training (at most 10,000) held out by hash.
 
-    Raises `UserError` where a split is empty, or a single class is left.
+    `test_is` says what the test images are. Raises `UserError` where a split is empty, or training has one class only.
     """
     held = "the official validation split"
     if validation is None:
@@ -157,13 +158,17 @@ def assemble(
 
 
 def _hold_out(images: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
+    """Returns (training, validation); a hash of the names chooses the validation images."""
     count = min(MOST_VALIDATION, max(1, round(VALIDATION_SHARE * len(images)))) if len(images) > 1 else 0
     order = hash_order(images.names, 0)
     return images.take(sorted(order[count:])), images.take(sorted(order[:count]))
 
 
 def split_by_class(images: LabelledImages, in_training: Callable[[int], int]) -> tuple[LabelledImages, LabelledImages]:
-    """(train, test) of a set without official splits: of each class of n images, the first in_training(n) by hash."""
+    """Returns (train, test) of a set without official splits.
+
+    Of each class of n images, the first in_training(n) in an order by hash are for training.
+    """
     train: list[int] = []
     test: list[int] = []
     order = np.asarray(hash_order(images.names, 0))

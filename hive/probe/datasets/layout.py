@@ -1,4 +1,4 @@
-"""What the readers share: finding the files of a layout, or one sentence that names the first missing one."""
+"""Finds the files of a layout; raises `UserError`, which names the first missing one. All readers use it."""
 
 import os
 from collections.abc import Sequence
@@ -10,24 +10,24 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def require(path: Path, source: str) -> Path:
-    """The path, if it is there; `source` says where the set comes from."""
+    """Returns `path`; raises `UserError` where it is missing. `source` tells the user where to get the set."""
     if not path.exists():
         raise UserError(f"{path} is missing: {source}, unpack it, and give that folder as --data-root.")
     return path
 
 
 def unpacked(root: Path, name: str) -> Path:
-    """The archive's own folder: inside --data-root, or --data-root itself."""
+    """Returns the folder that the archive unpacks to: `name` in `root`, or `root` where that is missing."""
     return root / name if (root / name).is_dir() else root
 
 
 def broken(path: Path, reason: str, source: str) -> UserError:
-    """The error for a file that is there and not what it should be."""
+    """Returns the error for a file or folder with unexpected content."""
     return UserError(f"{path} can't be used ({reason}): {source}.")
 
 
 def read_lines(path: Path, source: str) -> list[str]:
-    """The lines of a text file that are not empty."""
+    """Returns the lines of a text file that are not empty, stripped."""
     try:
         lines = require(path, source).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -55,25 +55,29 @@ def images_in(folder: Path) -> list[str]:
         )
 
 
-def class_folders(root: Path, folder: str, classes: Sequence[str], inner: str = "") -> tuple[list[str], list[int]]:
-    """(paths below `root`, labels) of the images in root/folder/<class>/inner; classes without a folder have none."""
+def images_by_class(root: Path, folder: str, classes: Sequence[str], inner: str = "") -> tuple[list[str], list[int]]:
+    """Returns (paths below `root`, labels) of the images in root/folder/<class>/inner, class by class.
+
+    A class without a folder has no images.
+    """
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
         place = Path(folder, name, inner)
         if (root / place).is_dir():
-            found = [str(place / image) for image in images_in(root / place)]
-            paths += found
-            labels += [label] * len(found)
+            images = [str(place / image) for image in images_in(root / place)]
+            paths += images
+            labels += [label] * len(images)
     return paths, labels
 
 
 def require_all(root: Path, paths: Sequence[str], source: str) -> None:
-    """Refuses a list of images of which one is not there; a folder's names are read once, not one file at a time."""
-    there: dict[str, set[str]] = {}
+    """Raises `UserError` where one of `paths`, below `root`, is missing."""
+    # a set has up to a million images: listing each folder once is faster than asking for each file
+    listed: dict[str, set[str]] = {}
     for path in paths:
         folder, name = os.path.split(path)
-        if folder not in there:
-            there[folder] = set(os.listdir(require(root / folder, source)))
-        if name not in there[folder]:
+        if folder not in listed:
+            listed[folder] = set(os.listdir(require(root / folder, source)))
+        if name not in listed[folder]:
             require(root / path, source)

@@ -12,7 +12,7 @@ BREEDS = 37
 
 
 def open_food101(root: Path) -> ClassificationSet:
-    """food-101/: images/<class>/<id>.jpg, meta/classes.txt, meta/train.txt and meta/test.txt."""
+    """Reads food-101/: images/<class>/<id>.jpg, meta/classes.txt, meta/train.txt and meta/test.txt."""
     root = unpacked(root, "food-101")
     classes = read_lines(root / "meta" / "classes.txt", FOOD)
     label_of = {name: label for label, name in enumerate(classes)}
@@ -23,7 +23,7 @@ def open_food101(root: Path) -> ClassificationSet:
         labels: list[int] = []
         for line in read_lines(file, FOOD):
             kind, _, image = line.partition("/")
-            if kind not in label_of or not _is_plain(image):
+            if kind not in label_of or not _is_file_name(image):
                 raise broken(file, f'the line "{line:.60}" is no class and image', FOOD)
             paths.append(f"images/{kind}/{image}.jpg")
             labels.append(label_of[kind])
@@ -34,7 +34,7 @@ def open_food101(root: Path) -> ClassificationSet:
 
 
 def open_pets(root: Path) -> ClassificationSet:
-    """images/<name>.jpg, annotations/trainval.txt and annotations/test.txt with class ids from 1 to 37."""
+    """Reads images/<name>.jpg, annotations/trainval.txt and annotations/test.txt with class ids from 1 to 37."""
     names: dict[int, str] = {}
 
     def split(file_name: str) -> LabelledImages:
@@ -46,7 +46,7 @@ def open_pets(root: Path) -> ClassificationSet:
                 continue
             image, *numbers = line.split()
             label = int(numbers[0]) - 1 if numbers and numbers[0].isascii() and numbers[0].isdigit() else -1
-            if not 0 <= label < BREEDS or not _is_plain(image):
+            if not 0 <= label < BREEDS or not _is_file_name(image):
                 raise broken(file, f'the line "{line:.60}" is no image and class from 1 to {BREEDS}', PETS)
             names.setdefault(label, image.rpartition("_")[0])
             paths.append(f"images/{image}.jpg")
@@ -60,6 +60,6 @@ def open_pets(root: Path) -> ClassificationSet:
     return assemble("pets", [names[label] for label in range(BREEDS)], train, test)
 
 
-def _is_plain(name: str) -> bool:
-    """Whether it is a file's name and no way out of the folder."""
+def _is_file_name(name: str) -> bool:
+    """Whether `name` is a file name that can't lead out of its folder."""
     return name not in ("", ".", "..") and "/" not in name and "\\" not in name

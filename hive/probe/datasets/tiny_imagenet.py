@@ -4,18 +4,18 @@ from pathlib import Path
 
 from hive.errors import UserError
 from hive.probe.datasets.images import ClassificationSet, assemble, from_files
-from hive.probe.datasets.layout import broken, class_folders, read_lines, require, require_all, unpacked
+from hive.probe.datasets.layout import broken, images_by_class, read_lines, require, require_all, unpacked
 
 SOURCE = "get tiny-imagenet-200.zip from http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
 def open_tiny_imagenet(root: Path) -> ClassificationSet:
-    """The folder tiny-imagenet-200; the labels of its test images are not public, so val is the test split."""
+    """Reads tiny-imagenet-200/. The labels of its test images are not public, so val is the test split."""
     root = unpacked(root, "tiny-imagenet-200")
     classes = read_lines(root / "wnids.txt", SOURCE)
     label_of = {wnid: label for label, wnid in enumerate(classes)}
     require(root / "train", SOURCE)
-    paths, labels = class_folders(root, "train", classes, "images")
+    paths, labels = images_by_class(root, "train", classes, "images")
     if empty := set(label_of.values()) - set(labels):
         raise UserError(f"{root / 'train' / classes[min(empty)] / 'images'} has no images: {SOURCE}.")
     annotations = root / "val" / "val_annotations.txt"
@@ -33,5 +33,5 @@ def open_tiny_imagenet(root: Path) -> ClassificationSet:
         classes,
         from_files(root, paths, labels),
         from_files(root, test_paths, test_labels),
-        test_is="the official validation split, as that of test has no public labels",
+        test_is="the official validation split, as the test split has no public labels",
     )

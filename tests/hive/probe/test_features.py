@@ -120,7 +120,7 @@ signal.pause()
 
 def test_what_a_kill_has_left_goes_and_what_another_run_writes_stays(tmp_path: Path) -> None:
     tower = ProbedTower(tiny_tower())
-    name = features._key(tower, IMAGES, True)
+    name = features._entry_key(tower, IMAGES, True)
     left = tmp_path / f".{name}-0123abcd"
     other = subprocess.Popen([sys.executable, "-c", KILLED, str(left)], stdout=subprocess.PIPE)
     assert other.stdout is not None
