@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def run(command: Command) -> int:
-    """Does what is missing, then prints and writes the tables of all that is there."""
+    """Trains and evaluates what has no result yet, then prints and writes the tables of all results."""
     # torch takes seconds to import: --help and mistyped flags answer without it
     from rich.console import Console
     from transformers.utils import logging
@@ -30,11 +30,11 @@ def run(command: Command) -> int:
     setting = choose("--setting", command.setting, SETTINGS)(command.data)
     out = command.out or Path("runs") / f"claim-{setting.name}"
     data = open_set(setting.folder, setting.base.language)
-    everything, texts = rows(setting, command.max_steps)
+    all_rows, texts = rows(setting, command.max_steps)
     if command.only is None:
-        chosen = [row for row in everything if command.ablations or not row.ablation]
+        chosen = [row for row in all_rows if command.ablations or not row.ablation]
     else:
-        chosen = _named(f"{command.only},{BLIND}", everything)  # no score without what it is compared with
+        chosen = _select_rows(f"{command.only},{BLIND}", all_rows)  # every score is compared with the blind baseline
     if command.dry_run:
         print(report(setting, chosen, texts, command.seeds))
         return 0
@@ -61,26 +61,26 @@ def run(command: Command) -> int:
             return int(stopped.args[0])
     results = {
         (job.row.name, job.seed): result
-        for job in jobs(everything, seeds_in(out), out, data, setting)
+        for job in jobs(all_rows, seeds_in(out), out, data, setting)
         if (result := job.result()) is not None
     }
     title = f"HIVE's claim, setting {setting.name}"
-    found = metrics(everything, results, data)
-    text = markdown(title, everything, found, results)
-    record = json.dumps(to_json(title, found, results), indent=2) + "\n"
-    files = {"table.md": text.encode(), "table.json": record.encode(), "table.png": picture(title, found)}
+    tables = metrics(all_rows, results, data)
+    text = markdown(title, all_rows, tables, results)
+    record = json.dumps(to_json(title, tables, results), indent=2) + "\n"
+    files = {"table.md": text.encode(), "table.json": record.encode(), "table.png": picture(title, tables)}
     replace_files({out / name: content for name, content in files.items()})
     _say("\n".join(["", text, *(str(out / name) for name in files)]))
     return 0
 
 
-def _named(text: str, everything: Sequence["Row"]) -> list["Row"]:
+def _select_rows(text: str, all_rows: Sequence["Row"]) -> list["Row"]:
     names = text.split(",")
-    known = [row.name for row in everything]
+    known = [row.name for row in all_rows]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UserError(f'--only names "{unknown[0]}", but it must be some of {", ".join(known)}.')
-    return [row for row in everything if row.name in names]
+    return [row for row in all_rows if row.name in names]
 
 
 def _say(line: str) -> None:
@@ -88,7 +88,7 @@ def _say(line: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point: a person's mistake is one sentence and exit code 2."""
+    """Runs the command; returns its exit code: 2 with one sentence for a user's mistake, 130 for Ctrl-C."""
     return exit_code(
         lambda: run(parse(sys.argv[1:] if argv is None else argv)), when_full="give the same command again"
     )

@@ -1,4 +1,4 @@
-"""Answers templated questions from a frozen tower's tokens, or without any, from what the questions alone say."""
+"""A model that answers templated questions from a frozen tower's tokens; as a baseline, from the questions alone."""
 
 import copy
 import math
@@ -16,42 +16,45 @@ from hive.data.order import indices
 from hive.probe.fit import learning_rates, total_steps
 from hive.probe.protocol import Protocol
 
-HIDDEN = 256  # width of what the answer is read from
+HIDDEN = 256  # width of the layer before the classifiers
 
-Pictures = Callable[[np.ndarray], Tensor]
-"""Rows [B] of a split to those drawings' normalised tokens [B, N, D], fp32."""
+TokenReader = Callable[[np.ndarray], Tensor]
+"""Returns the normalised tokens [B, N, D], fp32, of the drawings in rows [B] of a split."""
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What the questions are answered from."""
+class TokenSource:
+    """The drawings' tokens, which the questions are answered from."""
 
-    pictures: Mapping[str, Pictures]
+    tokens: Mapping[str, TokenReader]
     """By split."""
     readable: Mapping[str, np.ndarray]
-    """By split: the rows that have a picture, int64."""
+    """By split: the rows whose drawing can be read, int64."""
     width: int
-    """D, of the tokens."""
+    """D, the tokens' width."""
     heads: int
-    """Of attention."""
+    """Attention heads."""
     device: torch.device
 
 
-def blind(rows: Mapping[str, np.ndarray], width: int, heads: int, device: torch.device) -> Sight:
-    """No picture: one token of zeros, of which attention makes what it makes of any number of them."""
+def blind_source(rows: Mapping[str, np.ndarray], width: int, heads: int, device: torch.device) -> TokenSource:
+    """Returns a source without pictures: each drawing has one token of zeros.
 
-    def nothing(rows: np.ndarray) -> Tensor:
+    One is enough, because attention's mean of equal tokens does not depend on their number.
+    """
+
+    def zeros(rows: np.ndarray) -> Tensor:
         return torch.zeros(len(rows), 1, width, device=device)
 
-    return Sight(dict.fromkeys(rows, nothing), rows, width, heads, device)
+    return TokenSource(dict.fromkeys(rows, zeros), rows, width, heads, device)
 
 
 class Answerer(nn.Module):
-    """A question's words make the queries of attention over a picture's tokens, and gate what it finds.
+    """Answers questions by attention over a picture's tokens: their words make the queries and gate the result.
 
     B pictures, P questions about each, N tokens of width D, H attention heads. The projections of keys and values are
-    applied to the query and to the weighted mean of the tokens, as in `AttentionHeads`. A word that no question that is
-    trained on has says nothing.
+    applied to the query and to the weighted mean of the tokens, as in `AttentionHeads`. A word that no training
+    question has is embedded as zeros.
     """
 
     def __init__(self, questions: Questions, width: int, heads: int) -> None:
@@ -72,49 +75,54 @@ class Answerer(nn.Module):
         self.classifiers = nn.ModuleDict({kind: nn.Linear(HIDDEN, len(a)) for kind, a in questions.answers.items()})
 
     def forward(self, tokens: Tensor, asked: Tensor) -> list[Tensor]:
-        """Tokens [B, N, D] and questions [B, P], to logits [B, A] over the answers to the kind of each place."""
+        """Returns logits [B, A] for each of P places, over the A answers to its kind.
+
+        `tokens`: [B, N, D]. `asked`: numbers of the questions, int64 [B, P].
+        """
         (B, P), H = asked.shape, self.heads
-        different, back = asked.unique(return_inverse=True)
-        text = self.norm(self.embedding(self.words[different]).sum(1))
+        unique, inverse = asked.unique(return_inverse=True)
+        text = self.norm(self.embedding(self.words[unique]).sum(1))
         query = self.query(text).unflatten(1, (H, -1)) / math.sqrt(tokens.shape[2] // H)
-        reader = torch.einsum("qhk,hkd->qhd", query, self.key.weight.unflatten(0, (H, -1)))
-        scores = reader[back].flatten(1, 2) @ tokens.transpose(1, 2)  # [B, P H, N]
-        seen = (scores.softmax(2) @ tokens).view(B, P, H, -1)
-        pooled = torch.einsum("bphd,hkd->bphk", seen, self.value.weight.unflatten(0, (H, -1))).flatten(2)
-        hidden = self.mlp((pooled + self.value.bias) * self.gate(text)[back])
+        projected = torch.einsum("qhk,hkd->qhd", query, self.key.weight.unflatten(0, (H, -1)))
+        scores = projected[inverse].flatten(1, 2) @ tokens.transpose(1, 2)  # [B, P H, N]
+        mean = (scores.softmax(2) @ tokens).view(B, P, H, -1)
+        pooled = torch.einsum("bphd,hkd->bphk", mean, self.value.weight.unflatten(0, (H, -1))).flatten(2)
+        hidden = self.mlp((pooled + self.value.bias) * self.gate(text)[inverse])
         return [self.classifiers[kind](hidden[:, place]) for place, kind in enumerate(self.kinds)]
 
 
-def answer(questions: Questions, sight: Sight, protocol: Protocol, seed: int) -> dict[str, Any]:
-    """Share of right answers by kind and split, with the learning rate that is best on the validation concepts.
+def answer(questions: Questions, source: TokenSource, protocol: Protocol, seed: int) -> dict[str, Any]:
+    """Trains answerers; returns the "accuracy" by kind and split, "learning_rate" and "validation" accuracies.
 
-    Best is the highest mean over the kinds. Drawings that can't be read are not trained on, and the answers to the
-    questions about them count as wrong.
+    The learning rate is the one with the highest mean accuracy over the kinds on the validation concepts. Drawings that
+    can't be read are not trained on, and the answers to the questions about them count as wrong.
     """
-    readable = sight.readable["train"]
+    readable = source.readable["train"]
     trained = questions.trained[readable]
-    answerers = _train(questions, sight, readable[trained], protocol, seed)
+    answerers = _train(questions, source, readable[trained], protocol, seed)
     asked = questions.asked_of("train", ~questions.trained)
     points = []
     for answerer in answerers:
-        right = _right(answerer, questions, sight, "train", readable[~trained], protocol.batch_size)
+        right = _count_right(answerer, questions, source, "train", readable[~trained], protocol.batch_size)
         shares = [right[kind] / count for kind, count in asked.items() if count]
         points.append(sum(shares) / max(1, len(shares)))
     best = int(np.argmax(points))
     accuracy: dict[str, dict[str, float]] = {kind: {} for kind in questions.answers}
     for split in questions.heldout:
-        right = _right(answerers[best], questions, sight, split, sight.readable[split], protocol.batch_size)
+        right = _count_right(answerers[best], questions, source, split, source.readable[split], protocol.batch_size)
         for kind, count in questions.asked_of(split).items():
             if count:
                 accuracy[kind][split] = right[kind] / count
     return {"accuracy": accuracy, "learning_rate": protocol.grid[best][0], "validation": points}
 
 
-def _train(questions: Questions, sight: Sight, chosen: np.ndarray, protocol: Protocol, seed: int) -> list[Answerer]:
-    """An answerer for each grid point, side by side from the same initial weights."""
+def _train(
+    questions: Questions, source: TokenSource, chosen: np.ndarray, protocol: Protocol, seed: int
+) -> list[Answerer]:
+    """Returns a trained answerer for each grid point; all start from the same weights and see the same batches."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = Answerer(questions, sight.width, sight.heads).to(sight.device)
+        fresh = Answerer(questions, source.width, source.heads).to(source.device)
     answerers = [copy.deepcopy(fresh) for _ in protocol.grid]
     optimizers = [
         torch.optim.AdamW(answerer.parameters(), lr=rate, weight_decay=decay)
@@ -125,18 +133,18 @@ def _train(questions: Questions, sight: Sight, chosen: np.ndarray, protocol: Pro
     for step in range(total):
         passes, places = np.array(indices(len(chosen), seed, step * batch, batch)).T
         rows = chosen[places]
-        asked = torch.from_numpy(all_asked[passes % len(all_asked), rows]).to(sight.device)
-        right = torch.from_numpy(questions.right["train"][rows]).to(sight.device)
-        tokens = sight.pictures["train"](rows)
+        asked = torch.from_numpy(all_asked[passes % len(all_asked), rows]).to(source.device)
+        right = torch.from_numpy(questions.right["train"][rows]).to(source.device)
+        tokens = source.tokens["train"](rows)
         rates = learning_rates(protocol, step, total).tolist()
         for answerer, optimizer, rate in zip(answerers, optimizers, rates, strict=True):
             logits = answerer(tokens, asked)
-            lost = [
-                F.cross_entropy(found, wanted, ignore_index=NOT_ASKED, reduction="sum")
-                for found, wanted in zip(logits, right.T, strict=True)
+            losses = [
+                F.cross_entropy(place_logits, target, ignore_index=NOT_ASKED, reduction="sum")
+                for place_logits, target in zip(logits, right.T, strict=True)
             ]
             optimizer.zero_grad()
-            (torch.stack(lost).sum() / batch).backward()
+            (torch.stack(losses).sum() / batch).backward()
             nn.utils.clip_grad_norm_(answerer.parameters(), protocol.clip)
             optimizer.param_groups[0]["lr"] = rate
             optimizer.step()
@@ -144,15 +152,15 @@ def _train(questions: Questions, sight: Sight, chosen: np.ndarray, protocol: Pro
 
 
 @torch.no_grad()
-def _right(
-    answerer: Answerer, questions: Questions, sight: Sight, split: str, rows: np.ndarray, batch: int
+def _count_right(
+    answerer: Answerer, questions: Questions, source: TokenSource, split: str, rows: np.ndarray, batch: int
 ) -> dict[str, int]:
-    """How many questions of each kind about these drawings it answers rightly."""
+    """Returns how many questions of each kind about these drawings the answerer answers rightly."""
     hits = np.zeros(len(questions.kinds), dtype=np.int64)
     for start in range(0, len(rows), batch):
-        some = rows[start : start + batch]
-        asked = torch.from_numpy(questions.asked[split][0, some]).to(sight.device)
-        logits = answerer(sight.pictures[split](some), asked)
-        answered = torch.stack([found.argmax(1) for found in logits], 1).cpu().numpy()
-        hits += (answered == questions.right[split][some]).sum(0)
+        part = rows[start : start + batch]
+        asked = torch.from_numpy(questions.asked[split][0, part]).to(source.device)
+        logits = answerer(source.tokens[split](part), asked)
+        answered = torch.stack([place_logits.argmax(1) for place_logits in logits], 1).cpu().numpy()
+        hits += (answered == questions.right[split][part]).sum(0)
     return questions.by_kind(hits)

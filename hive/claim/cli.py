@@ -12,8 +12,8 @@ from hive.errors import UserError
 
 @dataclass(frozen=True)
 class Command:
-    """Trains towers without pre-training, with self-attention and with HIVE, probes them, asks them questions, and
-    tests the difference. The same command again continues."""
+    """Compares a tower without pre-training with towers that self-attention and HIVE have trained: probes them, asks
+    them questions, and tests the differences. The same command again continues."""
 
     setting: str = "small"
     """small: the demo's models, for two CPU cores; gpu: 128 pixels, a larger tower, SmolLM2-135M where it is
@@ -21,15 +21,15 @@ class Command:
     seeds: Annotated[tuple[int, ...], numbers_with_commas("0,1,2")] = (0, 1, 2)
     """Seeds, with commas between; every tower is trained once for each."""
     ablations: bool = False
-    """With the ablations of HIVE as well."""
+    """Also train the ablations of HIVE."""
     only: Annotated[str | None, tyro.conf.arg(metavar="NAME,...")] = None
-    """These rows and the blind baseline alone; --dry-run lists them."""
+    """Only these rows and the blind baseline; --dry-run lists the rows."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder that tools/build_emoji.py wrote; None is the embedded set, and emoji-128 for the gpu setting."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder of all runs and tables; None is runs/claim-SETTING."""
     max_steps: Count | None = None
-    """Most steps of a stage, for a quick look."""
+    """Largest number of steps in a stage, for a quick look."""
     device: str = "auto"
     """"auto" takes the GPU where there is one; or cpu, cuda, cuda:1."""
     dry_run: bool = False

@@ -17,10 +17,10 @@ from hive.stages import enter_stage, stage_steps, trained_parts
 
 @dataclass(frozen=True)
 class Texts:
-    """The training captions as the language model sees them."""
+    """The lengths of the training captions, as the language model reads them."""
 
     lengths: tuple[int, ...]
-    """Tokens of each pair's text that are read."""
+    """Tokens of each pair's text that the model reads."""
 
     @property
     def pairs(self) -> int:
@@ -30,12 +30,13 @@ class Texts:
 
 @dataclass(frozen=True)
 class RunCost:
-    """Of one run."""
+    """What one run costs, over all its stages."""
 
     steps: tuple[int, ...]
-    """Of each stage."""
+    """Optimiser steps of each stage."""
     images: int
     flops: float
+    """Forward and backward, in training."""
 
 
 def read_texts(config: Config) -> Texts:
@@ -46,30 +47,30 @@ def read_texts(config: Config) -> Texts:
 
 
 def flops_an_image(config: Config, texts: Texts) -> list[float]:
-    """Forward and backward FLOPs of a training pair in each of the run's stages, the mean over the set."""
-    model = _on_meta(config)
-    found = []
+    """Returns the forward and backward FLOPs of a training pair in each of the run's stages, averaged over the set."""
+    model = _build_on_meta(config)
+    flops = []
     for stage in config.stages:
         parts = trained_parts(config, stage)
         enter_stage(model, parts)
         costs = step_flops(model, parts, texts.pairs, texts.lengths)
-        found.append(sum(cost.total for cost in costs.values()) / texts.pairs)
-    return found
+        flops.append(sum(cost.total for cost in costs.values()) / texts.pairs)
+    return flops
 
 
 def read_layer(config: Config) -> int:
-    """The deepest hidden state that the run reads: no layer above it is trained."""
-    return _on_meta(config).tower.selected[-1]
+    """Returns the deepest hidden state that the run reads: no layer above it is trained."""
+    return _build_on_meta(config).tower.selected[-1]
 
 
 @lru_cache(maxsize=32)  # shapes alone: building them is what takes time
-def _on_meta(config: Config) -> Model:
+def _build_on_meta(config: Config) -> Model:
     with torch.device("meta"):
         return build_model(config, "torch", pretrained=False)
 
 
 def run_cost(config: Config, texts: Texts) -> RunCost:
-    """Counts a run."""
+    """Returns the cost of a run."""
     counts = [stage_steps(config, stage, texts.pairs) for stage in config.stages]
     images = [n * config.schedule(stage).batch_size for n, stage in zip(counts, config.stages, strict=True)]
     flops = sum(n * each for n, each in zip(images, flops_an_image(config, texts), strict=True))
@@ -77,27 +78,27 @@ def run_cost(config: Config, texts: Texts) -> RunCost:
 
 
 def with_flops_of(config: Config, other: Config, texts: Texts) -> Config:
-    """`config` with the number of steps at which it trains with `other`'s FLOPs.
+    """Returns `config` with the number of steps that makes its training FLOPs equal to `other`'s.
 
-    Every stage is scaled alike; the last one takes up the others' rounding.
+    All stages are scaled by one factor; the last one makes up for the rounding of the others.
     """
-    wanted = run_cost(other, texts).flops
-    share = wanted / run_cost(config, texts).flops
-    a_step = [
+    target = run_cost(other, texts).flops
+    share = target / run_cost(config, texts).flops
+    flops_a_step = [
         each * config.schedule(stage).batch_size
         for each, stage in zip(flops_an_image(config, texts), config.stages, strict=True)
     ]
     counts = [max(1, round(share * stage_steps(config, stage, texts.pairs))) for stage in config.stages[:-1]]
-    left = wanted - sum(n * each for n, each in zip(counts, a_step[:-1], strict=True))
-    counts.append(max(1, round(left / a_step[-1])))
+    remaining = target - sum(n * each for n, each in zip(counts, flops_a_step[:-1], strict=True))
+    counts.append(max(1, round(remaining / flops_a_step[-1])))
     return _with_steps(config, counts, texts.pairs)
 
 
 def _with_steps(config: Config, counts: Sequence[int], pairs: int) -> Config:
-    """Asks for these steps by way of the epochs, whose learning rates then end where training does."""
+    """Returns `config` with the epochs that give these steps, so that the learning rate ends where training does."""
     changes = {}
     for stage, count in zip(config.stages, counts, strict=True):
         schedule = config.schedule(stage)
-        a_pass = steps(1.0, pairs, schedule.batch_size)
-        changes[f"schedule{stage}"] = replace(schedule, epochs=count / a_pass)
+        steps_a_pass = steps(1.0, pairs, schedule.batch_size)
+        changes[f"schedule{stage}"] = replace(schedule, epochs=count / steps_a_pass)
     return replace(config, **changes)  # type: ignore[arg-type]

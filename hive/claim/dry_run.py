@@ -7,7 +7,7 @@ from hive.claim.plan import Row, Setting
 
 
 def report(setting: Setting, rows: Sequence[Row], texts: Texts, seeds: Sequence[int]) -> str:
-    """Steps, images and FLOPs of every row; an estimate of the time where the setting has a speed."""
+    """Returns a text table of every row's steps, images and FLOPs; and an estimate of the time if a speed is known."""
     language = setting.base.language.weights or "a fresh Llama"
     lines = [
         f"setting {setting.name}: {setting.base.data}, {texts.pairs:,} pairs, language model {language}, seeds "

@@ -1,4 +1,4 @@
-"""What a tower reached on three held-out splits: probes, answers to questions, its language model's caption loss."""
+"""Scores of a tower on three held-out splits: probes, answers to questions, its language model's caption loss."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from hive.claim.answers import Pictures, Sight, answer, blind
+from hive.claim.answers import TokenReader, TokenSource, answer, blind_source
 from hive.claim.plan import Setting
 from hive.claim.questions import Questions, make_questions
 from hive.config import LanguageConfig, VisionConfig
@@ -52,7 +52,7 @@ class PairImages(ImageReader):
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """What tools/build_emoji.py wrote: images, captions, and what each picture is of."""
+    """A set that tools/build_emoji.py wrote: images, captions, labels, and questions about each picture."""
 
     pairs: dict[str, Pairs]
     """By split: "train" and `SPLITS`."""
@@ -66,14 +66,14 @@ class EvaluationSet:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over captions, labels, questions, and where the images are."""
-        labels = {target: {s: found.tolist() for s, found in of.items()} for target, of in self.labels.items()}
-        splits = {split: pairs.fingerprint for split, pairs in self.pairs.items()}
-        parts = [splits, labels, self.in_validation.tolist(), self.questions.fingerprint]
+        """SHA-256 over the images' names, captions, labels and questions."""
+        labels = {target: {s: array.tolist() for s, array in splits.items()} for target, splits in self.labels.items()}
+        pairs = {split: pairs.fingerprint for split, pairs in self.pairs.items()}
+        parts = [pairs, labels, self.in_validation.tolist(), self.questions.fingerprint]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def majority(self, target: str, split: str) -> float:
-        """Share of the split that is of training's most frequent class."""
+        """Returns the share of the split that has the most frequent class of training."""
         largest, _ = Counter(self.labels[target]["train"].tolist()).most_common(1)[0]
         return float((self.labels[target][split] == largest).mean())
 
@@ -81,7 +81,7 @@ class EvaluationSet:
 def open_set(folder: Path, language: LanguageConfig) -> EvaluationSet:
     """Reads labels and captions, and makes the questions, in the tokens of the language model's tokenizer.
 
-    `UserError` where a file, a column or the tokenizer is missing.
+    Raises `UserError` where a file, a column or the tokenizer is missing.
     """
     for split in ("train", *SPLITS):
         if not (folder / f"{split}.parquet").is_file():
@@ -90,12 +90,13 @@ def open_set(folder: Path, language: LanguageConfig) -> EvaluationSet:
                 f"--size 128 --out {folder}, or give another such folder."
             )
     pairs = {split: open_pairs(str(folder / f"{split}.parquet")) for split in ("train", *SPLITS)}
-    columns = {split: _columns(folder / f"{split}.parquet") for split in pairs}
+    columns = {split: _read_columns(folder / f"{split}.parquet") for split in pairs}
     classes, labels = {}, {}
     for target in TARGETS:
-        classes[target] = np.unique(np.concatenate([found[target] for found in columns.values()]))
+        classes[target] = np.unique(np.concatenate([of_split[target] for of_split in columns.values()]))
         labels[target] = {
-            split: np.searchsorted(classes[target], found[target]).astype(np.int64) for split, found in columns.items()
+            split: np.searchsorted(classes[target], of_split[target]).astype(np.int64)
+            for split, of_split in columns.items()
         }
     concepts = sorted(set(columns["train"]["concept"].tolist()))
     chosen = hash_order(concepts, 0)[: max(1, round(VALIDATION_SHARE * len(concepts)))]
@@ -104,11 +105,11 @@ def open_set(folder: Path, language: LanguageConfig) -> EvaluationSet:
     return EvaluationSet(pairs, classes, labels, held_out, questions)
 
 
-def _columns(path: Path) -> dict[str, np.ndarray]:
+def _read_columns(path: Path) -> dict[str, np.ndarray]:
     names = ["caption", "concept", "tone", *TARGETS]
-    there = pq.ParquetFile(path).schema_arrow.names
+    present = pq.ParquetFile(path).schema_arrow.names
     for name in names:
-        if name not in there:
+        if name not in present:
             raise UserError(f'{path} has no column "{name}": give a folder that tools/build_emoji.py wrote.')
     table = pq.read_table(path, columns=names)
     return {name: np.asarray(table.column(name).to_pylist(), dtype=str) for name in names}
@@ -117,10 +118,10 @@ def _columns(path: Path) -> dict[str, np.ndarray]:
 def evaluate_tower(
     tower: ProbedTower, data: EvaluationSet, setting: Setting, seed: int, workers: int
 ) -> dict[str, Any]:
-    """Of a frozen tower: "probe", accuracy by target and split, and "questions", the same by kind and split.
+    """Returns a frozen tower's scores: "probe" has the accuracy by target and split, "questions" by kind and split.
 
-    Each with the learning rate that validation chose. A picture that can't be read counts as wrong, and for the probe
-    one whose class no training picture has; see `Questions` for those.
+    Both have the learning rate that validation chose. A picture that can't be read counts as wrong. For the probe, so
+    does a picture whose class no training picture has; `Questions` says which questions are not asked.
     """
     rows = {split: np.arange(len(pairs)) for split, pairs in data.pairs.items()}
     images = {
@@ -128,59 +129,66 @@ def evaluate_tower(
         for split, pairs in data.pairs.items()
     }
     features = all_features(tower, images, with_tokens=list(images), cache=None, workers=workers, say=lambda line: None)
-    sources = {split: CachedSource(found, ("attention",), tower.device) for split, found in features.items()}
-    good = {split: np.flatnonzero(~found.bad) for split, found in features.items()}
-    sight = Sight(
-        {split: _tokens(source) for split, source in sources.items()}, good, tower.width, tower.heads, tower.device
+    sources = {split: CachedSource(cached, ("attention",), tower.device) for split, cached in features.items()}
+    readable = {split: np.flatnonzero(~cached.bad) for split, cached in features.items()}
+    token_source = TokenSource(
+        {split: _token_reader(source) for split, source in sources.items()},
+        readable,
+        tower.width,
+        tower.heads,
+        tower.device,
     )
     return {
-        "probe": {target: _probe(tower, sources, good, data, target, setting.probing) for target in TARGETS},
-        "questions": answer(data.questions, sight, setting.answering, seed),
+        "probe": {target: _run_probe(tower, sources, readable, data, target, setting.probing) for target in TARGETS},
+        "questions": answer(data.questions, token_source, setting.answering, seed),
     }
 
 
-def _tokens(source: CachedSource) -> Pictures:
+def _token_reader(source: CachedSource) -> TokenReader:
     return lambda rows: next(source.batches([rows]))["attention"]
 
 
 def answer_blindly(
     vision: VisionConfig, data: EvaluationSet, answering: Protocol, seed: int, device: torch.device
 ) -> dict[str, Any]:
-    """What `evaluate_tower` gives as "questions", trained and asked without the pictures."""
+    """Returns the "questions" of `evaluate_tower`, trained and asked without pictures."""
     rows = {split: np.arange(len(pairs)) for split, pairs in data.pairs.items()}
-    return answer(data.questions, blind(rows, vision.hidden_size, vision.heads, device), answering, seed)
+    return answer(data.questions, blind_source(rows, vision.hidden_size, vision.heads, device), answering, seed)
 
 
-def _probe(
+def _run_probe(
     tower: ProbedTower,
     sources: Mapping[str, Source],
-    good: Mapping[str, np.ndarray],
+    readable: Mapping[str, np.ndarray],
     data: EvaluationSet,
     target: str,
     protocol: Protocol,
 ) -> dict[str, Any]:
     labels = data.labels[target]
-    validation = data.in_validation[good["train"]]
+    validation = data.in_validation[readable["train"]]
     heads = fresh_heads(("attention",), tower, len(data.classes[target]), protocol)
-    train(heads, sources["train"], labels["train"], good["train"][~validation], protocol, lambda line: None)
+    train(heads, sources["train"], labels["train"], readable["train"][~validation], protocol, lambda line: None)
 
-    def right(split: str, chosen: np.ndarray) -> torch.Tensor:
+    def count(split: str, chosen: np.ndarray) -> torch.Tensor:
         return count_right(heads, sources[split], labels[split], chosen, protocol.batch_size)["attention"].double()
 
-    points = right("train", good["train"][validation]).mean(0) / max(1, int(validation.sum()))
+    points = count("train", readable["train"][validation]).mean(0) / max(1, int(validation.sum()))
     best = int(points.argmax())
     heads["attention"].keep(best)
     return {
-        "accuracy": {split: float(right(split, good[split]).mean()) / len(labels[split]) for split in SPLITS},
+        "accuracy": {split: float(count(split, readable[split]).mean()) / len(labels[split]) for split in SPLITS},
         "learning_rate": protocol.grid[best][0],
         "validation": points.tolist(),
     }
 
 
 def caption_losses(run: Run, data: EvaluationSet, world: World) -> dict[str, dict[str, float | None]]:
-    """Nats a token on every pair of each split: "right" with its own image, "wrong" with another's, "gain" between."""
+    """Returns caption losses by name and split, nats a token over all pairs.
+
+    "right" is with the pair's image, "wrong" with another pair's, "gain" is wrong minus right.
+    """
     config = run.config
-    found: dict[str, dict[str, float | None]] = {"right": {}, "wrong": {}, "gain": {}}
+    losses: dict[str, dict[str, float | None]] = {"right": {}, "wrong": {}, "gain": {}}
     for split in SPLITS:
         pairs = data.pairs[split]
         batches = heldout_batches(
@@ -189,5 +197,5 @@ def caption_losses(run: Run, data: EvaluationSet, world: World) -> dict[str, dic
         ledger = Ledger(run.folder, config.dataset.max_bad_share, writes=False)
         with torch.autocast("cuda", torch.bfloat16, enabled=world.device.type == "cuda"):
             result = evaluate(run.model, batches, world, ledger)
-        found["right"][split], found["wrong"][split], found["gain"][split] = result.right, result.wrong, result.gain
-    return found
+        losses["right"][split], losses["wrong"][split], losses["gain"][split] = result.right, result.wrong, result.gain
+    return losses

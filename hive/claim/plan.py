@@ -24,14 +24,14 @@ class Row:
 
     name: str
     words: str
-    """What it differs in from HIVE."""
+    """How it differs from HIVE."""
     config: Config
-    """Without seed and folder."""
+    """The run's, without seed and folder."""
     ablation: bool = False
     pretrained: bool = True
-    """False: the fresh tower that the runs of the same seed start from, probed as it is."""
+    """False: the fresh tower that runs with the same seed start from is scored, untrained."""
     sees: bool = True
-    """False: no tower at all, the questions are answered without pictures."""
+    """False: there is no tower; the questions are answered without pictures."""
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,21 @@ class Setting:
 
     name: str
     base: Config
-    """HIVE's; every row is a change of it."""
+    """HIVE's configuration, which every row changes."""
     folder: Path
-    """With train.parquet and a file for each held-out split."""
+    """Has train.parquet and a file for each held-out split."""
     probing: Protocol
     """How the probe is trained."""
     answering: Protocol
-    """How what answers the questions is trained, with the run's seed."""
+    """How the answerers of the questions are trained; the seed is the run's."""
     images_per_second: float | None = None
-    """How fast HIVE's stage 3 is expected to train; None where nobody has measured it."""
+    """Expected speed of HIVE's stage 3; None where it has not been measured."""
 
 
 def small(folder: Path | None = None) -> Setting:
-    """The demo on the embedded set, 6 passes in stage 3 in place of 20, for two CPU cores.
+    """Returns the setting for two CPU cores: the demo on the embedded set, with 6 passes in stage 3 instead of 20.
 
-    The language model has 8 layers in place of 6, so that it can read all 8 of the tower's.
+    The language model has 8 layers instead of 6, so that it can read all 8 of the tower's.
     """
     recipe = demo()
     base = replace(
@@ -66,11 +66,14 @@ def small(folder: Path | None = None) -> Setting:
     )
     probing = Protocol(learning_rates=(1e-3, 5e-3, 2e-2), weight_decays=(0.05,), epochs=30.0, batch_size=256, seeds=1)
     answering = replace(probing, learning_rates=(3e-3, 1e-2), epochs=20.0)
-    return _on(Setting("small", base, EMBEDDED, probing, answering, images_per_second=200.0), folder)
+    return _with_data(Setting("small", base, EMBEDDED, probing, answering, images_per_second=200.0), folder)
 
 
 def gpu(folder: Path | None = None) -> Setting:
-    """Six vendors at 128 pixels, a tower of 16 layers, SmolLM2-135M where its package is installed."""
+    """Returns the setting for a GPU: six vendors at 128 pixels, a tower of 16 layers.
+
+    The language model is SmolLM2-135M where its package is installed, otherwise a fresh one.
+    """
     if smollm2_file() is not None:
         language, gate, rates = SMOLLM2_135M, True, (1e-3, 1e-4, 3e-4)
     else:
@@ -90,14 +93,14 @@ def gpu(folder: Path | None = None) -> Setting:
     )
     probing = Protocol(learning_rates=(5e-4, 1e-3, 3e-3), weight_decays=(0.05,), epochs=20.0, seeds=1)
     answering = replace(probing, learning_rates=(1e-3, 3e-3))
-    return _on(Setting("gpu", base, BIGGER_SET, probing, answering), folder)
+    return _with_data(Setting("gpu", base, BIGGER_SET, probing, answering), folder)
 
 
 SETTINGS: dict[str, Callable[[Path | None], Setting]] = {"small": small, "gpu": gpu}
 
 
-def _on(setting: Setting, folder: Path | None) -> Setting:
-    """The setting on the data in a folder that tools/build_emoji.py wrote."""
+def _with_data(setting: Setting, folder: Path | None) -> Setting:
+    """Returns the setting with the data in a folder that tools/build_emoji.py wrote; None is the setting's folder."""
     folder = folder or setting.folder
     language = setting.base.language
     if folder != EMBEDDED and language.weights != SMOLLM2:
@@ -108,7 +111,7 @@ def _on(setting: Setting, folder: Path | None) -> Setting:
 
 
 def rows(setting: Setting, max_steps: int | None = None) -> tuple[list[Row], Texts]:
-    """The towers, the ablations and the blind baseline, and the training texts that their costs are counted on.
+    """Returns towers, ablations and the blind baseline; and the training texts that their costs are counted on.
 
     Each has HIVE's images and steps, except self-attention at equal FLOPs, which has HIVE's FLOPs and so fewer steps.
     """
@@ -121,25 +124,25 @@ def rows(setting: Setting, max_steps: int | None = None) -> tuple[list[Row], Tex
         Row(EQUAL_FLOPS, "LLaVA's way, HIVE's training FLOPs: fewer steps", with_flops_of(attention, hive, texts)),
         Row(REFERENCE, "25 % of the layers, uniform", hive),
     ]
-    unseeing = Row(BLIND, "no tower: the questions without pictures", hive, pretrained=False, sees=False)
-    return [*towers, *_ablations(hive), unseeing], texts
+    blind = Row(BLIND, "no tower: the questions without pictures", hive, pretrained=False, sees=False)
+    return [*towers, *_make_ablations(hive), blind], texts
 
 
-def _ablations(hive: Config) -> list[Row]:
-    """One change each of HIVE; where two are the same configuration, the first stands for both."""
+def _make_ablations(hive: Config) -> list[Row]:
+    """Returns HIVE with one change each; of two equal configurations only the first is kept, and it names both."""
 
     layers = hive.vision.layers
 
-    def reads(selection: str, density: float = hive.vision.density) -> Config:
+    def with_states(selection: str, density: float = hive.vision.density) -> Config:
         selected = select_hidden_states(selection, density, layers)
         return replace(hive, vision=replace(hive.vision, selection=",".join(map(str, selected))))
 
     changed = [
-        Row("density-12.5", "12.5 % of the layers", reads("uniform", 0.125)),
-        Row("density-50", "50 % of the layers", reads("uniform", 0.5)),
-        Row("density-100", "all layers", reads("uniform", 1.0)),
-        Row("later", "25 % of the layers, the last ones but one", reads("later")),
-        Row("cascaded", "the last layer but one alone", reads(str(layers - 1))),
+        Row("density-12.5", "12.5 % of the layers", with_states("uniform", 0.125)),
+        Row("density-50", "50 % of the layers", with_states("uniform", 0.5)),
+        Row("density-100", "all layers", with_states("uniform", 1.0)),
+        Row("later", "25 % of the layers, the last ones but one", with_states("later")),
+        Row("cascaded", "the last layer but one alone", with_states(str(layers - 1))),
         Row("joint", "image and text in one softmax", replace(hive, fusion="joint")),
         Row(
             "no-gate" if hive.gate else "gate",

@@ -1,4 +1,4 @@
-"""The tables as one picture: a point a seed, and each row's mean as a line through them."""
+"""The tables as one picture: a point for each seed, and a line at each row's mean."""
 
 import io
 from collections.abc import Sequence
@@ -14,14 +14,17 @@ COLOURS = dict(zip(SPLITS, ("tab:green", "tab:blue", "tab:orange"), strict=True)
 COLUMNS = 2
 
 
-def picture(title: str, found: Sequence[Metric]) -> bytes:
-    """A panel a metric, as PNG: rows side by side, a colour a split, a dashed line at the most common answer."""
-    metrics = [metric for metric in found if metric.cells]
+def picture(title: str, tables: Sequence[Metric]) -> bytes:
+    """Returns a PNG with a panel for each metric: rows side by side, a colour for each split.
+
+    A dashed line is the score of the most common answer.
+    """
+    metrics = [metric for metric in tables if metric.cells]
     rows = -(-len(metrics) // COLUMNS)
     figure = Figure(figsize=(6.5 * COLUMNS, 3.2 * rows + 0.5), layout="constrained")
     panels = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
     for axes, metric in zip(panels, metrics, strict=False):
-        _panel(axes, metric)
+        _draw_panel(axes, metric)
     for axes in panels[len(metrics) :]:
         axes.axis("off")
     handles, labels = panels[0].get_legend_handles_labels()
@@ -32,14 +35,14 @@ def picture(title: str, found: Sequence[Metric]) -> bytes:
     return file.getvalue()
 
 
-def _panel(axes: Axes, metric: Metric) -> None:
+def _draw_panel(axes: Axes, metric: Metric) -> None:
     factor = 100 if metric.percent else 1
     for number, split in enumerate(SPLITS):
         shift, colour = 0.25 * (number - (len(SPLITS) - 1) / 2), COLOURS[split]
-        there = [(place + shift, cells[split]) for place, cells in enumerate(metric.cells.values()) if split in cells]
-        places, means = [place for place, _ in there], [factor * cell.mean for _, cell in there]
+        points = [(place + shift, cells[split]) for place, cells in enumerate(metric.cells.values()) if split in cells]
+        places, means = [place for place, _ in points], [factor * cell.mean for _, cell in points]
         axes.plot(places, means, "_", markersize=24, markeredgewidth=2, label=split.replace("_", " "), color=colour)
-        for place, cell in there:
+        for place, cell in points:
             values = [factor * value for value in cell.by_seed.values()]
             axes.plot([place] * len(values), values, "o", markersize=4, alpha=0.6, color=colour)
         if metric.majority is not None and split in metric.majority:

@@ -1,4 +1,4 @@
-"""Trains and evaluates what is missing, one tower and seed after another; every result is a file of its own."""
+"""Trains and evaluates the jobs that have no result yet, one after another; each result is one file."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ PLANNED, RESULT = "planned.sha256", "result.json"
 
 
 class Stopped(Exception):  # noqa: N818  # nothing is wrong
-    """A signal ended training, which has saved itself; the argument is the exit code."""
+    """Raised where a signal ended training, after a checkpoint was saved; the argument is the exit code."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,20 @@ class Job:
     seed: int
     folder: Path
     planned: str
-    """SHA-256 of all that its result depends on."""
+    """SHA-256 of everything that the result depends on."""
 
     @property
     def config(self) -> Config:
-        """The run's."""
+        """The run's configuration, with seed and folder."""
         return replace(self.row.config, seed=self.seed, out=self.folder)
 
     def result(self) -> dict[str, Any] | None:
-        """What was reached, or None where it is still to be done; `UserError` where the folder is another plan's."""
+        """Returns the job's result, None where it has none yet; raises `UserError` for a folder of another plan."""
         try:
-            there = (self.folder / PLANNED).read_text()
+            recorded = (self.folder / PLANNED).read_text()
         except FileNotFoundError:
             return None
-        if there != self.planned:
+        if recorded != self.planned:
             raise UserError(
                 f"{self.folder} was made with other settings, data or version: give another --out, or delete it."
             )
@@ -64,25 +64,28 @@ class Job:
 
 
 def jobs(rows: Sequence[Row], seeds: Sequence[int], out: Path, data: EvaluationSet, setting: Setting) -> list[Job]:
-    """Every row with the first seed, then with the next, so that a stopped comparison is as even as it can be."""
-    same = [data.fingerprint, asdict(setting.probing), asdict(setting.answering)]
+    """Returns a job for each row and seed: all rows with the first seed, then with the next.
+
+    A comparison that is stopped has then done about as many seeds of one row as of another.
+    """
+    shared = [data.fingerprint, asdict(setting.probing), asdict(setting.answering)]
 
     def planned(row: Row, seed: int) -> str:
         # The data's path is free to change, its content is not.
-        parts = [fingerprint(replace(row.config, seed=seed)), row.pretrained, row.sees, *same]
+        parts = [fingerprint(replace(row.config, seed=seed)), row.pretrained, row.sees, *shared]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     return [Job(row, seed, out / f"{row.name}-{seed}", planned(row, seed)) for seed in seeds for row in rows]
 
 
 def seeds_in(out: Path) -> list[int]:
-    """The seeds that the folder has runs of."""
+    """Returns the seeds of the runs in the folder, sorted."""
     ends = {path.name.rpartition("-")[2] for path in out.glob("*-*")}
     return sorted(int(end) for end in ends if end.isdecimal())
 
 
-def do(job: Job, data: EvaluationSet, texts: Texts, setting: Setting, world: World, console: Console) -> None:
-    """Trains the job's run unless it is done, evaluates it, and writes its result; then its checkpoints go.
+def run_job(job: Job, data: EvaluationSet, texts: Texts, setting: Setting, world: World, console: Console) -> None:
+    """Trains the job's run unless that is done, evaluates it, writes its result and deletes its checkpoints.
 
     Raises `Stopped` where a signal ended the training.
     """
@@ -94,7 +97,7 @@ def do(job: Job, data: EvaluationSet, texts: Texts, setting: Setting, world: Wor
         result["questions"] = answer_blindly(config.vision, data, setting.answering, job.seed, world.device)
     else:
         if job.row.pretrained:
-            if not (job.folder / "tower").is_dir():  # the last thing that a run makes
+            if not (job.folder / "tower").is_dir():  # a run writes it last
                 _train(job, world, console)
             run = load_run(job.folder, world.device)
             tower = run.model.tower.model
@@ -102,7 +105,7 @@ def do(job: Job, data: EvaluationSet, texts: Texts, setting: Setting, world: Wor
             result |= {"steps": cost.steps, "images": cost.images, "flops": cost.flops}
             result["loss"] = caption_losses(run, data, world)
         else:
-            torch.manual_seed(job.seed)  # as a run begins
+            torch.manual_seed(job.seed)  # a run with this seed starts from the same tower
             tower = fresh_vision(config.vision)
         result["layer"] = read_layer(config)
         probed = ProbedTower(tower, result["layer"], world.device)
@@ -116,22 +119,22 @@ def _train(job: Job, world: World, console: Console) -> None:
     config = job.config
     if resume:
         config = replace(load_config(job.folder, Config), out=job.folder, data=config.data, kernel=config.kernel)
-    with _own_signals():
+    with _restored_signals():
         code = Trainer(pretraining(config, resume, world), resume, world, console).run()
     if code:
         raise Stopped(code)
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
-    """Training takes these signals as a wish to save; behind it they mean what they did before."""
-    before: dict[signal.Signals, Any] = {
+def _restored_signals() -> Iterator[None]:
+    """Restores the signal handlers when the block ends; training installs handlers that save a checkpoint."""
+    handlers: dict[signal.Signals, Any] = {
         number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
     }
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
@@ -144,10 +147,10 @@ def run_all(
     console: Console,
     say: Callable[[str], None],
 ) -> None:
-    """Does every job that has no result yet."""
-    missing = [job for job in todo if job.result() is None]  # another plan's folder is found before anything runs
+    """Runs every job that has no result yet; `say` gets each line of progress."""
+    missing = [job for job in todo if job.result() is None]  # raises for another plan's folder before anything runs
     if len(missing) < len(todo):
         say(f"{len(todo) - len(missing)} of {len(todo)} are done already")
     for number, job in enumerate(missing, 1):
         say(f"\n== {number}/{len(missing)}: {job.row.name}, seed {job.seed} ({job.row.words})")
-        do(job, data, texts, setting, world, console)
+        run_job(job, data, texts, setting, world, console)

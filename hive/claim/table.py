@@ -11,12 +11,12 @@ from hive.claim.evaluate import SPLITS, TARGETS, EvaluationSet
 from hive.claim.plan import REFERENCE, Row
 
 Results = Mapping[tuple[str, int], Mapping[str, Any]]
-"""By row and seed."""
+"""Each result, by row name and seed."""
 LOSSES = {
     "right": "Caption loss with the right image, nats a token (less is better)",
     "gain": "What the right image is worth: loss with a wrong one minus loss with the right one, nats a token",
 }
-ROUNDING = 1e-12  # differences of shares and losses that are further apart do differ
+ROUNDING = 1e-12  # differences between seeds that are closer than this are equal but for rounding
 
 
 @dataclass(frozen=True)
@@ -26,67 +26,71 @@ class Cell:
     by_seed: dict[int, float]
     mean: float
     deviation: float | None
-    """Sample deviation; None of one seed."""
+    """Sample standard deviation over the seeds; None where there is one."""
     hive_minus: float | None
-    """Mean difference over the seeds that both have; None for HIVE itself."""
+    """HIVE's number minus the row's, averaged over the seeds that both have; None for HIVE itself."""
     p: float | None
-    """Two-sided, of a paired t-test over those seeds; None of fewer than two, or where all differ alike."""
+    """Two-sided p of a paired t-test over those seeds; None for fewer than two, or where all differences are equal."""
     pairs: int
-    """Seeds that both have."""
+    """Number of seeds that both have."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One table."""
+    """One table: a score of every row on every split."""
 
     title: str
     cells: dict[str, dict[str, Cell]]
     """By row and split."""
     majority: dict[str, float] | None
-    """Of always answering what training has most often, by split."""
+    """Score of always giving training's most common answer, by split; None for losses."""
     percent: bool
 
 
 def metrics(rows: Sequence[Row], results: Results, data: EvaluationSet) -> list[Metric]:
-    """The tables, with the rows that have results."""
-    found = []
+    """Returns the tables, with the rows that have results."""
+    tables = []
     for target in TARGETS:
-        values = _values(rows, results, ["probe", target, "accuracy"])
+        values = _collect_numbers(rows, results, ["probe", target, "accuracy"])
         majority = {split: data.majority(target, split) for split in SPLITS}
         classes = len(data.classes[target])
-        found.append(Metric(f"Accuracy of the {target} probe, {classes} classes, %", _cells(values), majority, True))
+        tables.append(
+            Metric(f"Accuracy of the {target} probe, {classes} classes, %", _compare_rows(values), majority, True)
+        )
     common = {split: data.questions.most_common(split) for split in SPLITS}
     for kind, answers in data.questions.answers.items():
-        values = _values(rows, results, ["questions", "accuracy", kind])
+        values = _collect_numbers(rows, results, ["questions", "accuracy", kind])
         majority = {split: shares[kind] for split, shares in common.items() if kind in shares}
         title = f"Templated questions: {kind}, {len(answers):,} answers, % right"
-        found.append(Metric(title, _cells(values), majority, True))
+        tables.append(Metric(title, _compare_rows(values), majority, True))
     for key, title in LOSSES.items():
-        values = _values(rows, results, ["loss", key])
-        found.append(Metric(title, _cells(values), None, False))
-    return found
+        values = _collect_numbers(rows, results, ["loss", key])
+        tables.append(Metric(title, _compare_rows(values), None, False))
+    return tables
 
 
-def _values(rows: Sequence[Row], results: Results, path: Sequence[str]) -> dict[str, dict[str, dict[int, float]]]:
-    """By row, split and seed, what a result has at this path; without the rows that have no such number."""
+def _collect_numbers(
+    rows: Sequence[Row], results: Results, path: Sequence[str]
+) -> dict[str, dict[str, dict[int, float]]]:
+    """Returns the results' numbers at this path by row, split and seed, without rows that have none."""
     values: dict[str, dict[str, dict[int, float]]] = {}
     for row in rows:
         for split in SPLITS:
             for (name, seed), result in sorted(results.items()):
-                number = _at(result, (*path, split)) if name == row.name else None
+                number = _get_nested(result, (*path, split)) if name == row.name else None
                 if number is not None:
                     values.setdefault(row.name, {}).setdefault(split, {})[seed] = number
     return values
 
 
-def _at(found: Any, path: Sequence[str]) -> Any:
-    """What is at the end of the path, or None."""
+def _get_nested(value: Any, path: Sequence[str]) -> Any:
+    """Returns the value at the path in nested dictionaries, or None."""
     for key in path:
-        found = None if found is None else found.get(key)
-    return found
+        value = None if value is None else value.get(key)
+    return value
 
 
-def _cells(values: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[str, dict[str, Cell]]:
+def _compare_rows(values: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[str, dict[str, Cell]]:
     reference = values.get(REFERENCE, {})
     return {
         name: {
@@ -98,7 +102,7 @@ def _cells(values: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[str,
 
 
 def cell(by_seed: Mapping[int, float], hive: Mapping[int, float] | None) -> Cell:
-    """The statistics of one row on one split; `hive` has the reference's numbers by seed."""
+    """Returns the statistics of one row on one split; `hive` has the reference's numbers by seed."""
     numbers = list(by_seed.values())
     deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
     common = sorted(by_seed.keys() & (hive or {}).keys())
@@ -112,8 +116,8 @@ def cell(by_seed: Mapping[int, float], hive: Mapping[int, float] | None) -> Cell
     return Cell(dict(by_seed), statistics.fmean(numbers), deviation, difference, p, len(common))
 
 
-def markdown(title: str, rows: Sequence[Row], found: Sequence[Metric], results: Results) -> str:
-    """All tables."""
+def markdown(title: str, rows: Sequence[Row], tables: Sequence[Metric], results: Results) -> str:
+    """Returns all tables as Markdown."""
     lines = [f"# {title}", "", "| tower | differs from HIVE in | seeds | steps | images | training PFLOP |"]
     lines.append("|---|---|---|---:|---:|---:|")
     for row in rows:
@@ -124,18 +128,18 @@ def markdown(title: str, rows: Sequence[Row], found: Sequence[Metric], results: 
                 f"| {row.name} | {row.words} | {', '.join(map(str, done))} | {sum(first['steps']):,} | "
                 f"{first['images']:,} | {first['flops'] / 1e15:.3g} |"
             )
-    for metric in found:
+    for metric in tables:
         if metric.cells:
-            lines += ["", f"## {metric.title}", "", *_table(metric)]
-    return "\n".join([*lines, "", *_footer(found)]) + "\n"
+            lines += ["", f"## {metric.title}", "", *_format_table(metric)]
+    return "\n".join([*lines, "", *_explain(tables)]) + "\n"
 
 
-def _table(metric: Metric) -> list[str]:
+def _format_table(metric: Metric) -> list[str]:
     names = [split.replace("_", " ") for split in SPLITS]
     heads = [head for name in names for head in (name, "HIVE minus it", "p")]
     lines = ["| tower | " + " | ".join(heads) + " |", "|---" + "|---:" * len(heads) + "|"]
     for name, splits in metric.cells.items():
-        cells = [text for split in SPLITS for text in _texts(splits.get(split), metric.percent)]
+        cells = [text for split in SPLITS for text in _format_cell(splits.get(split), metric.percent)]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     if metric.majority is not None:
         shares = [metric.majority.get(split) for split in SPLITS]
@@ -144,24 +148,24 @@ def _table(metric: Metric) -> list[str]:
     return lines
 
 
-def _texts(found: Cell | None, percent: bool) -> tuple[str, str, str]:
-    if found is None:
+def _format_cell(cell: Cell | None, percent: bool) -> tuple[str, str, str]:
+    if cell is None:
         return "–", "", ""
 
-    def shown(number: float, sign: str = "") -> str:
+    def format_number(number: float, sign: str = "") -> str:
         return f"{100 * number:{sign}.1f}" if percent else f"{number:{sign}.3f}"
 
-    mean = shown(found.mean) + ("" if found.deviation is None else f" ± {shown(found.deviation)}")
-    if found.hive_minus is None:
+    mean = format_number(cell.mean) + ("" if cell.deviation is None else f" ± {format_number(cell.deviation)}")
+    if cell.hive_minus is None:
         return mean, "", ""
-    return mean, shown(found.hive_minus, "+"), "–" if found.p is None else f"{found.p:.3f}"
+    return mean, format_number(cell.hive_minus, "+"), "–" if cell.p is None else f"{cell.p:.3f}"
 
 
-def _footer(found: Sequence[Metric]) -> list[str]:
-    cells = [c for metric in found for splits in metric.cells.values() for c in splits.values()]
+def _explain(tables: Sequence[Metric]) -> list[str]:
+    cells = [c for metric in tables for splits in metric.cells.values() for c in splits.values()]
     tested = sorted({c.pairs for c in cells if c.p is not None})
     lines = ["A score is the mean ± the sample deviation over the seeds."]
-    if any(len(splits) < len(SPLITS) for metric in found for splits in metric.cells.values()):
+    if any(len(splits) < len(SPLITS) for metric in tables for splits in metric.cells.values()):
         lines.append("A score of – means that the split has no such question: training has none of its answers.")
     if tested:
         lines.append(
@@ -171,10 +175,10 @@ def _footer(found: Sequence[Metric]) -> list[str]:
     return lines
 
 
-def to_json(title: str, found: Sequence[Metric], results: Results) -> dict[str, Any]:
-    """Everything that the tables show, unrounded, with every run's own record."""
+def to_json(title: str, tables: Sequence[Metric], results: Results) -> dict[str, Any]:
+    """Returns everything that the tables show, unrounded, and every run's record."""
     return {
         "title": title,
-        "metrics": [asdict(metric) for metric in found],
+        "metrics": [asdict(metric) for metric in tables],
         "results": [dict(result) for _, result in sorted(results.items())],
     }

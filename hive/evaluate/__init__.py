@@ -4,7 +4,7 @@ from typing import Any
 
 
 def lmms_manifest() -> Any:
-    """What lmms-eval asks the entry point for; it imports the model's class when it is used."""
+    """Returns the manifest that lmms-eval's entry point asks for; lmms-eval imports the class when it is used."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(model_id="hive", simple_class_path="hive.evaluate.lmms.HiveLLaVA")

@@ -7,7 +7,7 @@ from hive.evaluate.cli import parse
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Runs the command; returns its exit code: 2 with one sentence for a user's mistake, 130 for Ctrl-C."""
 
     def run() -> int:
         command = parse(sys.argv[1:] if argv is None else argv)

@@ -1,4 +1,4 @@
-"""What the four benchmarks have in common: questions, scores, and how official files are read."""
+"""A benchmark as a record: how its official files are read, what is asked, how answers are scored."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ class Question:
     id: str
     """Unique in the benchmark."""
     prompt: str
-    """What the user says, without the image's placeholder."""
+    """The user's text, without the image's placeholder."""
     image: Path | None
     """The image's file, which may be missing; None where the question has none."""
     answers: tuple[str, ...]
@@ -28,14 +28,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Score:
-    """What a benchmark's predictions are worth."""
+    """The score of a model's predictions."""
 
     rows: tuple[tuple[str, float, int], ...]
-    """(name, score, questions) of each part; the whole is the last."""
+    """(name, score, number of questions) of each part; the last is the whole benchmark."""
 
     @property
     def headline(self) -> float:
-        """The number that Table 2 gives."""
+        """The score of the whole benchmark, which compares with the paper's Table 2."""
         return self.rows[-1][1]
 
 
@@ -45,11 +45,11 @@ class Benchmark:
 
     name: str
     load: Callable[[Path], list[Question]]
-    """The questions below a data root, in the official order; `UserError` names the file that is missing or wrong."""
+    """Returns a data root's questions, in the official order; `UserError` names a file that is missing or wrong."""
     parse: Callable[[str], str | None]
-    """The answer that the model's text gives; None where there is none to be found."""
+    """Returns the answer in the model's text; None where it has none of the expected form."""
     score: Callable[[Sequence[Question], Mapping[str, str]], Score]
-    """Questions and the model's texts by id; a question without a text counts as wrong."""
+    """Returns the score of the model's texts, by question id; a question without a text counts as wrong."""
     questions: int
     """Number of questions in the official set."""
     max_new_tokens: int
@@ -58,18 +58,18 @@ class Benchmark:
 
 
 def percent(right: float, questions: int) -> float:
-    """100 * right / questions; 0 where there are none."""
+    """Returns 100 * right / questions, or 0 where there are no questions."""
     return 100 * right / questions if questions else 0.0
 
 
 def check_root(root: Path, source: str) -> None:
-    """Refuses a data root that is no folder."""
+    """Raises `UserError` where the data root is not a folder."""
     if not root.is_dir():
         raise UserError(f"--data-root {root} is not a folder: give the one that holds {source}.")
 
 
 def read_json(root: Path, name: str, source: str) -> Any:
-    """The content of an official JSON file; `UserError` says where to get the set."""
+    """Returns the content of an official JSON file; `UserError` says where to get it if it can't be read."""
     path = root / name
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -85,11 +85,11 @@ def read_json(root: Path, name: str, source: str) -> Any:
 
 
 def check_images(root: Path, questions: Sequence[Question], where: str, source: str) -> None:
-    """Refuses a root without any of the questions' images; single missing ones are counted later."""
+    """Raises `UserError` where all of the questions' images are missing; single missing ones are counted later."""
     if not any(question.image is not None and question.image.is_file() for question in questions):
         raise UserError(f"--data-root {root} holds none of the images ({where}): it has to hold {source}.")
 
 
 def damaged(path: Path, what: str, source: str) -> NoReturn:
-    """Ends the reading of a file that is not what it should be."""
+    """Raises the `UserError` for a file that is not the official one; `what` says how it differs."""
     raise UserError(f"{path} is not the official file, since {what}: fetch it again, from {source}.")

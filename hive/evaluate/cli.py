@@ -18,11 +18,11 @@ class Command:
     model: Path
     """A LLaVA folder: RUN/llava of python -m hive.vlm, or any other of transformers' LlavaForConditionalGeneration."""
     benchmark: Annotated[str, tyro.conf.arg(metavar="{" + ",".join(BENCHMARKS) + "}")]
-    """Which one."""
+    """Benchmark to evaluate on."""
     data_root: Path
     """Folder with the benchmark's official files."""
     out: Path | None = None
-    """Folder of the predictions; None is runs/evaluation/<model>-<benchmark>, where an interrupted one goes on."""
+    """Folder of the predictions; None is runs/evaluation/<model>-<benchmark>. An interrupted evaluation continues."""
     batch_size: Count = 1
     """Questions answered at once; changes speed and memory, and answers at most by rounding."""
     device: str = "auto"

@@ -22,7 +22,7 @@ SOURCE = f"{FILE} (from questions1.2.zip) and images/ (images.zip) of cs.stanfor
 
 
 def load(root: Path) -> list[Question]:
-    """The test-dev questions in the file's order."""
+    """Returns the test-dev questions in the file's order."""
     check_root(root, SOURCE)
     records = read_json(root, FILE, SOURCE)
     if not isinstance(records, dict) or not records:
@@ -41,12 +41,12 @@ def load(root: Path) -> list[Question]:
 
 
 def parse(text: str) -> str | None:
-    """The text in lower case without the full stop at its end, as LLaVA hands it to GQA's own script."""
+    """Returns the text in lower case without full stops at its end, as LLaVA passes it to GQA's script."""
     return text.strip().rstrip(".").lower() or None
 
 
 def score(questions: Sequence[Question], texts: Mapping[str, str]) -> Score:
-    """Accuracy by exact match, per cent."""
+    """Returns the accuracy by exact match, per cent."""
     right = sum(parse(texts.get(question.id, "")) == question.answers[0] for question in questions)
     return Score((("accuracy", percent(right, len(questions)), len(questions)),))
 

@@ -1,6 +1,6 @@
 """The model for lmms-eval: `lmms-eval --model hive --model_args pretrained=RUN/llava --tasks mme`.
 
-lmms-eval finds it by the entry point in the group `lmms_eval.models`; only there is this module imported.
+lmms-eval finds the class through the entry point group `lmms_eval.models`. Nothing else imports this module.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from PIL import Image
 from hive.distributed import pick_device
 from hive.vlm.answering import Answerer
 
-MAX_NEW_TOKENS = 256  # where a task names no number
+MAX_NEW_TOKENS = 256  # for a task that gives no limit
 
 
 class HiveLLaVA(lmms):
-    """Answers lmms-eval's generation tasks, greedy; tasks that ask for likelihoods are not served."""
+    """Answers lmms-eval's generation tasks by greedy decoding; tasks that need likelihoods are not supported."""
 
     is_simple = True
 
@@ -27,14 +27,14 @@ class HiveLLaVA(lmms):
     ) -> None:
         """`pretrained`: RUN/llava of `python -m hive.vlm`, or any LLaVA folder of transformers.
 
-        lmms-eval passes `max_batch_size` to every model; it means something to a batch size of "auto" alone.
+        lmms-eval passes `max_batch_size` to every model; it belongs to the batch size "auto", which is not supported.
         """
         super().__init__()
         self.batch_size = int(batch_size)
         self.answerer = Answerer(Path(pretrained), pick_device(device))
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """The answer to each request, in order, cut in front of the first of its `until` texts."""
+        """Returns the answer to each request, in order, cut off before the first of its `until` texts."""
         answers: list[str] = []
         for limit, group in groupby(
             (request.args for request in requests), key=lambda args: args[1].get("max_new_tokens", MAX_NEW_TOKENS)
@@ -43,7 +43,7 @@ class HiveLLaVA(lmms):
             for start in range(0, len(asked), self.batch_size):
                 batch = asked[start : start + self.batch_size]
                 texts = self.answerer([(context, self._images(*rest)) for context, _, *rest in batch], limit)
-                answers += [_cut(text, args[1].get("until")) for text, args in zip(texts, batch, strict=True)]
+                answers += [_cut_off(text, args[1].get("until")) for text, args in zip(texts, batch, strict=True)]
         return answers
 
     def _images(self, doc_to_visual: Any, doc_id: Any, task: str, split: str) -> list[Image.Image]:
@@ -53,15 +53,15 @@ class HiveLLaVA(lmms):
         return [visual.convert("RGB") for visual in visuals]
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """Not served."""
+        """Raises NotImplementedError."""
         raise NotImplementedError("This model answers one question at a time: choose tasks of a single round.")
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Not served."""
+        """Raises NotImplementedError."""
         raise NotImplementedError("This model generates and gives no likelihoods: choose tasks that generate.")
 
 
-def _cut(text: str, until: str | Sequence[str] | None) -> str:
+def _cut_off(text: str, until: str | Sequence[str] | None) -> str:
     for end in [until] if isinstance(until, str) else until or ():
         text = text.split(end)[0] if end else text
     return text

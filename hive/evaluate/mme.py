@@ -38,18 +38,18 @@ _YES_NO = " Please answer yes or no."
 
 
 def load(root: Path) -> list[Question]:
-    """Both questions of every image, sub-task after sub-task."""
+    """Returns both questions of every image, sub-task by sub-task."""
     check_root(root, SOURCE)
     missing = [task for task in PERCEPTION + COGNITION if not (root / task).is_dir()]
     if missing:
         raise UserError(f"--data-root {root} lacks {missing[0]}/: it has to hold {SOURCE}.")
-    questions = [question for task in PERCEPTION + COGNITION for question in _task(root / task)]
+    questions = [question for task in PERCEPTION + COGNITION for question in _read_task(root / task)]
     check_images(root, questions, "SUB-TASK/*.jpg or .png, or SUB-TASK/images/", SOURCE)
     return questions
 
 
-def _task(folder: Path) -> list[Question]:
-    """Five sub-tasks keep texts and images in folders of their own."""
+def _read_task(folder: Path) -> list[Question]:
+    """Returns the questions of one sub-task. Five sub-tasks keep texts and images in separate folders."""
     split = (folder / "questions_answers_YN").is_dir()
     texts = folder / "questions_answers_YN" if split else folder
     images = folder / "images" if split else folder
@@ -58,17 +58,17 @@ def _task(folder: Path) -> list[Question]:
         raise UserError(
             f"--data-root {folder.parent} has no .txt file in {texts.relative_to(folder.parent)}/: fetch MME again."
         )
-    return [question for path in paths for question in _image_questions(folder.name, path, images)]
+    return [question for path in paths for question in _read_image_questions(folder.name, path, images)]
 
 
-def _image_questions(task: str, path: Path, images: Path) -> list[Question]:
+def _read_image_questions(task: str, path: Path, images: Path) -> list[Question]:
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} can't be read ({error}): fetch MME again.") from None
     rows = [line.strip().split("\t") for line in lines]
     if len(rows) != 2 or any(len(row) != 2 or row[1].strip() not in ("Yes", "No") for row in rows):
-        damaged(path, 'it has no two lines of "question<TAB>Yes" or "question<TAB>No"', SOURCE)
+        damaged(path, 'it does not have two lines, each "question<TAB>Yes" or "question<TAB>No"', SOURCE)
     image = next(
         (images / f"{path.stem}{suffix}" for suffix in _SUFFIXES if (images / f"{path.stem}{suffix}").exists()), None
     )
@@ -85,14 +85,15 @@ def _image_questions(task: str, path: Path, images: Path) -> list[Question]:
 
 
 def parse(text: str) -> str | None:
-    """Whether "yes" or else "no" is in the first four characters (official rule); None where neither is."""
+    """Returns "yes" or else "no" if it is in the first four characters (official rule); None if neither is."""
     start = text.strip().lower()[:4]
     return next((word for word in ("yes", "no") if word in start), None)
 
 
 def score(questions: Sequence[Question], texts: Mapping[str, str]) -> Score:
-    """Each sub-task 100 * accuracy + 100 * (share of images with both right); perception, cognition and their sum.
+    """Returns the score of each sub-task, and the sums over perception, cognition and all.
 
+    A sub-task scores 100 * accuracy + 100 * (share of images with both questions right), so 200 at most.
     The two questions of an image follow each other in `questions`.
     """
     rows = []

@@ -22,11 +22,12 @@ SOURCE = f"{QUESTIONS} and {ANNOTATIONS} of okvqa.allenai.org, and val2014/ (val
 
 
 def load(root: Path) -> list[Question]:
-    """The validation questions in the file's order."""
+    """Returns the validation questions in the file's order."""
     check_root(root, SOURCE)
-    answers = {record["question_id"]: _answers(root, record) for record in _records(root, ANNOTATIONS, "annotations")}
+    annotations = _read_records(root, ANNOTATIONS, "annotations")
+    answers = {record["question_id"]: _read_answers(root, record) for record in annotations}
     questions = []
-    for record in _records(root, QUESTIONS, "questions"):
+    for record in _read_records(root, QUESTIONS, "questions"):
         number, image, text = record["question_id"], record.get("image_id"), record.get("question")
         if not isinstance(image, int) or not isinstance(text, str):
             damaged(root / QUESTIONS, f"question {number} lacks question or image_id", SOURCE)
@@ -38,7 +39,7 @@ def load(root: Path) -> list[Question]:
     return questions
 
 
-def _records(root: Path, name: str, key: str) -> list[dict[str, Any]]:
+def _read_records(root: Path, name: str, key: str) -> list[dict[str, Any]]:
     content = read_json(root, name, SOURCE)
     records = content.get(key) if isinstance(content, dict) else None
     if not isinstance(records, list) or not records:
@@ -48,7 +49,7 @@ def _records(root: Path, name: str, key: str) -> list[dict[str, Any]]:
     return records
 
 
-def _answers(root: Path, record: dict[str, Any]) -> tuple[str, ...]:
+def _read_answers(root: Path, record: dict[str, Any]) -> tuple[str, ...]:
     answers = record.get("answers")
     items = answers if isinstance(answers, list) else []
     texts: list[Any] = [item.get("answer") if isinstance(item, dict) else None for item in items]
@@ -58,18 +59,18 @@ def _answers(root: Path, record: dict[str, Any]) -> tuple[str, ...]:
 
 
 def parse(text: str) -> str | None:
-    """The normalised text; None where nothing is left of it."""
+    """Returns the normalised text; None where nothing is left of it."""
     return normalise(text) or None
 
 
 def score(questions: Sequence[Question], texts: Mapping[str, str]) -> Score:
-    """VQA accuracy, per cent."""
+    """Returns the VQA accuracy, per cent."""
     total = sum(vqa_accuracy(texts.get(question.id, ""), question.answers) for question in questions)
     return Score((("VQA accuracy", percent(total, len(questions)), len(questions)),))
 
 
 def vqa_accuracy(text: str, answers: Sequence[str]) -> float:
-    """Mean over the annotators of min(1, matches among the others / 3); 0..1."""
+    """Returns the mean over the annotators of min(1, matches among the others / 3), 0..1 (Antol et al. 2015)."""
     answer = parse(text)
     if answer is None:
         return 0.0

@@ -1,4 +1,4 @@
-"""Predictions as JSON lines in LLaVA's form, and the manifest that ties them to one model and one set of questions."""
+"""Predictions as JSON lines in LLaVA's form, and a manifest of the model and the questions that they belong to."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ PREDICTIONS, MANIFEST = "predictions.jsonl", "manifest.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """What decides the answers."""
+    """Everything that the answers depend on."""
 
     benchmark: str
     model: str
@@ -27,7 +27,7 @@ class Manifest:
     max_new_tokens: int
 
 
-_WORDS = {
+_DIFFERENCES = {
     "benchmark": "another benchmark",
     "model": "another model",
     "data": "another data set",
@@ -37,7 +37,7 @@ _WORDS = {
 
 
 def model_fingerprint(folder: Path) -> str:
-    """SHA-256 over the names and contents of all files that lie directly in a model's folder."""
+    """Returns the SHA-256 over names and contents of the files directly in a model's folder, without hidden ones."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
         with path.open("rb") as file:
@@ -46,7 +46,7 @@ def model_fingerprint(folder: Path) -> str:
 
 
 def data_fingerprint(questions: Sequence[Question], root: Path) -> str:
-    """SHA-256 over all questions: ids, prompts, answers, and where below the root each image lies."""
+    """Returns the SHA-256 over all questions: ids, prompts, answers, and each image's path below the root."""
     digest = hashlib.sha256()
     for question in questions:
         image = question.image.relative_to(root).as_posix() if question.image else None
@@ -55,25 +55,25 @@ def data_fingerprint(questions: Sequence[Question], root: Path) -> str:
 
 
 class Predictions:
-    """The answers so far, on disk and in memory."""
+    """The answers so far, on disk and in memory (`texts`, by question id)."""
 
     def __init__(self, folder: Path, manifest: Manifest, model_id: str) -> None:
-        """Opens a new or an interrupted evaluation; `UserError` where the folder holds other predictions."""
+        """Opens a new or an interrupted evaluation; raises `UserError` where the folder has other predictions."""
         self.path, self.manifest, self.model_id = folder / PREDICTIONS, manifest, model_id
         if (folder / MANIFEST).exists() or self.path.exists():
-            _check(folder, manifest)
+            _check_manifest(folder, manifest)
             keep_records(self.path, lambda record: True)  # a kill may have cut the last line
-        self.texts = _texts(self.path)
+        self.texts = _read_texts(self.path)
 
     def begin(self) -> None:
-        """Makes the folder and its manifest, where they aren't there."""
+        """Creates the folder and its manifest where they are missing."""
         folder = self.path.parent
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / MANIFEST).exists():
             replace_text(folder / MANIFEST, json.dumps(asdict(self.manifest), indent=1) + "\n")
 
     def add(self, questions: Sequence[Question], texts: Sequence[str]) -> None:
-        """Appends a batch of answers, one line each, whole or (after a kill) cut off by the next opening."""
+        """Appends a batch of answers to the file, a line each; opening removes a line that a kill has cut short."""
         lines = []
         for question, text in zip(questions, texts, strict=True):
             key = f"{self.manifest.model} {question.id}"
@@ -92,8 +92,8 @@ class Predictions:
             file.write("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def _texts(path: Path) -> dict[str, str]:
-    """The model's text by question."""
+def _read_texts(path: Path) -> dict[str, str]:
+    """Returns the model's text by question id."""
     texts: dict[str, str] = {}
     for record in read_records(path):
         question, text = (record.get("question_id"), record.get("text")) if isinstance(record, dict) else (None, None)
@@ -103,14 +103,14 @@ def _texts(path: Path) -> dict[str, str]:
     return texts
 
 
-def _check(folder: Path, manifest: Manifest) -> None:
+def _check_manifest(folder: Path, manifest: Manifest) -> None:
     try:
         saved = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         differing = [name for name, value in asdict(manifest).items() if saved[name] != value]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
-            f"{folder} holds predictions without a readable {MANIFEST}, so that nobody knows of which model they are: "
+            f"{folder} holds predictions without a readable {MANIFEST}, so it is unknown which model made them: "
             "give another folder in --out."
         ) from None
     if differing:
-        raise UserError(f"{folder} holds predictions of {_WORDS[differing[0]]}: give another folder in --out.")
+        raise UserError(f"{folder} holds predictions of {_DIFFERENCES[differing[0]]}: give another folder in --out.")

@@ -1,4 +1,4 @@
-"""The score beside the paper's, and what stands between the questions and an answer."""
+"""Tables of the score beside the paper's, and of the questions that got no usable answer."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ UNANSWERABLE = frozenset(
 
 
 def table(benchmark: Benchmark, score: Score, model_id: str) -> str:
-    """Each part's score, then Table 2's column with ours in it."""
+    """Returns a text table: each part's score, then the paper's column of Table 2 with this model's score."""
     rows = [f"{benchmark.name:<24}{'score':>9}{'questions':>11}"]
     rows += [f"{name.replace('_', ' '):<24}{value:>9.2f}{questions:>11,}" for name, value, questions in score.rows]
     rows += ["", f"{'encoder':<24}{benchmark.name:>9}  paper, Table 2"]
@@ -23,10 +23,10 @@ def table(benchmark: Benchmark, score: Score, model_id: str) -> str:
 
 
 def report(benchmark: Benchmark, questions: Sequence[Question], texts: Mapping[str, str]) -> str:
-    """How many questions were not asked, or got nothing that the benchmark takes for an answer.
+    """Returns a text table of how many questions were not asked, or got no usable answer.
 
-    Unanswerable are those to which the model said that it can't tell. All of these count as wrong, unless an annotator
-    said the same.
+    A question is unanswerable where the model says that it can't tell, and unparsed where its text has no answer of the
+    expected form. All of these count as wrong, unless an annotator gave the same answer.
     """
     answered = [texts[question.id] for question in questions if question.id in texts]
     unanswerable = sum(text.strip().strip(".").lower() in UNANSWERABLE for text in answered)
@@ -37,7 +37,7 @@ def report(benchmark: Benchmark, questions: Sequence[Question], texts: Mapping[s
         (
             "missing an image",
             len(questions) - len(answered),
-            "not there or not readable, so not asked; counted as wrong",
+            "missing or not readable, so not asked; counted as wrong",
         ),
         ("unanswerable", unanswerable, "the model said that it can't tell"),
         ("unparsed", unparsed, "no answer of the expected form; counted as wrong"),

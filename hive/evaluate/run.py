@@ -1,4 +1,4 @@
-"""One evaluation, read top to bottom: questions, answers that are not there yet, score."""
+"""One evaluation: reads the questions, answers those that have no answer yet, scores all."""
 
 import json
 import os
@@ -25,7 +25,7 @@ SCORE = "score.json"
 
 
 def evaluate(command: Command) -> int:
-    """Answers what is left to answer, then prints and saves the score; returns the exit code."""
+    """Answers the questions that have no answer yet, then prints and saves the score; returns the exit code."""
     console = Console()
     benchmark = BENCHMARKS[command.benchmark]
     questions = benchmark.load(command.data_root)
@@ -38,7 +38,7 @@ def evaluate(command: Command) -> int:
         try:
             answer(command, benchmark, questions, predictions, world.device, console)
         except KeyboardInterrupt:
-            _say(console, f"Saved {len(predictions.texts):,} answers. The same command goes on from there.")
+            _say(console, f"Saved {len(predictions.texts):,} answers. The same command continues from there.")
             return 130
     score = benchmark.score(questions, predictions.texts)
     folder = predictions.path.parent
@@ -53,7 +53,7 @@ def evaluate(command: Command) -> int:
 def open_predictions(
     command: Command, benchmark: Benchmark, questions: list[Question], device: torch.device
 ) -> Predictions:
-    """The folder of this model's answers to these questions, new or begun."""
+    """Returns this model's answers to these questions, those of an interrupted evaluation included."""
     parts = command.model.resolve().parts[-2:]
     model_id = "-".join(part for part in parts if part != os.sep)
     manifest = Manifest(
@@ -75,26 +75,27 @@ def answer(
     device: torch.device,
     console: Console,
 ) -> None:
-    """Asks the questions that have no answer yet; those whose image can't be read are left out."""
-    left = [question for question in questions if question.id not in predictions.texts]
-    if not left:
+    """Asks the questions that have no answer yet, and saves each batch; skips those whose image can't be read."""
+    remaining = [question for question in questions if question.id not in predictions.texts]
+    if not remaining:
         return
-    if len(left) < len(questions):
-        _say(console, f"{len(questions) - len(left):,} of {len(questions):,} answers are there already.")
+    if len(remaining) < len(questions):
+        _say(console, f"{len(questions) - len(remaining):,} of {len(questions):,} answers are there already.")
     from hive.vlm.answering import Answerer
 
     answerer = Answerer(command.model, device)
     predictions.begin()
-    batches = [left[start : start + command.batch_size] for start in range(0, len(left), command.batch_size)]
+    size = command.batch_size
+    batches = [remaining[start : start + size] for start in range(0, len(remaining), size)]
     for batch in track(batches, benchmark.name, console=console, disable=not console.is_terminal):
-        pictures = [(question, images) for question in batch if (images := _images(question)) is not None]
+        pictures = [(question, images) for question in batch if (images := _read_images(question)) is not None]
         if pictures:
             texts = answerer([(question.prompt, images) for question, images in pictures], benchmark.max_new_tokens)
             predictions.add([question for question, _ in pictures], texts)
 
 
-def _images(question: Question) -> list[Image.Image] | None:
-    """The question's image, if it has one; None where it can't be read."""
+def _read_images(question: Question) -> list[Image.Image] | None:
+    """Returns the question's image in a list, which is empty where it has none; None where it can't be read."""
     if question.image is None:
         return []
     try:

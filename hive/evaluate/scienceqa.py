@@ -24,7 +24,7 @@ _SENTENCE = re.compile(r"The answer is ([A-Z]).")
 
 
 def load(root: Path) -> list[Question]:
-    """The test questions in the split's order."""
+    """Returns the test questions in the split's order."""
     check_root(root, SOURCE)
     problems, splits = read_json(root, PROBLEMS, SOURCE), read_json(root, SPLITS, SOURCE)
     test = splits.get("test") if isinstance(splits, dict) else None
@@ -32,13 +32,13 @@ def load(root: Path) -> list[Question]:
         damaged(root / SPLITS, 'it has no list "test" of ids', SOURCE)
     if not isinstance(problems, dict):
         damaged(root / PROBLEMS, "it is no object of problems by id", SOURCE)
-    questions = [_question(root, number, problems.get(number)) for number in test]
+    questions = [_make_question(root, number, problems.get(number)) for number in test]
     check_images(root, questions, "images/test/ID/image.png", SOURCE)
     return questions
 
 
-def _question(root: Path, number: str, problem: Any) -> Question:
-    """Context, question and choices, in the order of LLaVA-1.5's and lmms-eval's prompts."""
+def _make_question(root: Path, number: str, problem: Any) -> Question:
+    """Returns a question whose prompt has context, question and choices, in the order of LLaVA-1.5 and lmms-eval."""
     if not isinstance(problem, dict):
         damaged(root / PROBLEMS, f"it lacks the test problem {number}", SOURCE)
     text, choices, answer = problem.get("question"), problem.get("choices"), problem.get("answer")
@@ -56,21 +56,21 @@ def _question(root: Path, number: str, problem: Any) -> Question:
 
 
 def parse(text: str) -> str | None:
-    """The letter: the text itself, "X. " at its start, or its only "The answer is X."; None otherwise (LLaVA's rule).
+    """Returns the letter: the text itself, "X. " at its start, or the only "The answer is X."; else None (LLaVA).
 
-    As in LLaVA's script any character may stand for the last full stop, but one has to.
+    As in LLaVA's script, the last full stop may be any one character.
     """
     text = text.strip()
     if len(text) == 1 and text in LETTERS:
         return text
     if len(text) >= 3 and text[0] in LETTERS and text[1:3] == ". ":
         return text[0]
-    found = _SENTENCE.findall(text)
-    return found[0] if len(found) == 1 else None
+    letters = _SENTENCE.findall(text)
+    return letters[0] if len(letters) == 1 else None
 
 
 def score(questions: Sequence[Question], texts: Mapping[str, str]) -> Score:
-    """Accuracy, per cent, on the questions with an image and on all."""
+    """Returns the accuracy, per cent, on the questions with an image and on all."""
     with_image = [question for question in questions if question.image is not None]
     rows = []
     for name, part in (("with an image", with_image), ("all", questions)):

@@ -1,4 +1,4 @@
-"""The answer normalisation of the official VQA evaluation (Antol et al. 2015), written anew from its rules."""
+"""The answer normalisation of the official VQA evaluation (Antol et al. 2015), written from its rules."""
 
 import re
 
@@ -7,9 +7,9 @@ NUMBERS = {word: str(number) for number, word in enumerate(_COUNTED)} | {"none":
 ARTICLES = {"a", "an", "the"}
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
-_FULL_STOP = re.compile(r"\.(?!\d)")  # the official pattern's look-behind is misspelt and never excludes anything
+_FULL_STOP = re.compile(r"\.(?!\d)")  # the official pattern's look-behind is misspelt and excludes nothing
 
-# Words whose apostrophe people leave out. Where there are two, each may be missing, but never both. "I'm" and its like
+# Words whose apostrophe people leave out. Of two apostrophes each may be missing, but not both. "I'm" and its like
 # are in the official table as well, but can't occur in lower case.
 _APOSTROPHES = """
 ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd've how'd
@@ -29,15 +29,16 @@ CONTRACTIONS = {
 
 
 def normalise(answer: str) -> str:
-    """The answer as the official script compares it.
+    """Returns the answer as the official script compares it.
 
-    1. White space at the ends goes, line breaks and tabs become spaces.
-    2. Each punctuation mark goes where it stands beside a space anywhere in the answer, or where the answer has a
-       comma between digits; else it becomes a space. Full stops go, but for those before a digit.
-    3. Lower case, number words up to ten as digits, no articles, apostrophes put back.
+    1. White space at the ends is removed; line breaks and tabs become spaces.
+    2. Each punctuation mark is removed if it is next to a space anywhere in the answer, or if the answer has a comma
+       between digits; otherwise it becomes a space. Full stops are removed, except those before a digit.
+    3. The text becomes lower case, number words up to ten become digits, articles are removed, and missing apostrophes
+       are added.
 
-    The official script does so only where the ten annotators disagree; here, as on its server, it is done always, so
-    that "Dog." counts as "dog" there as well.
+    The official script does this only where the ten annotators disagree. Here, as on the evaluation server, it is
+    always done, so that "Dog." always counts as "dog".
     """
     answer = answer.replace("\n", " ").replace("\t", " ").strip()
     words = [NUMBERS.get(word, word) for word in _without_punctuation(answer).lower().split()]
@@ -47,6 +48,6 @@ def normalise(answer: str) -> str:
 def _without_punctuation(answer: str) -> str:
     text = answer
     for mark in _PUNCTUATION:
-        goes = f"{mark} " in answer or f" {mark}" in answer or _COMMA_IN_NUMBER.search(answer) is not None
-        text = text.replace(mark, "" if goes else " ")
+        removed = f"{mark} " in answer or f" {mark}" in answer or _COMMA_IN_NUMBER.search(answer) is not None
+        text = text.replace(mark, "" if removed else " ")
     return _FULL_STOP.sub("", text)

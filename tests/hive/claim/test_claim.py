@@ -178,7 +178,7 @@ def test_whole_comparison_stopped_and_continued(
     assert [cell.strip() for cell in cells[6:9]] == ["–", "", ""]
 
     # nothing is left to do; another plan is refused
-    monkeypatch.setattr("hive.claim.run.do", lambda *arguments: pytest.fail("done again"))
+    monkeypatch.setattr("hive.claim.run.run_job", lambda *arguments: pytest.fail("done again"))
     capsys.readouterr()
     assert main(flags) == 0
     assert "8 of 8 are done already" in capsys.readouterr().out

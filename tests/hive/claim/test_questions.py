@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hive.claim.answers import Answerer, Sight, answer, blind
+from hive.claim.answers import Answerer, TokenSource, answer, blind_source
 from hive.claim.evaluate import SPLITS, open_set
 from hive.claim.questions import NOT_ASKED, Questions, make_questions, wrong_names
 from hive.config import LanguageConfig
@@ -144,15 +144,15 @@ def test_picture_decides(tokenizer: Tokenizer) -> None:
     device = torch.device("cpu")
 
     pictures = {split: lambda rows, split=split: tokens[split][rows] for split in tokens}
-    seeing = answer(questions, Sight(pictures, rows, 16, 2, device), protocol, 0)["accuracy"]
-    unseeing = answer(questions, blind(rows, 16, 2, device), protocol, 0)["accuracy"]
+    seeing = answer(questions, TokenSource(pictures, rows, 16, 2, device), protocol, 0)["accuracy"]
+    unseeing = answer(questions, blind_source(rows, 16, 2, device), protocol, 0)["accuracy"]
     for kind in ("name", "group", "subgroup", "yes/no"):
         assert seeing[kind]["seen_style"] > 0.9
         assert unseeing[kind]["seen_style"] <= questions.most_common("seen_style")[kind]
     assert unseeing["yes/no"]["seen_style"] == 0.5
 
     # a picture that can't be read is answered wrongly
-    half = Sight(pictures, rows | {"seen_style": rows["seen_style"][:16]}, 16, 2, device)
+    half = TokenSource(pictures, rows | {"seen_style": rows["seen_style"][:16]}, 16, 2, device)
     assert answer(questions, half, protocol, 0)["accuracy"]["group"]["seen_style"] <= 0.5
 
 
@@ -160,6 +160,6 @@ def test_blind_is_a_picture_of_nothing(tokenizer: Tokenizer) -> None:
     questions = make_questions({"train": columns("abcd", "1122")}, np.zeros(4, bool), tokenizer)
     answerer = Answerer(questions, 8, 2)
     asked = torch.from_numpy(questions.asked["train"][0])
-    shown = blind({"train": np.arange(4)}, 8, 2, torch.device("cpu")).pictures["train"](np.arange(4))
+    shown = blind_source({"train": np.arange(4)}, 8, 2, torch.device("cpu")).tokens["train"](np.arange(4))
     for one, many in zip(answerer(shown, asked), answerer(torch.zeros(4, 9, 8), asked), strict=True):
         torch.testing.assert_close(one, many)

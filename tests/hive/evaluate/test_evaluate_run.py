@@ -63,7 +63,7 @@ def test_interrupted_and_killed_in_a_line(model: Path, tmp_path: Path, monkeypat
     usual = ["--model", str(model), "--benchmark", "mme", "--data-root", str(root), "--device", "cpu"]
     assert main([*usual, "--out", str(tmp_path / "whole")]) == 0
     asked: list[str] = []
-    read = run_module._images
+    read = run_module._read_images
 
     def stop_at_10(question):
         if len(asked) == 10:
@@ -71,7 +71,7 @@ def test_interrupted_and_killed_in_a_line(model: Path, tmp_path: Path, monkeypat
         asked.append(question.id)
         return read(question)
 
-    monkeypatch.setattr(run_module, "_images", stop_at_10)
+    monkeypatch.setattr(run_module, "_read_images", stop_at_10)
     assert main([*usual, "--out", str(tmp_path / "cut")]) == 130
     assert "Saved 10 answers" in capsys.readouterr().out
 
@@ -79,7 +79,7 @@ def test_interrupted_and_killed_in_a_line(model: Path, tmp_path: Path, monkeypat
         asked.append(question.id)
         return read(question)
 
-    monkeypatch.setattr(run_module, "_images", note)
+    monkeypatch.setattr(run_module, "_read_images", note)
     path = tmp_path / "cut" / PREDICTIONS
     path.write_text(path.read_text()[:-20])
     assert main([*usual, "--out", str(tmp_path / "cut")]) == 0
