@@ -7,7 +7,7 @@ from hive.config import Config
 from hive.cost.flops import step_flops, text_lengths
 from hive.data.images import ImageSpec
 from hive.data.pairs import EMBEDDED_HELDOUT, open_pairs, split_heldout
-from hive.data.text import Batch, Tokenizer, open_tokenizer
+from hive.data.text import Batch, Tokenizer, load_configured_tokenizer
 from hive.distributed import World
 from hive.export import export_tower
 from hive.model.build import Model, build_model, image_spec, kernel_for
@@ -20,7 +20,7 @@ def pretraining(config: Config, resume: bool, world: World) -> Task[Config, Toke
     """The run that the configuration describes; `UserError` for what it lacks or what doesn't fit together."""
     prepare(config, resume, world.size)
     backend = kernel_for(config.kernel, world.device)
-    tokenizer = open_tokenizer(config.language)
+    tokenizer = load_configured_tokenizer(config.language)
     data = open_data(config)
     model = build_model(config, backend)
     config = place(model, tokenizer, config, backend, world.device)

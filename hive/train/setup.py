@@ -6,7 +6,7 @@ from typing import cast
 import torch
 
 from hive.config import AnyConfig, Kernel, RunConfig
-from hive.data.loader import start_workers
+from hive.data.loader import start_fork_server
 from hive.data.text import Encoder
 from hive.errors import UserError
 from hive.model.build import Model, resolved
@@ -23,7 +23,7 @@ def prepare(config: RunConfig, resume: bool, processes: int) -> None:
     check_out(config, resume)
     check_batches(config, processes)
     if config.dataset.workers:
-        start_workers()  # they import while the model is built
+        start_fork_server()  # they import while the model is built
 
 
 def check_batches(config: RunConfig, processes: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from hive import checkpoint
 from hive.config import Config, Kernel
 from hive.data.images import ImageSpec
-from hive.data.text import Tokenizer, open_tokenizer
+from hive.data.text import Tokenizer, load_configured_tokenizer
 from hive.errors import UserError
 from hive.model.build import Model, build_model, image_spec, kernel_for
 from hive.model.pretrained import how_to_get, is_present
@@ -53,7 +53,7 @@ def load_run(folder: Path, device: torch.device, kernel: Kernel | None = None, f
     if path is None:
         raise UserError(f"{flag} {folder} has no whole checkpoint yet: wait for its first one, or give another run.")
     loaded = checkpoint.load(path)
-    tokenizer = open_tokenizer(config.language)
+    tokenizer = load_configured_tokenizer(config.language)
     if tokenizer.fingerprint != loaded.fingerprints.get("tokenizer"):
         raise UserError(
             f"{flag} {folder} was trained with another tokenizer than {config.language.tokenizer or 'the one'} that is "

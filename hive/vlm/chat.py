@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 import torch
 
-from hive.data.text import BadSample, BadText, Batch, load_whole_tokenizer
+from hive.data.text import BadSample, BadText, Batch, load_transformers_tokenizer
 from hive.errors import UserError, first_line
 from hive.vlm.conversations import IMAGE, Turn, turns
 
@@ -184,7 +184,7 @@ def load_chat_tokenizer(path: str | None, patches: int, image_size: int) -> tupl
 
     Raises `UserError` where it has no chat template, or one in which an answer can't be told from what is around it.
     """
-    loaded = load_whole_tokenizer(path)
+    loaded = load_transformers_tokenizer(path)
     name = path or "that is embedded"
     template = loaded.chat_template
     if isinstance(template, dict):

@@ -7,7 +7,7 @@ from typing import Any
 
 from hive.cost.flops import sequence_flops, text_lengths, tower_flops
 from hive.data.pairs import EMBEDDED_HELDOUT, split_heldout
-from hive.data.text import Batch, open_tokenizer
+from hive.data.text import Batch, load_configured_tokenizer
 from hive.distributed import World
 from hive.errors import UserError
 from hive.model.build import image_spec, kernel_for
@@ -78,7 +78,7 @@ def check_tower(weights: str | None) -> None:
 
 def open_chat_tokenizer(config: VLMConfig) -> tuple[ChatTokenizer, Any]:
     """The language model's own tokenizer with a token for images, ours and transformers', which saves itself."""
-    open_tokenizer(config.language)  # another one beside pretrained weights is refused
+    load_configured_tokenizer(config.language)  # another one beside pretrained weights is refused
     patches, size = image_shape(config.vision)
     return load_chat_tokenizer(config.language.tokenizer or config.language.weights, patches, size)
 
