@@ -1,4 +1,4 @@
-"""A trained model with all that it takes to use it: as training ends, or read back from a run's folder."""
+"""A trained model with its configuration and tokenizer: as training ends, or loaded from a run's folder."""
 
 import dataclasses
 import sys
@@ -20,7 +20,7 @@ from hive.train.state import CHECKPOINTS
 
 @dataclass(frozen=True)
 class Run:
-    """What a run has trained, ready to be used."""
+    """The model that a run has trained, with what is needed to use it."""
 
     folder: Path
     config: Config
@@ -29,15 +29,15 @@ class Run:
     """The newest checkpoint's weights, fp32, in evaluation mode, on the device asked for."""
     tokenizer: Tokenizer
     spec: ImageSpec
-    """How the tower wants its images."""
+    """Size, normalisation and resizing of the tower's images."""
     step: int
-    """Optimiser steps behind those weights, over all stages."""
+    """Optimiser steps that the weights were trained for, over all stages."""
 
 
 def load_run(folder: Path, device: torch.device, kernel: Kernel | None = None, flag: str = "--run") -> Run:
     """The trained model of a run folder, from its newest whole checkpoint.
 
-    `kernel` None takes the run's own. `flag` is what the person named the folder by. Raises `UserError` where the
+    `kernel` None takes the run's. `flag` is the flag that named the folder, for messages. Raises `UserError` where the
     folder is no run, has no checkpoint yet, or needs something that this machine lacks.
     """
     saved = load_config(folder, Config, flag)
@@ -47,7 +47,7 @@ def load_run(folder: Path, device: torch.device, kernel: Kernel | None = None, f
         raise UserError(f"{str(error).removesuffix('.')}; --kernel auto picks one that can.") from error
     config = dataclasses.replace(saved, kernel=backend, checkpoint_activations=False)
     for weights, name in ((config.vision.weights, "--vision.weights"), (config.language.weights, "--language.weights")):
-        if weights is not None and not is_present(weights):  # they tell the architecture
+        if weights is not None and not is_present(weights):  # the architecture is read from them
             raise UserError(f"{flag} {folder} started from weights that are not here: {how_to_get(weights, name)}")
     path = checkpoint.newest(folder / CHECKPOINTS, lambda sentence: print(f"warning: {sentence}", file=sys.stderr))
     if path is None:
@@ -60,13 +60,13 @@ def load_run(folder: Path, device: torch.device, kernel: Kernel | None = None, f
             "found now: put back the one that it began with."
         )
     model = build_model(config, backend, pretrained=False)
-    _fill(model, loaded.tensors, folder, flag)
+    _copy_weights(model, loaded.tensors, folder, flag)
     spec = image_spec(model.tower.model)
     return Run(folder, config, model.to(device).eval(), tokenizer, spec, loaded.step)
 
 
 @torch.no_grad()
-def _fill(model: Model, tensors: dict[str, torch.Tensor], folder: Path, flag: str) -> None:
+def _copy_weights(model: Model, tensors: dict[str, torch.Tensor], folder: Path, flag: str) -> None:
     for name, parameter in model.named_parameters():
         value = tensors.get(f"model.{name}")
         if value is None or value.shape != parameter.shape:
