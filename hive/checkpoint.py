@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or not there, whatever kills the process or fills the disk.
+"""Writes and reads checkpoints. One is either whole or absent, whatever kills the process or fills the disk.
 
 A checkpoint is a folder `step-00001234` of three files: tensors as safetensors, scalars as JSON, and a manifest with
 the size and SHA-256 of both. They are written to a hidden folder, the manifest last, and one rename makes the
@@ -38,13 +38,13 @@ REMEDY = {
 class CheckpointError(UserError):
     """A checkpoint could not be written; the earlier ones are untouched.
 
-    A training loop can print it as a warning and go on until it must have a checkpoint.
+    A training loop can print it as a warning and go on, except where the run ends.
     """
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What `load` read back: tensors on the CPU, bit-equal to those saved."""
+    """The content of a checkpoint: tensors on the CPU, bit-equal to those saved."""
 
     step: int
     """Global step over all stages."""
@@ -53,7 +53,7 @@ class Checkpoint:
     scalars: dict[str, Any]
     """The JSON values given to `save` (tuples come back as lists)."""
     fingerprints: dict[str, str]
-    """Which config, tokenizer and data the run began with, for `check_fingerprints`."""
+    """Fingerprints of the config, tokenizer and data that the run began with, for `check_fingerprints`."""
 
 
 def save(
@@ -68,7 +68,7 @@ def save(
     """Writes `folder/step-<step>` and deletes older checkpoints beyond the newest `keep`; returns its path.
 
     `step` grows over all stages. Tensors of any device, dtype, shape and stride are fine, but no two names may share
-    memory: pass tied weights once. A step that is already there, whole and of this run, is returned as it is.
+    memory: pass tied weights once. Where a whole checkpoint of this step and run exists already, nothing is written.
     Raises `CheckpointError` when the disk is full or a write fails: nothing half-written stays, earlier checkpoints
     are untouched. Raises `UserError` when the folder holds this step of a run with other fingerprints.
     """
@@ -107,12 +107,12 @@ def save(
 
 
 def newest(folder: Path, warn: Callable[[str], None] | None = None) -> Path | None:
-    """The checkpoint of the highest step in `folder` whose manifest verifies, or None.
+    """The path of the whole checkpoint with the highest step in `folder`, or None.
 
-    Reads all bytes of those it tries. `warn` gets one sentence for each broken one that is skipped; by default they
-    become Python warnings.
+    Reads all bytes of the checkpoints that it tries. `warn` gets one sentence for each broken one that is skipped; by
+    default they become Python warnings.
     """
-    for _, path in sorted(_steps(folder), reverse=True):
+    for _, path in sorted(_list_checkpoints(folder), reverse=True):
         problem = _problem(path)
         if problem is None:
             return path
@@ -131,7 +131,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def check_fingerprints(saved: Mapping[str, str], current: Mapping[str, str]) -> None:
-    """Raises `UserError`, a sentence for each of config, tokenizer and data that is not what the run began with."""
+    """Raises `UserError` where config, tokenizer or data is not what the run began with, a sentence for each."""
     changed = [name for name in sorted({*saved, *current}) if saved.get(name) != current.get(name)]
     if changed:
         raise UserError(
@@ -148,7 +148,7 @@ def _short(fingerprint: str | None) -> str:
 
 
 def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Contiguous, each owning exactly its storage, as safetensors wants them."""
+    """The tensors on the CPU, contiguous, each with a storage of exactly its size, as safetensors requires."""
     result = {}
     for name, tensor in tensors.items():
         value = tensor.detach().cpu().contiguous()
@@ -212,7 +212,8 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _steps(folder: Path) -> list[tuple[int, Path]]:
+def _list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(step, path) of each checkpoint in `folder`, whole or not."""
     if not folder.is_dir():
         return []
     named = [(re.fullmatch(r"step-(\d{8,})", path.name), path) for path in folder.iterdir()]
@@ -220,8 +221,8 @@ def _steps(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _remove_older(folder: Path, step: int, keep: int) -> None:
-    """Keeps the newest `keep` up to `step`, which is whole; visibly broken ones don't count, later ones stay."""
-    older = sorted((item for item in _steps(folder) if item[0] <= step), reverse=True)
+    """Deletes the checkpoints up to `step` except the newest `keep`; those with files missing or cut don't count."""
+    older = sorted((item for item in _list_checkpoints(folder) if item[0] <= step), reverse=True)
     whole = [path for _, path in older if _problem(path, read_all=False) is None]
     for _, path in older:
         if path not in whole[:keep]:
@@ -232,7 +233,7 @@ def _remove_older(folder: Path, step: int, keep: int) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Out of sight by one rename first, so that no half-deleted checkpoint is ever seen."""
+    """Deletes a checkpoint. One rename hides it first, so that nobody can read a half-deleted one."""
     hidden = path.with_name(f"{TEMPORARY}{path.name}-{secrets.token_hex(4)}")
     os.rename(path, hidden)
     shutil.rmtree(hidden, ignore_errors=True)

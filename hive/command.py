@@ -1,4 +1,4 @@
-"""What every command does with a person's mistake: one sentence on standard error, and exit code 2."""
+"""Turns a person's mistake into one sentence on standard error and exit code 2, for every command."""
 
 import errno
 import os
@@ -28,10 +28,10 @@ def _print(sentence: str) -> None:
 def exit_code(
     command: Callable[[], int], *, when_full: str = "run it again", say: Callable[[str], None] = _print
 ) -> int:
-    """Runs `command`; returns its exit code, 2 after a person's mistake, 130 after Ctrl-C.
+    """Runs `command`; returns its exit code, 2 after a person's mistake, 130 after Ctrl-C, 141 after a closed pipe.
 
-    141 where nobody reads the output any more, as behind `| head`. `when_full` is what to do once a full disk has room
-    again.
+    A pipe is closed where nobody reads the output any more, as with `| head`. `when_full` says what to do once a full
+    disk has room again. `say` prints a sentence.
     """
     try:
         return command()
@@ -55,19 +55,22 @@ def exit_code(
 
 
 def say_once(sentence: str) -> None:
-    """The same in the first process of torchrun's that has anything to say."""
-    if _first_to_fail():
+    """Prints the sentence, unless another process of this machine's torchrun has already reported an error."""
+    if _is_first_to_report():
         _print(sentence)
 
 
-def _first_to_fail() -> bool:
-    """Whether no other process of this machine's torchrun has spoken: they all meet the same mistake, and whoever meets
-    it first may be the last that torchrun lets live."""
+def _is_first_to_report() -> bool:
+    """Whether no other process of this machine's torchrun has reported an error.
+
+    All processes meet the same mistake, and torchrun ends the others when the first one fails, so that no fixed rank
+    can be the one that reports it.
+    """
     error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")  # .../attempt_0/RANK/error.json, set by torchrun
     if error_file is None:
         return True
     try:
-        (Path(error_file).parents[1] / "hive-has-spoken").touch(exist_ok=False)
+        (Path(error_file).parents[1] / "hive-error-reported").touch(exist_ok=False)
     except FileExistsError:
         return False
     except OSError:

@@ -1,4 +1,4 @@
-"""The whole description of a run, as frozen dataclasses; recipes.py holds the named ones.
+"""The configuration of a run as frozen dataclasses; recipes.py holds the named ones.
 
 Every field is a command-line flag (`--vision.density 0.5`), its docstring the help text and its type the range that it
 may have. `check` refuses what can't work with a `UserError` that names the flag.
@@ -18,7 +18,7 @@ from hive.errors import UserError
 
 
 class Rule(NamedTuple):
-    """Which values of a type are allowed, in words and as a test."""
+    """The values that a field may have, in words and as a test."""
 
     words: str | Callable[[], str]
     """A function where the words are known only when the rule is broken."""
@@ -62,7 +62,8 @@ Share = Annotated[float, Rule("between 0 and 1", lambda value: 0 <= value <= 1)]
 
 
 def numbers_with_commas(example: str) -> tyro.constructors.PrimitiveConstructorSpec[tuple[Any, ...]]:
-    """How a flag such as `--stages 2,3` is read; what is no number stays a string, for the caller's check to refuse."""
+    """How tyro reads a flag such as `--stages 2,3` as a tuple; what is no number stays a string, for the caller's check
+    to refuse."""
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar=example,
@@ -82,7 +83,8 @@ class TowerConfig:
     weights: str | None = None
     """A local folder or hub name of a model of a family below; None starts from fresh weights of the shape below."""
     family: TowerFamilyName = "clip"
-    """Architecture of a fresh tower. Like the six shape fields it describes the expected weights in a dry run."""
+    """Architecture of a tower with fresh weights. In a dry run, this and the six shape fields stand in for the weights
+    where those are missing."""
     image_size: Count = 64
     """Side of the square input, pixels."""
     patch_size: Count = 16
@@ -123,7 +125,8 @@ class LanguageConfig:
     tokenizer: str | None = None
     """Folder or hub name of the tokenizer; None takes the one beside the weights, or the embedded one."""
     hidden_size: Count = 192
-    """Width of the model. Like the other shape fields it describes the expected weights in a dry run."""
+    """Width of the model. In a dry run, this and the other shape fields stand in for the weights where those are
+    missing."""
     layers: Count = 6
     """Number of decoder layers."""
     heads: Count = 3
@@ -151,12 +154,12 @@ class DataConfig:
     max_text_tokens: Annotated[int, Rule("3 or more", lambda value: value >= 3)] = 77
     """Longest text, BOS and the closing newline included; longer captions are cut (paper, section 7)."""
     augment: bool = False
-    """Random crop, flip-free jitter of colour and geometry on training images."""
+    """Change training images at random: zoom, stretch, rotation, shift and colours, but never mirrored."""
     workers: Annotated[CountOrZero, FREE] = 2
     """Processes that decode images; 0 decodes in the main process. Changes no result."""
     heldout_pairs: Annotated[int, Rule("2 or more", lambda value: value >= 2)] = 512
-    """Pairs kept out of training for the held-out loss, where the data has no held-out splits of its own; also the
-    most pairs that one evaluation reads from a split."""
+    """Pairs kept out of training for the held-out loss, where the data has no held-out splits; also the most pairs that
+    one evaluation reads from a split."""
     max_megapixels: Positive = 64.0
     """Images with more pixels count as bad samples and are never decoded."""
     max_bad_share: Annotated[Share, FREE] = 0.01
@@ -176,9 +179,9 @@ class Schedule:
     min_lr: PositiveOrZero = 0.0
     """Learning rate at the end of the cosine."""
     warmup: Fraction = 0.03
-    """Share of the steps that the learning rate climbs linearly."""
+    """Share of the steps over which the learning rate climbs linearly."""
     clip: Positive = 1.0
-    """Largest norm of the gradient; larger ones are scaled down to it."""
+    """Largest norm of the gradient; a larger gradient is scaled down to it."""
     weight_decay: PositiveOrZero = 1e-5
     """Fully decoupled: a step multiplies a weight by 1 - weight_decay * lr / peak_lr."""
     beta1: Fraction = 0.9
@@ -189,7 +192,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What every run of the training loop has."""
+    """The configuration that all runs of the training loop share."""
 
     recipe: str = "demo"
     """The named experiment that the other fields start from."""
@@ -204,15 +207,15 @@ class RunConfig:
     stages: Annotated[Stages, FREE] = (1, 2, 3)
     """Stages to run, in order."""
     epochs: Positive | None = None
-    """Passes over the training set in every stage, in place of each schedule's own."""
+    """Passes over the training set in every stage; overrides the schedules' epochs."""
     batch_size: Count | None = None
-    """Samples a step in every stage, in place of each schedule's own."""
+    """Samples a step in every stage; overrides the schedules' batch sizes."""
     max_steps: Count | None = None
     """Most steps of a stage; the learning rate's schedule ends there."""
     micro_batch_size: Annotated[Count, FREE] = 64
-    """Samples a forward pass and process; a batch is accumulated from as many as it takes."""
+    """Samples that one process computes at once; gradients are accumulated over as many as make a batch."""
     seed: Seed = 0
-    """Fresh weights, order and augmentation all follow from it."""
+    """Decides fresh weights, the order of the data, and augmentation."""
     device: Annotated[str, FREE] = "auto"
     """"auto" takes the GPU where there is one; or cpu, cuda, cuda:1."""
     checkpoint_activations: Annotated[bool, FREE] = False
@@ -231,7 +234,7 @@ class RunConfig:
 
     @property
     def trains(self) -> str:
-        """What the run trains, in a word: part of its folder's name."""
+        """What the run trains, in a word that becomes part of its folder's name."""
         raise NotImplementedError
 
     def schedules(self) -> tuple[Schedule, ...]:
@@ -253,22 +256,22 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Config(RunConfig):
-    """A whole pre-training run."""
+    """The configuration of a whole pre-training run."""
 
     method: Literal["hive", "self-attention"] = "hive"
     """hive: hierarchical cross-attention; self-attention: the LLaVA-style baseline in the same engine."""
     stage1: Literal["projector+fusion", "projector"] = "projector+fusion"
     """What stage 1 trains; "projector" is the paper's literal choice and needs --no-gate."""
     fusion: Literal["cross", "joint"] = "cross"
-    """cross: a cross-attention block of its own in front of each aligned decoder layer; joint: the authors' released
-    variant, image keys and values in the layer's own softmax (its stage 1 trains the projector alone)."""
+    """cross: a cross-attention block in front of each aligned decoder layer; joint: the authors' released variant,
+    image keys and values in the softmax of the layer's self-attention (its stage 1 trains the projector alone)."""
     projector: Literal["residual", "mlp"] = "residual"
     """Between tower and fusion: the paper's residual projector, or LLaVA's two-layer MLP for each selected layer."""
     gate: bool = True
     """Scale each injected block by tanh of a learned gate that starts at 0; off is the paper's literal form."""
     depths: str = "aligned"
-    """Decoder layers (0-based) in front of which the blocks sit: "aligned" with the selected hidden states, or
-    indices such as "5,11,16"."""
+    """Decoder layers (0-based) in front of which the blocks are: "aligned" with the selected hidden states, or indices
+    such as "5,11,16"."""
     vision: VisionConfig = field(default_factory=VisionConfig)
     schedule3: Schedule = field(default_factory=Schedule)
 
@@ -283,8 +286,8 @@ class Config(RunConfig):
 
     def check_method(self) -> None:
         """Raises `UserError` where gates that start closed leave stage 1 nothing to train."""
-        own_blocks = self.method == "hive" and self.fusion == "cross"
-        if own_blocks and self.stage1 == "projector" and self.gate and 1 in self.stages:
+        has_blocks = self.method == "hive" and self.fusion == "cross"
+        if has_blocks and self.stage1 == "projector" and self.gate and 1 in self.stages:
             raise UserError(
                 "--stage1 projector trains nothing while the gates start at 0 (the projector's gradient is "
                 "exactly zero): add --no-gate, or leave --stage1 at projector+fusion."
@@ -295,12 +298,12 @@ AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 
 
 def flag_of(name: str) -> str:
-    """The flag of a field: "vision.image_size" is set by "--vision.image-size"."""
+    """The flag that sets a field: "--vision.image-size" for "vision.image_size"."""
     return "--" + name.replace("_", "-")
 
 
 def flatten(config: RunConfig) -> dict[str, object]:
-    """Every field by its name, such as "vision.density"."""
+    """The values of all fields by name, such as "vision.density"."""
     flat: dict[str, object] = {}
     for name, value in dataclasses.asdict(config).items():
         if isinstance(value, dict):
@@ -330,7 +333,7 @@ def _marks(kind: type, name: str) -> tuple[Any, ...]:
 
 
 def check(config: RunConfig) -> None:
-    """Raises `UserError` for the first value that can't work: those out of their type's range, then those at odds."""
+    """Raises `UserError` for the first value that is out of its range, or that can't work with another one."""
     check_ranges(config)
     _check_shapes(config.vision, config.language)
     stages, number = config.stages, len(config.schedules())
@@ -386,7 +389,7 @@ def to_json(config: Any) -> str:
 
 
 def from_json(text: str, kind: type[AnyConfig]) -> AnyConfig:
-    """What `to_json` wrote; `UserError` where a field is missing, unknown, of another type or refused."""
+    """The configuration that `to_json` wrote; `UserError` for a field that is missing, unknown or has a bad value."""
     config = _read(kind, json.loads(text), "")
     try:
         check(config)

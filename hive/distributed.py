@@ -1,4 +1,4 @@
-"""One process a GPU under torchrun; alone otherwise."""
+"""Communication among the processes of a run: one a GPU under torchrun, a single one otherwise."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -17,21 +17,21 @@ T = TypeVar("T")
 
 @dataclass
 class World:
-    """This process among all that train together."""
+    """This process's rank, device and communication with the other processes of the run."""
 
     rank: int
     size: int
     device: torch.device
     hosts: Any = None
-    """The group in which host memory is exchanged; None alone."""
+    """The process group that exchanges host memory; None for a single process."""
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks to the person."""
+        """Whether this process writes the files and prints."""
         return self.rank == 0
 
     def sum(self, number: float) -> float:
-        """The sum of every process's number; added up on the hosts, so that no GPU is waited for."""
+        """The sum of every process's number; computed on the hosts, so that nobody waits for a GPU."""
         if self.size == 1:
             return number
         total = torch.tensor(number, dtype=torch.float64)
@@ -39,7 +39,7 @@ class World:
         return total.item()
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is up in any process, so that all act on it at the same step."""
+        """Whether the flag is true in any process; all get the same answer, and so act at the same step."""
         return self.sum(float(flag)) > 0
 
     def gather(self, value: T) -> list[T]:
@@ -57,7 +57,7 @@ class World:
         return tensor
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Adds up every process's gradients; a process whose images were all unreadable adds zeros.
+        """Replaces every gradient by its sum over the processes; one whose images were all unreadable adds zeros.
 
         Called once a step, after all micro-batches, so there is no backward pass left to overlap with.
         """
@@ -86,7 +86,10 @@ class World:
 
 @contextmanager
 def join_world(device: str) -> Iterator[World]:
-    """Reads torchrun's environment and picks the device: "auto", "cpu", "cuda" or "cuda:1"; leaves the groups after."""
+    """Yields this process's `World`: rank and size from torchrun's environment, on `device` as `pick_device` reads it.
+
+    Joins the process groups before, and leaves them after.
+    """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     chosen = pick_device(device, int(os.environ.get("LOCAL_RANK", 0)) if size > 1 else None)
     if chosen.type == "cuda":
@@ -99,14 +102,14 @@ def join_world(device: str) -> Iterator[World]:
     try:
         yield world
     finally:
-        # gloo's threads may still hold tensors when the last sum is known, and a process that ends before they have let
-        # go aborts; the groups' end waits for them, once nobody else holds a group
+        # gloo's threads may hold tensors after the last sum has returned, and a process that exits before they release
+        # them aborts. Destroying the groups waits for the threads, if no other reference to a group is left.
         world.hosts = None
         dist.destroy_process_group()
 
 
 def pick_device(name: str, local_rank: int | None = None) -> torch.device:
-    """The device that "auto", "cpu", "cuda" or "cuda:1" means; `UserError` where it can't be had."""
+    """The device that "auto", "cpu", "cuda" or "cuda:1" means; `UserError` where this machine or torch lacks it."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -1,4 +1,4 @@
-"""The one exception that stands for a person's mistake, and the sentences that many places say with it."""
+"""The exception for a person's mistake, and sentences that many modules raise it with."""
 
 from collections.abc import Mapping
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""Small files that stay whole, whenever the process dies, and the text that can be written to them."""
+"""Writes small files so that they stay whole, whenever the process dies, and reads JSON lines."""
 
 import json
 import os
@@ -34,17 +34,17 @@ def has_surrogate(text: str) -> bool:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a file that is either the old one or the new one, never a part."""
+    """Replaces a file's text; whenever the process dies, the file is either the old or the new one, never a part."""
     replace_bytes(path, text.encode())
 
 
 def replace_bytes(path: Path, data: bytes) -> None:
-    """The same for any content."""
+    """Replaces a file's bytes in the same way."""
     replace_files({path: data})
 
 
 def replace_files(contents: Mapping[Path, bytes]) -> None:
-    """The same for files that belong together: where one can't be written, none is changed."""
+    """Replaces files that belong together in the same way; where one can't be written, none is changed."""
     new = {path: path.with_name(f".{path.name}.new") for path in contents}
     try:
         for path, data in contents.items():
@@ -66,9 +66,9 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def keep_records(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Cuts a JSON-lines file off in front of the first record that `keep` refuses, or that a kill has cut.
+    """Truncates a JSON-lines file before the first record that `keep` refuses, or that a kill has cut.
 
-    Nothing is rewritten, so nothing can be lost on the way, and a full disk is no hindrance.
+    Nothing is rewritten, so no earlier record can be lost, and a full disk doesn't matter.
     """
     end = 0
     for record, record_end in _records(path):
@@ -81,7 +81,7 @@ def keep_records(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
 
 def _records(path: Path) -> list[tuple[dict[str, Any], int]]:
     """(record, the byte where its line ends) of each whole line."""
-    found: list[tuple[dict[str, Any], int]] = []
+    records: list[tuple[dict[str, Any], int]] = []
     end = 0
     for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
         try:
@@ -91,5 +91,5 @@ def _records(path: Path) -> list[tuple[dict[str, Any], int]]:
         if not line.endswith(b"\n"):
             break
         end += len(line)
-        found.append((record, end))
-    return found
+        records.append((record, end))
+    return records

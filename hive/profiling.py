@@ -86,7 +86,7 @@ TRACE = "profile.json"
 
 
 class StepProfiler:
-    """Records a few steps of a run for --profile, with their parts named.
+    """Records a few steps of a run for --profile, with the names of their parts.
 
     torch.profiler writes a trace to the run folder, for chrome://tracing or Perfetto. Under Nsight Systems, which needs
     the GPU's counters for itself, torch.profiler is not used: the steps are marked by cudaProfilerStart and
@@ -122,7 +122,7 @@ class StepProfiler:
             self._recording = None
 
     def _start(self) -> ExitStack:
-        """Starts what records; the stack undoes it in reverse, so that ranges close before the profilers do."""
+        """Starts recording; closing the stack ends it in reverse order, so that ranges close before the profilers."""
         stack = ExitStack()
         if self.on_gpu:
             torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""Named experiments: each function returns the whole `Config`, to be overridden field by field on the command line."""
+"""Named experiments: each function returns a whole `Config`, whose fields the command line can override."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -64,8 +64,8 @@ SMOLLM2_135M = LanguageConfig(
 def demo() -> Config:
     """A small CLIP-type tower and a small Llama, both from scratch, on the embedded emoji; minutes on two CPU cores.
 
-    Without gates: they protect a pretrained language model, and here they would only keep the image out while the
-    caption model learns to do without it. A frozen tower of random weights teaches little, so stages 1 and 2 are short.
+    There are no gates: they protect a pretrained language model, and here the language model would learn to do without
+    the image while they are still closed. A frozen tower of random weights teaches little, so stages 1 and 2 are short.
     """
     return Config(
         recipe="demo",
@@ -115,7 +115,7 @@ def _paper() -> Config:
     """Table 3: 2326, 4652 and 581 steps on the 595,375 pairs of LLaVA's CC3M-595K.
 
     Micro-batches of 8 keep the models with MobileLLM-350M below 20 GB, for one 24 GB GPU. The learning rates are
-    those of the authors' released scripts; the paper's text lost them.
+    those of the authors' released scripts; the paper's text lacks them.
     """
     folder = Path("data/LLaVA-CC3M-Pretrain-595K")
     return Config(
@@ -130,7 +130,7 @@ def _paper() -> Config:
 
 
 PAPER = (clip_l_336_mobilellm_350m, siglip_l_384_mobilellm_350m, siglip_l_384_llama_1b)
-"""The paper's own."""
+"""The paper's experiments."""
 RECIPES: dict[str, Callable[[], Config]] = {recipe().recipe: recipe for recipe in (demo, *PAPER, smollm2_135m)}
 
 

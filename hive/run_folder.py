@@ -1,4 +1,4 @@
-"""A run's folder: made for a new run, recognised again where one is resumed. Imports no torch."""
+"""Makes a run's folder, and checks that a resumed run has the same configuration. Imports no torch."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ def make_run_folder(config: RunConfig) -> Path:
 
 
 def load_config(run: Path, kind: type[AnyConfig], flag: str = "--resume") -> AnyConfig:
-    """The configuration that a run folder was started with; `flag` is what the person named the folder by."""
+    """The configuration in a run folder; `flag` is the flag that named the folder, for messages."""
     try:
         return from_json((run / CONFIG_FILE).read_text(), kind)
     except UserError:
@@ -55,7 +55,7 @@ def load_config(run: Path, kind: type[AnyConfig], flag: str = "--resume") -> Any
 
 
 def fingerprint(config: RunConfig) -> str:
-    """SHA-256 of every field that must stay what it was when a run is resumed."""
+    """SHA-256 of all fields that must stay the same where a run is resumed."""
     return hashlib.sha256(json.dumps(fixed_on_resume(config), sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""The three stages: what trains in each, with which optimiser and learning rate (paper, sections 3.5 and 7)."""
+"""What a stage trains, for how many steps, with which optimiser and learning rate (paper, sections 3.5 and 7)."""
 
 import math
 from collections.abc import Iterable
@@ -19,14 +19,14 @@ def stage_steps(config: RunConfig, stage: int, pairs: int) -> int:
 
 
 def trained_parts(config: Config, stage: int) -> frozenset[str]:
-    """Names in `model.parts()` that have gradients in the stage."""
+    """Names in `model.parts()` of the parts that a stage of pre-training trains."""
     if stage == 1:
         return frozenset({"projector"} if config.fusion == "joint" else config.stage1.split("+"))
     return frozenset({"projector", "fusion", "language"} | ({"tower"} if stage == 3 else set()))
 
 
 class Trainable(Protocol):
-    """A model whose parameters the stages know by part."""
+    """A model whose parameters are grouped into named parts."""
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """The parameters that a loss can reach, by the part's name."""
@@ -50,8 +50,8 @@ def enter_stage(model: Trainable, parts: frozenset[str]) -> dict[str, nn.Paramet
 def build_optimizer(parameters: dict[str, nn.Parameter], schedule: Schedule) -> torch.optim.AdamW:
     """Fully decoupled AdamW (Loshchilov and Hutter 2019): theta <- theta (1 - wd lr_t / lr_peak) - lr_t Adam(...).
 
-    torch couples the decay to the learning rate, so dividing it by the peak gives the decoupled one. Matrices decay;
-    biases, norms and gates don't.
+    torch multiplies the decay by the learning rate, so it is divided by the peak here. Matrices decay; biases, norms
+    and gates don't.
     """
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
@@ -66,7 +66,7 @@ def build_optimizer(parameters: dict[str, nn.Parameter], schedule: Schedule) -> 
 
 
 def warmup_steps(schedule: Schedule, total: int) -> int:
-    """Steps of `total` that the learning rate climbs."""
+    """The number of steps, of `total`, over which the learning rate climbs."""
     return math.ceil(schedule.warmup * total)
 
 

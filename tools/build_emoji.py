@@ -29,7 +29,7 @@ MADE_WITH = {"resvg-py": "0.5.0", "pillow": "13.0.0", "pyarrow": "26.0.1", "toke
 
 
 def main() -> None:
-    """Fetches, renders, divides and writes; prints a count of every step."""
+    """Builds the set: fetches packages, renders drawings, divides them and writes the files; prints counts."""
     arguments = parse_arguments()
     for name, made_with in MADE_WITH.items():
         if version(name) != made_with:

@@ -41,35 +41,35 @@ class Canvas:
     def write(
         self, x: float, y: float, words: str, size: float = SMALL, colour: str = INK, bold: bool = False, **how: str
     ) -> None:
-        """Text whose middle, or the side that `ha` and `va` name, is at (x, y)."""
+        """Writes text whose middle, or the side that `ha` and `va` name, is at (x, y)."""
         place = {"ha": "center", "va": "center", **how}
         self.axes.text(x, y, words, fontsize=size, color=colour, fontweight="bold" if bold else "normal", **place)  # type: ignore[arg-type]
 
     def box(self, x: float, y: float, width: float, height: float, colour: str, share: float = 0.25) -> None:
-        """A filled rectangle with rounded corners, its lower left one at (x, y)."""
+        """Draws a filled rectangle with rounded corners, its lower left one at (x, y)."""
         shape = FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0,rounding_size=0.05")
         shape.set(facecolor=tint(colour, share), edgecolor=colour, linewidth=1.3)
         self.axes.add_patch(shape)
 
     def arrow(self, *points: Point, colour: str = INK) -> None:
-        """A line through the points with a head at the last one."""
+        """Draws a line through the points with a head at the last one."""
         self.axes.plot([x for x, _ in points[:-1]], [y for _, y in points[:-1]], color=colour, linewidth=1.4)
         how = {"arrowstyle": "-|>,head_width=0.22,head_length=0.42", "color": colour, "linewidth": 1.4}
         self.axes.annotate("", points[-1], points[-2], arrowprops={**how, "shrinkA": 0, "shrinkB": 0})
 
     def tokens(self, x: float, y: float, colours: Sequence[str], pitch: float = 0.2) -> None:
-        """A row of small squares, the first one's lower left corner at (x, y)."""
+        """Draws a row of small squares, the first one's lower left corner at (x, y)."""
         for number, colour in enumerate(colours):
             self.axes.add_patch(Rectangle((x + number * pitch, y), 0.7 * pitch, 0.7 * pitch, color=tint(colour, 0.9)))
 
     def plus(self, x: float, y: float, colour: str) -> None:
-        """The sign of an addition, in a circle around (x, y)."""
+        """Draws the sign of an addition, in a circle around (x, y)."""
         self.axes.add_patch(Circle((x, y), 0.07, facecolor="white", edgecolor=colour, zorder=3))
         self.axes.plot([x - 0.04, x + 0.04], [y, y], color=colour, linewidth=1.3, zorder=4)
         self.axes.plot([x, x], [y - 0.04, y + 0.04], color=colour, linewidth=1.3, zorder=4)
 
     def photograph(self, x: float, y: float, side: float) -> None:
-        """A landscape in a frame, cut into patches."""
+        """Draws a landscape in a frame, cut into patches; its lower left corner is at (x, y)."""
         corners = [(0.0, 0.0), (0.0, 0.25), (0.3, 0.55), (0.5, 0.35), (0.75, 0.65), (1.0, 0.3), (1.0, 0.0)]
         self.axes.add_patch(Rectangle((x, y), side, side, color="#cfe8f7"))
         self.axes.add_patch(Circle((x + 0.25 * side, y + 0.78 * side), 0.1 * side, color="#f4b740"))
@@ -84,12 +84,12 @@ class Canvas:
         self.figure.savefig(file, metadata={"Software": None})
 
 
-def method() -> Canvas:
-    """HIVE with the parts that each stage trains; beside it LLaVA-style self-attention."""
+def draw_method() -> Canvas:
+    """Returns the picture of HIVE with the parts that each stage trains, and LLaVA-style self-attention beside it."""
     canvas = Canvas(7.4)
-    _hive(canvas)
+    _draw_hive(canvas)
     canvas.axes.plot([7.15, 7.15], [0.2, 7.2], color="#c9ced4", linewidth=1)
-    _self_attention(canvas)
+    _draw_self_attention(canvas)
     return canvas
 
 
@@ -97,21 +97,21 @@ TOWER_X, PROJECTOR_X, CROSS_X, LANGUAGE_X = (0.95, 1.25), (2.65, 0.95), (4.1, 0.
 FLOOR = 3.35  # under the first layers
 
 
-def _hive(canvas: Canvas) -> None:
+def _draw_hive(canvas: Canvas) -> None:
     layers, decoder_layers = 12, 6
     states = select_hidden_states("uniform", 0.25, layers)
     depths = align_depths("aligned", len(states), decoder_layers)
     canvas.write(0.1, 7.15, "HIVE", LARGE, bold=True, ha="left")
     canvas.write(0.75, 7.13, "text reads a quarter of the tower's layers", NORMAL, GREY, ha="left")
-    heights = _tower(canvas, layers, states)
-    joints = _language_model(canvas, decoder_layers, depths)
+    heights = _draw_tower(canvas, layers, states)
+    joints = _draw_language_model(canvas, decoder_layers, depths)
     for height, joint in zip(heights, joints, strict=True):
-        _reading(canvas, height, joint)
-    _stages(canvas)
+        _draw_reading(canvas, height, joint)
+    _draw_stages(canvas)
 
 
-def _tower(canvas: Canvas, layers: int, states: Sequence[int]) -> list[float]:
-    """The image and the tower's layers; returns the height of each layer whose output is read."""
+def _draw_tower(canvas: Canvas, layers: int, states: Sequence[int]) -> list[float]:
+    """Draws the image and the tower's layers; returns the height of each layer whose output is read."""
     left, width = TOWER_X
     middle, pitch = left + width / 2, 3.0 / layers
     canvas.photograph(middle - 0.35, 2.5, 0.7)
@@ -125,8 +125,8 @@ def _tower(canvas: Canvas, layers: int, states: Sequence[int]) -> list[float]:
     return heights
 
 
-def _language_model(canvas: Canvas, layers: int, depths: Sequence[int]) -> list[float]:
-    """The caption and the decoder layers up to the loss; returns the height of the gap below each aligned layer."""
+def _draw_language_model(canvas: Canvas, layers: int, depths: Sequence[int]) -> list[float]:
+    """Draws caption, decoder layers and loss; returns the height of the gap below each aligned layer."""
     left, width = LANGUAGE_X
     middle, layer_height, bottom = left + width / 2, 0.27, FLOOR + 0.165
     canvas.tokens(left + 0.1, 2.78, [TEXT] * 4, 0.3)
@@ -147,8 +147,8 @@ def _language_model(canvas: Canvas, layers: int, depths: Sequence[int]) -> list[
     return gaps
 
 
-def _reading(canvas: Canvas, height: float, joint: float) -> None:
-    """From a tower layer at `height` through projector and cross-attention into the text at `joint`."""
+def _draw_reading(canvas: Canvas, height: float, joint: float) -> None:
+    """Draws projector and cross-attention between the tower layer at `height` and the text at `joint`."""
     stream = LANGUAGE_X[0] + LANGUAGE_X[1] / 2
     left, width = PROJECTOR_X
     canvas.arrow((sum(TOWER_X), height), (left, joint), colour=IMAGE)
@@ -166,7 +166,7 @@ def _reading(canvas: Canvas, height: float, joint: float) -> None:
     canvas.plus(stream, joint + 0.08, CROSS)
 
 
-def _stages(canvas: Canvas) -> None:
+def _draw_stages(canvas: Canvas) -> None:
     columns = (
         ("vision tower", TOWER_X, IMAGE, (3,)),
         ("projectors", PROJECTOR_X, PROJECTOR, (1, 2, 3)),
@@ -185,7 +185,7 @@ def _stages(canvas: Canvas) -> None:
         canvas.write(0.1, 1.71 - 0.42 * stage, f"stage {stage}", SMALL, bold=True, ha="left")
 
 
-def _self_attention(canvas: Canvas) -> None:
+def _draw_self_attention(canvas: Canvas) -> None:
     left, width, text_tokens, image_tokens = 7.4, 2.4, 3, 9
     canvas.write(left - 0.05, 7.15, "LLaVA-style", LARGE, bold=True, ha="left")
     canvas.write(left - 0.05, 6.85, "self-attention, the baseline", NORMAL, GREY, ha="left")
@@ -221,8 +221,8 @@ def _self_attention(canvas: Canvas) -> None:
     canvas.write(left - 0.05, 0.73, words, SMALL, ha="left")
 
 
-def batch() -> Canvas:
-    """From image files and captions to one number, with the shape of what passes."""
+def draw_batch() -> Canvas:
+    """Returns the picture of a batch: from image files and captions to one number, with the tensors' shapes."""
     canvas = Canvas(8.6)
     for top, bottom, name in ((8.5, 4.7, "hive/data"), (4.55, 1.05, "hive/model")):
         canvas.axes.add_patch(Rectangle((0.1, bottom), WIDTH - 0.2, top - bottom, color=PALE))
@@ -243,7 +243,7 @@ def batch() -> Canvas:
     step(text, 6.75, "tokenized: BOS, caption, newline", "ids", TEXT)
     canvas.arrow((image, 6.75), (image, 6.45))
     canvas.arrow((text, 6.75), (text, 6.45))
-    _packed_batch(canvas, image, text)
+    _draw_packed_batch(canvas, image, text)
 
     canvas.arrow((image, 4.85), (image, 4.2))
     canvas.arrow((text, 4.85), (text, 4.2))
@@ -272,8 +272,8 @@ def batch() -> Canvas:
     return canvas
 
 
-def _packed_batch(canvas: Canvas, image: float, text: float) -> None:
-    """The batch's box: images stacked, texts end to end with the offsets where each one starts."""
+def _draw_packed_batch(canvas: Canvas, image: float, text: float) -> None:
+    """Draws the batch's box: images stacked, texts end to end with the offsets where each one starts."""
     canvas.box(0.9, 4.85, WIDTH - 1.8, 1.6, GREY, 0.0)
     canvas.write(image, 6.22, "packed batch", NORMAL, bold=True)
     for place in range(3):
@@ -297,11 +297,11 @@ def _packed_batch(canvas: Canvas, image: float, text: float) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Writes both pictures."""
-    parser = argparse.ArgumentParser(description="Draws the pictures of the method and of a batch's way.")
+    parser = argparse.ArgumentParser(description="Draws the pictures of the method and of a batch.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs", help="folder to write to")
     folder = parser.parse_args(argv).out
-    method().save(folder / "method.png")
-    batch().save(folder / "batch.png")
+    draw_method().save(folder / "method.png")
+    draw_batch().save(folder / "batch.png")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from hive.config import Config
 from hive.cost.flops import step_flops
 from hive.data.order import steps
 from hive.data.pairs import open_pairs
-from hive.data.text import open_tokenizer
+from hive.data.text import load_configured_tokenizer
 from hive.model.build import Model, build_model
 from hive.stages import enter_stage, stage_steps, trained_parts
 
@@ -41,7 +41,7 @@ class RunCost:
 
 def read_texts(config: Config) -> Texts:
     """Counts every training caption's tokens; `UserError` where data or tokenizer can't be read."""
-    pairs, tokenizer = open_pairs(config.data, config.image_root), open_tokenizer(config.language)
+    pairs, tokenizer = open_pairs(config.data, config.image_root), load_configured_tokenizer(config.language)
     ids = (tokenizer.encode(caption, config.dataset.max_text_tokens) for caption in pairs.captions)
     return Texts(tuple(len(tokens) - 1 for tokens in ids))  # the last token is only predicted
 

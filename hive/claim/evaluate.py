@@ -20,7 +20,7 @@ from hive.data.images import BadImage, ImageSpec, load
 from hive.data.ledger import Ledger
 from hive.data.loader import heldout_batches
 from hive.data.pairs import EMBEDDED_HELDOUT, Pairs, hash_order, open_pairs
-from hive.data.text import open_tokenizer
+from hive.data.text import load_configured_tokenizer
 from hive.distributed import World
 from hive.errors import UserError
 from hive.probe.datasets.images import MAX_MEGAPIXELS, ImageReader, LabelledImages
@@ -101,7 +101,7 @@ def open_set(folder: Path, language: LanguageConfig) -> EvaluationSet:
     concepts = sorted(set(columns["train"]["concept"].tolist()))
     chosen = hash_order(concepts, 0)[: max(1, round(VALIDATION_SHARE * len(concepts)))]
     held_out = np.isin(columns["train"]["concept"], [concepts[place] for place in chosen])
-    questions = make_questions(columns, held_out, open_tokenizer(language))
+    questions = make_questions(columns, held_out, load_configured_tokenizer(language))
     return EvaluationSet(pairs, classes, labels, held_out, questions)
 
 

@@ -1,4 +1,4 @@
-"""Safe decoding of images, resizing like CLIP's and SigLIP's processors, and augmentation without state."""
+"""Decodes images safely, resizes them as CLIP's and SigLIP's processors do, and augments them without state."""
 
 import io
 import math
@@ -33,7 +33,7 @@ class BadImage(Exception):  # noqa: N818 - not a fault of the program: the sampl
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """How pixels are made for a tower."""
+    """Size, normalisation and resizing of a tower's input images."""
 
     size: int
     """Side of the square, pixels."""
@@ -48,14 +48,14 @@ class ImageSpec:
 def load(data: bytes, spec: ImageSpec, max_megapixels: float) -> torch.Tensor:
     """Decodes and resizes an encoded JPEG, PNG or WebP image: uint8 [3, size, size].
 
-    Bicubic, EXIF orientation applied, transparency laid on white. Raises `BadImage` for anything else, or when the
-    header announces more than `max_megapixels`: nothing is decoded then.
+    Bicubic, EXIF orientation applied, transparency laid on white. Raises `BadImage` for anything else. Also raises it,
+    before anything is decoded, when the header gives more than `max_megapixels`.
     """
     return _as_tensor(_read(data, max_megapixels, lambda image: _resize(image, spec)))
 
 
 def decode(data: bytes, max_megapixels: float) -> Image.Image:
-    """The same image in RGB at its own size, for an image processor that resizes by itself; raises `BadImage` too."""
+    """Decodes the same formats to an RGB image at its original size; raises `BadImage` as `load` does."""
     return _read(data, max_megapixels, _upright)
 
 
@@ -63,7 +63,7 @@ def _read(data: bytes, max_megapixels: float, process: Callable[[Image.Image], I
     if not data:
         raise BadImage("the file is empty")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, about metadata and sizes: the reason is all that the ledger needs
+        warnings.simplefilter("ignore")  # Pillow warns about metadata and sizes; the ledger needs only the reason
         image = _open(data, max_megapixels)
         try:
             return process(image)
@@ -72,7 +72,7 @@ def _read(data: bytes, max_megapixels: float, process: Callable[[Image.Image], I
 
 
 def fit(image: Image.Image, spec: ImageSpec) -> torch.Tensor:
-    """An opened image as `load` resizes it: uint8 [3, size, size]."""
+    """Resizes an opened image as `load` does: uint8 [3, size, size]."""
     return _as_tensor(_resize(image, spec))
 
 
@@ -92,7 +92,7 @@ def _open(data: bytes, max_megapixels: float) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
-        limit = min(max_megapixels, 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6)  # Pillow's own holds as well
+        limit = min(max_megapixels, 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6)  # Pillow has a limit too
         raise BadImage(f"more than {limit:g} megapixels") from None
     except Exception as error:
         kind = _kind(data)
@@ -106,7 +106,7 @@ def _open(data: bytes, max_megapixels: float) -> Image.Image:
 
 
 def _kind(data: bytes) -> str | None:
-    """What the first bytes say that a refused file is; None for a damaged image of an allowed format."""
+    """The kind of a refused file by its first bytes; None for a damaged image of an allowed format."""
     if data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
         return None
     known = (
@@ -145,7 +145,7 @@ def _shortest_edge_and_crop(
     left, top = (wide - size) // 2, (high - size) // 2
     if max(wide, high) <= _LONGEST * size:
         return image.resize((wide, high), Image.Resampling.BICUBIC, box=box).crop((left, top, left + size, top + size))
-    x, y = box[2] / wide, box[3] / high  # a 1 x 60,000 image would blow up: resample the part that is kept alone
+    x, y = box[2] / wide, box[3] / high  # a 1 x 60,000 image would become too large: resample only the kept part
     part = (left * x, top * y, min(box[2], (left + size) * x), min(box[3], (top + size) * y))
     return image.resize((size, size), Image.Resampling.BICUBIC, box=part)
 
@@ -196,7 +196,7 @@ def augment(image: torch.Tensor, seed: int, epoch: int, index: int) -> torch.Ten
         fillcolor=(255, 255, 255),
     )
 
-    # Colours are columns [3, H*W], so a 3 x 3 matrix and an offset are all of the jitter.
+    # Colours are columns [3, H*W], so one 3 x 3 matrix and one offset make the whole colour jitter.
     mix = np.eye(3) + 0.12 * (2 * u[8:] - 1).reshape(3, 3)
     mix /= mix.sum(1, keepdims=True)  # grey stays grey
     saturation = 0.0 if u[5] < 0.15 else 0.4 + 1.2 * (u[5] - 0.15) / 0.85

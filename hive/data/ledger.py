@@ -1,4 +1,4 @@
-"""The record of samples that could not be read: none is replaced, and too many end the run."""
+"""The record of samples that could not be read. None is replaced by another; too many end the run."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from hive.errors import UserError
 from hive.files import keep_records, read_records
 
 LEDGER = "bad_samples.jsonl"
-GRACE = 1000  # samples: below this many read, the share is taken of this number, so that one early failure ends nothing
+GRACE = 1000  # samples: the bad share is taken of at least this number, so that one early bad sample doesn't end a run
 
 
 class Ledger:
@@ -21,11 +21,14 @@ class Ledger:
         self.bad = bad
         self.writes = writes
         if writes:
-            keep_records(self.path, lambda record: True)  # the kill that made a resume necessary may have cut a line
+            keep_records(self.path, lambda record: True)  # the last line may be cut where the earlier run was killed
         self._names = {record["file"] for record in read_records(self.path)}
 
     def count(self, samples: int, bad: tuple[tuple[int, str, str], ...]) -> None:
-        """Adds readable `samples` and the (index, name, reason) of bad ones; `UserError` above the allowed share."""
+        """Adds a number of readable `samples` and the (index, name, reason) of bad ones.
+
+        Raises `UserError` when the share of bad ones exceeds `max_share`.
+        """
         self.seen += samples + len(bad)
         self.bad += len(bad)
         for _, name, reason in bad:

@@ -21,7 +21,7 @@ class FileReader:
     names: list[str]
 
     def __call__(self, row: int) -> bytes:
-        with open(_below(self.root, self.names[row]), "rb") as file:
+        with open(_image_path(self.root, self.names[row]), "rb") as file:
             return file.read()
 
 
@@ -48,7 +48,10 @@ def open_llava(path: Path, image_root: Path | None) -> tuple[list[str], list[str
 
 
 def open_root(path: Path, image_root: Path | None) -> Path:
-    """The folder that a LLaVA JSON's image paths start from: `image_root`, or its own."""
+    """The folder that a LLaVA JSON's image paths start from: `image_root`, or the JSON's folder.
+
+    Raises `UserError` where it is not a folder.
+    """
     root = (image_root or path.parent).expanduser().resolve()
     if not root.is_dir():
         raise UserError(
@@ -58,7 +61,7 @@ def open_root(path: Path, image_root: Path | None) -> Path:
 
 
 def load_records(path: Path) -> list[Any]:
-    """The records of a LLaVA JSON, unchecked; `UserError` where it is no list of them."""
+    """The records of a LLaVA JSON, unchecked. Raises `UserError` where the file can't be read or holds no list."""
     try:
         records = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -79,7 +82,7 @@ def load_records(path: Path) -> list[Any]:
 
 
 def _caption(record: dict[str, Any], label: str) -> str:
-    """The caption, or the first turn of the assistant."""
+    """The record's caption, or the first turn of the assistant; `UserError` where it has neither."""
     caption = record.get("caption")
     if caption is None:
         turns = record.get("conversations")
@@ -102,13 +105,13 @@ def _caption(record: dict[str, Any], label: str) -> str:
 
 
 def check_characters(text: str, label: str) -> None:
-    """Refuses a text that no tokenizer takes."""
+    """Raises `UserError` for half of a surrogate pair in a text, which no tokenizer takes."""
     if has_surrogate(text):
         raise UserError(f"{label} has half of a surrogate pair in its text, no character: mend or remove the record.")
 
 
-def _below(root: str, image: str) -> str:
-    """The path of an image, `..` taken out by its text: what is checked is what is read."""
+def _image_path(root: str, image: str) -> str:
+    """The path of an image, `..` resolved by its text alone, so that the path checked is the path read."""
     return os.path.normpath(os.path.join(root, image))
 
 
@@ -120,21 +123,21 @@ class Folders:
         self.listed: dict[str, dict[str, bool] | None] = {}
 
     def check(self, image: str, label: str) -> None:
-        """`UserError` unless the image is a file that lies, links followed, under the root."""
+        """Raises `UserError` unless the image is a file under the root, after links are followed."""
         if _URL.match(image):
             raise UserError(
                 f"{label} has the image {image!s:.200}, a URL, but nothing is fetched while training: "
                 "download it and give its path below --image-root."
             )
-        path = _below(self.root, image)
+        path = _image_path(self.root, image)
         if "\0" in image or not self._inside(path):
-            raise UserError(self._outside(image, label))
+            raise UserError(self._outside_message(image, label))
         folder, name = os.path.split(path)
         if folder not in self.listed:
             self.listed[folder] = self._list(folder)
         files = self.listed[folder]
         if files is None:
-            raise UserError(self._outside(image, label))
+            raise UserError(self._outside_message(image, label))
         if name not in files:
             raise UserError(
                 f"{label} has the image {image}, which is not a file below {self.root}: add it, remove the "
@@ -142,7 +145,7 @@ class Folders:
             )
         if files[name]:  # a link
             if not self._inside(target := os.path.realpath(path)):
-                raise UserError(self._outside(image, label))
+                raise UserError(self._outside_message(image, label))
             if not os.path.isfile(target):
                 raise UserError(
                     f"{label} has the image {image}, a link to nothing: restore the file, or remove the record."
@@ -151,14 +154,14 @@ class Folders:
     def _inside(self, path: str) -> bool:
         return path.startswith(self.root.rstrip(os.sep) + os.sep)
 
-    def _outside(self, image: str, label: str) -> str:
+    def _outside_message(self, image: str, label: str) -> str:
         return (
             f"{label} has the image {image!r:.200}, which leaves the image root {self.root}: only files below it "
             "are read; move the image there, or set --image-root."
         )
 
     def _list(self, folder: str) -> dict[str, bool] | None:
-        """name -> is a link, for the files of a folder; None where the folder really lies outside the root."""
+        """name -> is a link, for the files of a folder; None where the folder, links followed, is outside the root."""
         real = os.path.realpath(folder)
         if real != self.root and not self._inside(real):
             return None

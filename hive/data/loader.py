@@ -1,7 +1,8 @@
 """Batches from worker processes, each a function of (seed, step) alone.
 
-Workers come from a fork server, a clean process that never saw CUDA, the model or the main process's threads. It and
-they ignore the signals that ask the main process to save, and a worker ends with the main process, however that dies.
+Workers are forked from a fork server, a process without CUDA, the model and the main process's threads. The server and
+the workers ignore the signals that ask the main process to save. A worker ends when the main process ends, however that
+dies.
 """
 
 import multiprocessing
@@ -29,7 +30,7 @@ _PIXELS_WORTH_WORKERS = 100_000_000  # an evaluation that decodes fewer is over 
 
 @dataclass(frozen=True)
 class _Source:
-    """What turns an index into a sample."""
+    """Makes the image and the encoded text of a pair from its index."""
 
     pairs: Pairs
     tokenizer: Encoder
@@ -38,7 +39,7 @@ class _Source:
     max_megapixels: float
 
     def image(self, index: int) -> torch.Tensor | None:
-        """uint8 [3, H, W], or `BadImage`; None for a pair without an image."""
+        """uint8 [3, H, W]; None for a pair without an image. Raises `BadImage`."""
         if not self.pairs.has_image(index):
             return None
         try:
@@ -48,7 +49,7 @@ class _Source:
         return load(data, self.spec, self.max_megapixels)
 
     def text(self, index: int) -> Any:
-        """The encoded text, or `BadText`."""
+        """The encoded text. Raises `BadText`."""
         return self.tokenizer.encode(self.pairs.captions[index], self.max_text_tokens)
 
 
@@ -68,7 +69,7 @@ class _Training(Dataset):
 
     @property
     def per_step(self) -> int:
-        """Micro-batches of a step and rank."""
+        """Micro-batches of one rank in one step."""
         return self.batch_size // (self.micro * self.world)
 
     def __len__(self) -> int:
@@ -174,7 +175,7 @@ def _steps(dataset: _Training, workers: int, pin: bool) -> Iterator[list[Batch]]
 def heldout_batches(
     pairs: Pairs, tokenizer: Encoder, spec: ImageSpec, config: DataConfig, micro_batch_size: int, limit: int
 ) -> Iterator[tuple[Batch, Batch]]:
-    """(right, wrong) batches: the same texts with their own images, and with those of pairs with other captions.
+    """(right, wrong) batches: the same texts with their own images, and with images of pairs with other captions.
 
     The first `limit` pairs in a fixed hash order, never augmented. Where either image of a pair is bad, the pair is
     left out of both and listed in `bad`. The two batches share their text tensors.
@@ -187,16 +188,17 @@ def heldout_batches(
 
 
 def wrong_images(pairs: Pairs, limit: int) -> list[tuple[int, int]]:
-    """(pair, another one whose caption and image differ) for the first `limit` pairs in hash order.
+    """(pair, another pair whose caption and image differ) for the first `limit` pairs in hash order.
 
-    The other one is half a turn away, or the next that differs; a pair that differs from none is left out.
+    The other pair is half of the list further on, the end joined to the start, or the next one that differs. A pair
+    that differs from none is left out.
     """
     chosen = hash_order(pairs.names, 0)[:limit]
     couples = []
     for place, index in enumerate(chosen):
-        turn = (chosen[(place + len(chosen) // 2 + step) % len(chosen)] for step in range(len(chosen)))
+        others = (chosen[(place + len(chosen) // 2 + step) % len(chosen)] for step in range(len(chosen)))
         other = next(
-            (j for j in turn if pairs.captions[j] != pairs.captions[index] and pairs.names[j] != pairs.names[index]),
+            (j for j in others if pairs.captions[j] != pairs.captions[index] and pairs.names[j] != pairs.names[index]),
             None,
         )
         if other is not None:
@@ -207,7 +209,7 @@ def wrong_images(pairs: Pairs, limit: int) -> list[tuple[int, int]]:
 def stream(dataset: Any, workers: int, pin: bool) -> Any:
     """The items of a dataset in order, from `workers` processes, which end when the iterator is closed."""
     workers = min(workers, len(dataset))
-    context = start_workers() if workers else None
+    context = start_fork_server() if workers else None
     loader = DataLoader(
         dataset,
         batch_size=None,
@@ -217,23 +219,23 @@ def stream(dataset: Any, workers: int, pin: bool) -> Any:
         multiprocessing_context=context,
         worker_init_fn=_start_worker if workers else None,
         generator=torch.Generator(),
-    )  # its own: the global generator's state stays the model's
+    )  # a separate generator: the loader must not change the random numbers that the model draws
     items = iter(loader)
     try:
         yield from items
     finally:
         if workers:
-            items._shutdown_workers()  # type: ignore[attr-defined]  # now, not whenever the last reference goes
+            items._shutdown_workers()  # type: ignore[attr-defined]  # now, not when the last reference is dropped
 
 
 def _as_is(item: Any) -> Any:
     return item
 
 
-def start_workers() -> Any:
-    """Starts the process that workers are forked from, in the background, unless it runs; returns the context.
+def start_fork_server() -> Any:
+    """Starts the process that workers are forked from, unless it runs; returns the multiprocessing context.
 
-    A program may call it early, so that its imports are done by the time of the first batch.
+    A program may call it early: the process imports in the background and is ready by the first batch.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hive.data.loader"])
@@ -254,12 +256,15 @@ def _start_worker(_: int) -> None:
 
 
 def end_with_parent() -> None:
-    """Ends this process when its parent dies, however that happens; called once, in a process of multiprocessing's."""
+    """Starts a thread that ends this process when its parent dies, however that happens.
+
+    Call it once, in a process that multiprocessing has started.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
 
 
-def _end_with(sentinel: int) -> None:
+def _exit_after(sentinel: int) -> None:
     connection.wait([sentinel])
     os._exit(1)

@@ -1,4 +1,4 @@
-"""The order of the training pairs as arithmetic: nothing to save, nothing to restore."""
+"""The order of the training pairs, computed from seed and position, so that a checkpoint has no order to save."""
 
 from functools import lru_cache
 

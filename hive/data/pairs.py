@@ -31,7 +31,7 @@ class Pairs:
     captions: Sequence[str]
     """One text a pair, never empty."""
     names: Sequence[str]
-    """Where each image is: a path, shard:member, or file:row. Says nothing of where the data set lies."""
+    """Where each image is: a path, shard:member, or file:row. Independent of the folder that the data set is in."""
     reader: Reader
     rows: np.ndarray = field(repr=False)
     """Row of the source for each pair, int64 [n]; -1 for a conversation without an image."""
@@ -85,7 +85,7 @@ def open_pairs(data: str, image_root: Path | None = None, split: str = "train") 
     reader: Reader
     if data != "embedded" and split != "train":
         raise UserError(
-            f"{data} has no split named {split}: only the embedded data has splits of its own; hold pairs "
+            f"{data} has no split named {split}: only the embedded data has splits; hold pairs "
             "out with --dataset.heldout-pairs."
         )
     if image_root is not None and source.suffix.lower() != ".json":

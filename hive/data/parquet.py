@@ -94,7 +94,7 @@ def _image_column(kind: Any) -> str | None:
 
 
 def _check_nulls(path: Path, file: pq.ParquetFile, reader: ParquetReader) -> None:
-    """Refuses rows without an image; reads images only where the file's statistics leave it open."""
+    """Raises `UserError` for a row without an image; reads images only where the file doesn't count its nulls."""
     leaves = [file.metadata.schema.column(leaf).path for leaf in range(file.metadata.num_columns)]
     leaf = leaves.index(reader.column)
     for group in range(file.num_row_groups):

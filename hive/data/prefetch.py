@@ -1,4 +1,4 @@
-"""Batches on their way to the GPU while it computes."""
+"""Copies batches to the GPU while it computes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -13,7 +13,7 @@ Sent = TypeVar("Sent")
 
 
 def one_ahead(items: Iterable[Item], send: Callable[[Item], Sent], receive: Callable[[Sent], Item]) -> Iterator[Item]:
-    """What `receive` makes of each item that `send` sent, in order; the next item is sent before one is received."""
+    """Yields `receive(send(item))` for each item in order; each but the last is received after the next one is sent."""
     sent: list[Sent] = []  # at most two
     for item in items:
         sent.append(send(item))
@@ -24,10 +24,10 @@ def one_ahead(items: Iterable[Item], send: Callable[[Item], Sent], receive: Call
 
 
 class Prefetcher:
-    """Copies pinned batches to the device on a stream of its own, each while the one before it is computed on.
+    """Copies pinned batches to the device on a separate stream, each while the batch before it is computed on.
 
-    At most two lie on the device for this. The host launches work far ahead of the GPU, so that the first batch of a
-    step is copied during the step before. On a CPU batches pass unchanged.
+    At most two batches are on the device for this. The host launches work far ahead of the GPU, so that the first batch
+    of a step is copied during the step before. On a CPU batches pass unchanged.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -35,7 +35,7 @@ class Prefetcher:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The same batches on the device, in order, safe to use on the current stream."""
+        """Yields the same batches on the device, in order, safe to use on the current stream."""
         if self.stream is None:
             yield from batches
         else:
@@ -48,7 +48,7 @@ class Prefetcher:
     def _receive(self, sent: tuple[Batch, torch.cuda.Event]) -> Batch:
         batch, copied = sent
         current = torch.cuda.current_stream(self.device)
-        current.wait_event(copied)  # not for the whole stream, where the next batch is under way already
+        current.wait_event(copied)  # not for the whole stream, on which the next batch may be copied already
         for tensor in batch.tensors().values():
-            tensor.record_stream(current)  # else its memory could be given to a later copy while it is still read
+            tensor.record_stream(current)  # else a later copy could reuse its memory while it is still read
         return batch

@@ -21,7 +21,7 @@ _BLOCK = 512
 
 @dataclass(frozen=True)
 class TarReader:
-    """Reads members by their place in the shard; the archive is never parsed again."""
+    """Reads images by their offset in a shard; the archive isn't parsed again."""
 
     shards: list[str]
     shard: np.ndarray  # [n] int32
@@ -39,7 +39,7 @@ class TarReader:
 
 def open_tar(data: str) -> tuple[list[str], list[str], TarReader]:
     """(captions, shard:member names, reader) of a shard, a folder or a glob; `UserError` names the member at fault."""
-    shards = _find(data)
+    shards = _find_shards(data)
     root = os.path.commonpath([os.path.dirname(shard) for shard in shards])
     captions: list[str] = []
     names: list[str] = []
@@ -53,7 +53,7 @@ def open_tar(data: str) -> tuple[list[str], list[str], TarReader]:
     return captions, names, TarReader(shards, table[:, 0].astype(np.int32), table[:, 1].copy(), table[:, 2].copy())
 
 
-def _find(data: str) -> list[str]:
+def _find_shards(data: str) -> list[str]:
     source = Path(data).expanduser()
     if source.is_dir():
         shards = sorted(str(path) for path in source.iterdir() if path.suffix.lower() == ".tar")
@@ -88,12 +88,12 @@ def _scan(shard: str) -> list[tuple[tarfile.TarInfo, str]]:
                     end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
                     if member.isdir():
                         continue
-                    _check(shard, member)
+                    _check_member(shard, member)
                     key, _, extension = member.name.rpartition(".")
                     group = images if extension.lower() in IMAGES else texts
                     if key in group and {extension.lower(), _extension(group[key])} != set(TEXTS):
                         _refuse(shard, member, f"repeats the key of {group[key].name}", "keep one file of each kind")
-                    if key not in group or extension.lower() == "txt":  # where both are there, txt wins
+                    if key not in group or extension.lower() == "txt":  # of txt and json, txt is used
                         group[key] = member
             file.seek(end)
             if file.read(_BLOCK) != bytes(_BLOCK):
@@ -119,7 +119,7 @@ def _extension(member: tarfile.TarInfo) -> str:
     return member.name.rpartition(".")[2].lower()
 
 
-def _check(shard: str, member: tarfile.TarInfo) -> None:
+def _check_member(shard: str, member: tarfile.TarInfo) -> None:
     parts = member.name.split("/")
     if member.name.startswith("/") or ".." in parts:
         _refuse(shard, member, "has a path that leaves the archive", "pack the shard with relative paths")

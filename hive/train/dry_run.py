@@ -1,4 +1,4 @@
-"""--dry-run: what a run would train and cost, and what it lacks, without a GPU, weights or data."""
+"""--dry-run: what a run would train and cost, and what is missing for it. Needs no GPU, weights or data."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from hive.stages import enter_stage, stage_steps
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Outline:
-    """A run as far as its configuration alone decides it: shapes instead of weights, lengths instead of data."""
+    """What a dry run knows of a run: the model's shapes without weights, the samples' lengths without data."""
 
     config: RunConfig
     unit: str
@@ -27,11 +27,11 @@ class Outline:
     trained_parts: Callable[[int], frozenset[str]]
     """The names in `model.parts()` that have gradients in a stage."""
     samples: Mapping[int, int]
-    """By stage: the samples of an epoch."""
+    """Samples of an epoch, by stage."""
     flops: Callable[[int], float]
-    """FLOPs of a sample in a stage, forward and backward."""
+    """FLOPs of one sample in a stage, forward and backward."""
     micro_batch: Callable[[int, int], Batch]
-    """A stage's micro-batch of so many samples of usual lengths, on the meta device."""
+    """Makes a stage's micro-batch of a number of samples of usual lengths, on the meta device."""
     data: Sequence[str]
     """Lines that say what is known or assumed of the data."""
     missing: Sequence[str]
@@ -39,7 +39,7 @@ class Outline:
 
 
 def report(outline: Outline) -> str:
-    """The dry run's tables."""
+    """The dry run's text: data, parameters, a row a stage, and what is missing."""
     config, precision = outline.config, outline.config.vision.frozen_precision
     return "\n".join(
         [
@@ -88,13 +88,13 @@ def _part_row(model: Model) -> str:
 
 def _stage_rows(outline: Outline) -> list[str]:
     config, model = outline.config, outline.model
-    left = []
+    beginnings = []
     shapes = []
     for stage in config.stages:
         schedule, parts = config.schedule(stage), outline.trained_parts(stage)
         trained = sum(parameter.numel() for parameter in enter_stage(model, parts).values())
         flops = outline.flops(stage)
-        left.append(
+        beginnings.append(
             f"{stage:<7}{trained / 1e6:>10,.2f} M{stage_steps(config, stage, outline.samples[stage]):>8,}"
             f"{schedule.batch_size:>7,}{flops / 1e9:>17,.1f}{flops * schedule.batch_size / 1e12:>15,.2f}"
         )
@@ -102,4 +102,5 @@ def _stage_rows(outline: Outline) -> list[str]:
         shapes.append(StageShape(parts, schedule, outline.micro_batch(stage, micro)))
     names = [", ".join(name for name in model.parts() if name in shape.parts) for shape in shapes]
     peaks = [step.peak for step in simulate(model, shapes, torch.bfloat16)]
-    return [f"{text}{peak / 1e9:>11,.1f} GB  {trains}" for text, peak, trains in zip(left, peaks, names, strict=True)]
+    rows = zip(beginnings, peaks, names, strict=True)
+    return [f"{beginning}{peak / 1e9:>11,.1f} GB  {trains}" for beginning, peak, trains in rows]

@@ -13,7 +13,7 @@ from hive.model.build import Model
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Mean loss in nats a token on one split."""
+    """Mean losses on one split, nats a token, with the right and with wrong images."""
 
     right: float | None
     """None where no image could be read."""
@@ -23,7 +23,7 @@ class HeldOut:
 
     @property
     def gain(self) -> float | None:
-        """What seeing the right image in place of a wrong one is worth, nats a token."""
+        """How much lower the loss is with the right image than with a wrong one, nats a token."""
         return None if self.right is None or self.wrong is None else self.wrong - self.right
 
 
@@ -35,10 +35,10 @@ def evaluate(
     ledger: Ledger,
     encode: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> HeldOut:
-    """Loss over pairs of batches that share their texts: the first with right images, the second with wrong ones.
+    """The losses over (batch with right images, batch with wrong images) pairs, which share their texts.
 
-    Every process reads all batches and runs its share of them; all get the same result. `encode` takes the place of the
-    model's tower.
+    Every process reads all batches and runs its share of them; all get the same result. Bad samples are counted in
+    `ledger`. `encode`, if given, encodes the images instead of the model's tower.
     """
     right = torch.zeros((), dtype=torch.float64, device=world.device)
     wrong = torch.zeros_like(right)

@@ -7,7 +7,7 @@ from hive.files import METRICS, read_records
 
 
 def plot_losses(folder: Path) -> Path:
-    """Draws loss_curve.png: training loss by stage, and the held-out loss with right and wrong images."""
+    """Draws loss_curve.png and returns its path: training loss by stage, held-out loss with right and wrong images."""
     from matplotlib.figure import Figure
 
     records = read_records(folder / METRICS)
@@ -41,7 +41,7 @@ def plot_losses(folder: Path) -> Path:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """Centred mean over a fortieth of the values, which lags behind neither way."""
+    """Centred mean over a fortieth of the values; unlike a trailing mean it has no lag."""
     half = max(1, len(values) // 80)
     windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
     return [sum(window) / len(window) for window in windows]

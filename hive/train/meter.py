@@ -1,4 +1,4 @@
-"""Losses, speed and waiting time of a stage, handed on to telemetry every few steps."""
+"""Losses, speed and waiting time of a stage, passed to telemetry every few steps."""
 
 import math
 import time
@@ -26,11 +26,11 @@ class _Interval:
     tokens: int = 0
     flops: float = 0.0
     waited: float = 0.0
-    """Seconds."""
+    """Seconds spent waiting for data."""
 
 
 class Meter:
-    """Counts a stage's steps between two reports; losses stay on the device until then."""
+    """Collects the numbers of a stage's steps; losses stay on the device until they are reported."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Meter:
         self._interval = _Interval()
 
     def timed(self, data: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
-        """The same batches; the time spent waiting for them is added up."""
+        """Yields the same batches, and adds up the time spent waiting for them."""
         iterator = iter(data)
         while True:
             before = time.perf_counter()
@@ -64,7 +64,7 @@ class Meter:
     def add(
         self, micro_batches: Sequence[Batch], loss: torch.Tensor, norm: torch.Tensor, step: int, rate: float
     ) -> None:
-        """Counts a step: this process's share of the mean loss, the gradient's norm before clipping."""
+        """Counts a step: its batches, this process's share of the mean loss, the gradient's norm before clipping."""
         self.done += 1
         interval = self._interval
         for batch in micro_batches:
@@ -75,7 +75,10 @@ class Meter:
         interval.pending.append(({"step": step, "stage": self.stage, "lr": rate}, loss, norm))
 
     def report(self, ledger: Ledger) -> None:
-        """Reads the losses and passes them on; `UserError` at a loss that is no number or too many bad samples."""
+        """Passes the losses and the speed since the last report to telemetry, and bad samples to the ledger.
+
+        Raises `UserError` for a loss or a norm that is not finite, and for too many bad samples.
+        """
         interval, self._interval = self._interval, _Interval()
         for samples, bad in self.world.gather((interval.images, interval.bad)):
             ledger.count(samples, tuple(bad))
@@ -94,14 +97,14 @@ class Meter:
         for (record, _, _), loss, norm in zip(interval.pending, losses, norms, strict=True):
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 if records:
-                    self.telemetry.steps(records, self.done, self.steps, 0.0)
+                    self.telemetry.record_steps(records, self.done, self.steps, 0.0)
                 raise UserError(
                     f"The loss at step {record['step']} is {loss} and its gradient's norm {norm}: start again "
                     f"with a lower --schedule{self.stage}.peak-lr; the last checkpoint is from before it."
                 )
             records.append({**record, "loss": loss, "gradient_norm": norm, **speed})
-        left = (now - self._started) / (self.done - self._first) * (self.steps - self.done)
-        self.telemetry.steps(records, self.done, self.steps, left)
+        seconds_left = (now - self._started) / (self.done - self._first) * (self.steps - self.done)
+        self.telemetry.record_steps(records, self.done, self.steps, seconds_left)
         self._all_images += interval.images
         self._all_waited += interval.waited
         self._reported = now

@@ -1,4 +1,4 @@
-"""Pre-training as far as its configuration decides it: what python -m hive.train --dry-run reports."""
+"""The outline of a pre-training run, which python -m hive.train --dry-run reports."""
 
 import dataclasses
 from functools import partial
@@ -21,20 +21,21 @@ CAPTION_TOKENS = 16  # a usual length of CC3M's captions with BOS
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """What of the run's needs is here already."""
+class Inputs:
+    """The run's data and tokenizer where this machine has them, and what it lacks."""
 
     pairs: Pairs | None
-    """The whole set: the held-out pairs are in it."""
+    """The whole set, held-out pairs included."""
     tokenizer: Tokenizer | None
     missing: list[str]
     """A sentence for everything that the run needs and this machine lacks."""
 
 
 def outline(config: Config) -> Outline:
-    """The run without weights or data: shapes come from the configuration wherever weights are missing."""
-    found = find(config)
-    pairs, text_tokens, data_line = _measure_data(config, found)
+    """The outline of a run. Shapes come from the configuration where weights are missing, lengths are assumed where
+    data is."""
+    inputs = find_inputs(config)
+    pairs, text_tokens, data_line = _measure_data(config, inputs)
     with torch.device("meta"):
         model = build_model(dataclasses.replace(config, seed=0), "torch", pretrained=False)
 
@@ -50,12 +51,12 @@ def outline(config: Config) -> Outline:
         flops=flops_of_a_pair,
         micro_batch=lambda stage, samples: empty_batch((text_tokens,) * samples, model),
         data=[data_line],
-        missing=found.missing,
+        missing=inputs.missing,
     )
 
 
-def find(config: Config) -> Found:
-    """Looks for weights, data and tokenizer, and downloads nothing."""
+def find_inputs(config: Config) -> Inputs:
+    """Looks for weights, data and tokenizer on this machine; downloads nothing."""
     pairs = tokenizer = None
     absent = absent_weights(config.vision, config.language)
     missing = [*absent.values(), *absent_packages(config.vision)]
@@ -74,19 +75,19 @@ def find(config: Config) -> Found:
                 "         LLaVA's CC3M-595K: `hf download liuhaotian/LLaVA-CC3M-Pretrain-595K --repo-type dataset "
                 f"--local-dir {Path(config.data).parent}`, then unzip its images.zip into {config.image_root}."
             )
-    return Found(pairs, tokenizer, missing)
+    return Inputs(pairs, tokenizer, missing)
 
 
-def _measure_data(config: Config, found: Found) -> tuple[int, int, str]:
-    """Pairs of the whole set, mean text tokens, and the line that says so."""
-    if found.pairs is None:
+def _measure_data(config: Config, inputs: Inputs) -> tuple[int, int, str]:
+    """(pairs of the whole set, mean text tokens, the line about both), assumed where data or tokenizer is missing."""
+    if inputs.pairs is None:
         text = f"data {config.data} can't be read yet: {CC3M_PAIRS:,} pairs with {CAPTION_TOKENS} text tokens each"
         return CC3M_PAIRS, CAPTION_TOKENS, f"{text} are assumed"
-    number = len(found.pairs)
-    if found.tokenizer is None:
+    number = len(inputs.pairs)
+    if inputs.tokenizer is None:
         text = f"data {config.data}: {number:,} pairs; without their tokenizer {CAPTION_TOKENS} text tokens each"
         return number, CAPTION_TOKENS, f"{text} are assumed"
-    sample = found.pairs.captions[:: max(1, number // 1000)]
-    lengths = [len(found.tokenizer.encode(caption, config.dataset.max_text_tokens)) - 1 for caption in sample]
+    sample = inputs.pairs.captions[:: max(1, number // 1000)]
+    lengths = [len(inputs.tokenizer.encode(caption, config.dataset.max_text_tokens)) - 1 for caption in sample]
     mean = max(1, round(sum(lengths) / len(lengths)))
     return number, mean, f"data {config.data}: {number:,} pairs with {mean} text tokens on average"

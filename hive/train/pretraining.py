@@ -1,4 +1,4 @@
-"""Pre-training as a task: image-caption pairs, three stages, a tower that is exported."""
+"""The task of pre-training: image-caption pairs, three stages, and the tower as the export."""
 
 from functools import partial
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from hive.config import Config
 from hive.cost.flops import step_flops, text_lengths
 from hive.data.pairs import EMBEDDED_HELDOUT, open_pairs, split_heldout
-from hive.data.text import Batch, Tokenizer, open_tokenizer
+from hive.data.text import Batch, Tokenizer, load_configured_tokenizer
 from hive.distributed import World
 from hive.export import export_tower
 from hive.model.build import Model, build_model
@@ -17,10 +17,13 @@ from hive.train.task import Task, TrainingSet
 
 
 def pretraining(config: Config, resume: bool, world: World) -> Task[Config, Tokenizer]:
-    """The run that the configuration describes; `UserError` for what it lacks or what doesn't fit together."""
+    """The pre-training task of a configuration, with its data opened and its model on the device.
+
+    Raises `UserError` for what is missing or doesn't fit together.
+    """
     prepare(config, resume, world.size)
     backend = kernel_for(config.kernel, world.device)
-    tokenizer = open_tokenizer(config.language)
+    tokenizer = load_configured_tokenizer(config.language)
     data = open_data(config)
     model = build_model(config, backend)
     config = place(model, tokenizer, config, backend, world.device)
@@ -39,9 +42,9 @@ def pretraining(config: Config, resume: bool, world: World) -> Task[Config, Toke
 
 
 def open_data(config: Config) -> TrainingSet:
-    """The pre-training set.
+    """The pre-training set, divided into training and held-out pairs.
 
-    An epoch is as long as the whole set, held-out pairs included, so that the paper's numbers of steps hold.
+    An epoch has as many pairs as the whole set, held-out pairs included, as in the paper's numbers of steps.
     """
     pairs = open_pairs(config.data, config.image_root)
     if config.data == "embedded":

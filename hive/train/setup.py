@@ -1,4 +1,4 @@
-"""What every task checks and prepares before its first step: batches, kernels, vocabulary, the model on its device."""
+"""Checks and preparation that all tasks share: batch sizes, kernels, vocabulary, the model on its device."""
 
 import dataclasses
 from typing import cast
@@ -6,7 +6,7 @@ from typing import cast
 import torch
 
 from hive.config import AnyConfig, Kernel, RunConfig
-from hive.data.loader import start_workers
+from hive.data.loader import start_fork_server
 from hive.data.text import Encoder
 from hive.errors import UserError
 from hive.model.build import Model, resolved
@@ -19,15 +19,15 @@ from hive_kernels.backends import CROSS_ATTENTION
 
 
 def prepare(config: RunConfig, resume: bool, processes: int) -> None:
-    """Refuses what can be refused before anything is loaded, and starts the process that loader workers come from."""
+    """Raises `UserError` for mistakes that show before anything is loaded; starts the loader workers' fork server."""
     check_out(config, resume)
     check_batches(config, processes)
     if config.dataset.workers:
-        start_workers()  # they import while the model is built
+        start_fork_server()  # it imports while the model is built
 
 
 def check_batches(config: RunConfig, processes: int) -> None:
-    """Refuses batch sizes that can't be shared out evenly among the processes."""
+    """Raises `UserError` for batch sizes that can't be divided evenly among the processes."""
     for stage in config.stages:
         batch = config.schedule(stage).batch_size
         micro = min(config.micro_batch_size, batch)
@@ -39,9 +39,10 @@ def check_batches(config: RunConfig, processes: int) -> None:
 
 
 def place(model: Model, tokenizer: Encoder, config: AnyConfig, backend: Kernel, device: torch.device) -> AnyConfig:
-    """Moves the model to the device and compiles it where asked; returns the configuration with what it has become.
+    """Moves the model to the device and compiles it where `config.compile` says so.
 
-    Raises `UserError` for a tokenizer or a kernel that the model doesn't fit.
+    Returns the configuration with the model's real shapes, the kernel and the type of the device. Raises `UserError`
+    for a tokenizer or a kernel that doesn't fit the model.
     """
     check_vocabulary(model, tokenizer)
     check_kernel(model, backend, device)
@@ -54,7 +55,7 @@ def place(model: Model, tokenizer: Encoder, config: AnyConfig, backend: Kernel, 
 
 
 def encoder_for(model: Model, config: RunConfig, parts: frozenset[str]) -> Encode:
-    """What encodes images while these parts are trained: the tower, or a frozen copy of it as it is now."""
+    """The function that encodes images while these parts are trained: the tower, or a frozen copy of it made now."""
     if "tower" in parts:
         return cast(Encode, model.tower)
     dtype = torch.bfloat16 if model.tower.mean.is_cuda else torch.float32
@@ -62,13 +63,13 @@ def encoder_for(model: Model, config: RunConfig, parts: frozenset[str]) -> Encod
 
 
 def check_frozen_precision(config: RunConfig, model: Model) -> None:
-    """Refuses an 8-bit tower where it can't run."""
+    """Raises `UserError` for an 8-bit tower where it can't run."""
     if config.vision.frozen_precision != "autocast":
         check_eight_bit(config.vision.frozen_precision, model.tower, config.compile)
 
 
 def check_kernel(model: Model, backend: str, device: torch.device) -> None:
-    """Refuses a backend whose cross-attention doesn't support the model's heads, or the dtype of training."""
+    """Raises `UserError` where the backend does not support the model's heads, or the dtype of training."""
     limits = CROSS_ATTENTION.limits(backend)
     if limits is None or not any(isinstance(module, CrossAttentionBlock) for module in model.modules()):
         return
@@ -85,7 +86,7 @@ def check_kernel(model: Model, backend: str, device: torch.device) -> None:
 
 
 def check_vocabulary(model: Model, tokenizer: Encoder) -> None:
-    """Refuses a tokenizer whose ids the model has no embedding for."""
+    """Raises `UserError` for a tokenizer with ids that the model has no embedding for."""
     rows = model.language.shape.vocab_size
     if tokenizer.vocab_size > rows:
         raise UserError(

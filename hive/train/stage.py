@@ -1,4 +1,4 @@
-"""One stage of a run as a value: what trains in it, with which optimiser, on how many steps of what."""
+"""One stage of a run: the parameters that it trains, with their optimiser, its data and its number of steps."""
 
 from dataclasses import dataclass
 
@@ -13,25 +13,28 @@ from hive.train.task import Encode, Task, TrainingSet
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Stage:
-    """What a stage needs; it goes when the stage ends, and with it the optimiser and a frozen tower's copy."""
+    """What the loop needs to train one stage; dropped at its end, to free the optimiser and a frozen tower's copy."""
 
     number: int
     """Counted from 1."""
     schedule: Schedule
     parts: frozenset[str]
-    """Names in `model.parts()` that have gradients."""
+    """Names in `model.parts()` of the parts that are trained."""
     data: TrainingSet
     steps: int
     """Optimiser steps from the stage's beginning to its end."""
     parameters: dict[str, nn.Parameter]
-    """What is trained, by name."""
+    """The trained parameters by name."""
     optimizer: torch.optim.AdamW
     encode: Encode
-    """What encodes images: the tower, or a frozen copy of it."""
+    """The function that encodes images: the tower, or a frozen copy of it."""
 
 
 def begin_stage(task: Task[RunConfig, Encoder], number: int, optimizer_state: dict[str, torch.Tensor]) -> Stage:
-    """Gives gradients to what the stage trains; `optimizer_state` are a checkpoint's tensors, none in a fresh stage."""
+    """The stage, ready to be trained: exactly the parts that it trains have gradients.
+
+    `optimizer_state` holds a checkpoint's tensors of the optimiser by name; empty for a stage that starts.
+    """
     parts, schedule, data = task.trained_parts(number), task.config.schedule(number), task.sets[number]
     parameters = enter_stage(task.model, parts)
     encode = task.encode(parts)
@@ -52,7 +55,7 @@ def begin_stage(task: Task[RunConfig, Encoder], number: int, optimizer_state: di
 def _load_optimizer(
     optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], saved: dict[str, torch.Tensor]
 ) -> None:
-    """Gives the optimiser the saved moments and step counts."""
+    """Puts the saved moments and step counts into the optimiser."""
     for name, parameter in parameters.items():
         prefix = f"optimizer.{name}."
         state = {

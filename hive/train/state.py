@@ -1,4 +1,4 @@
-"""The state of a run between two steps: where it stands, and what a checkpoint holds of it."""
+"""The state of a run between two steps: its position, and saving it in and restoring it from a checkpoint."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,23 +21,23 @@ CHECKPOINTS = "checkpoints"  # in a run folder
 
 @dataclass
 class Position:
-    """Where a run stands."""
+    """The stage and the step that a run has reached."""
 
     stage: int
     """Counted from 1."""
     stage_step: int = 0
-    """Optimiser steps that were taken in the stage."""
+    """Optimiser steps taken in the stage."""
     step: int = 0
-    """Optimiser steps that were taken in the whole run."""
+    """Optimiser steps taken in the whole run."""
 
 
 @dataclass
 class State:
-    """What a run begins or goes on with."""
+    """What a run starts or resumes from, apart from the model's weights."""
 
     position: Position
     optimizer: dict[str, torch.Tensor] = field(default_factory=dict)
-    """The checkpoint's tensors of the stage's optimiser; none at a stage's beginning."""
+    """The checkpoint's tensors of the stage's optimiser, by name; empty for a new run."""
     ledger: dict[str, int] = field(default_factory=dict)
     """Samples `seen` and `bad` so far."""
 
@@ -52,11 +52,16 @@ def fingerprints(task: Task[RunConfig, Encoder]) -> dict[str, str]:
 
 
 def save(
-    task: Task[RunConfig, Encoder], stage: Stage, position: Position, ledger: Ledger, folder: Path, same: dict[str, str]
+    task: Task[RunConfig, Encoder],
+    stage: Stage,
+    position: Position,
+    ledger: Ledger,
+    folder: Path,
+    run_fingerprints: dict[str, str],
 ) -> None:
-    """Writes a checkpoint of model, optimiser and position into the run folder; `same` are the run's fingerprints.
+    """Writes a checkpoint of model, optimiser, position and the ledger's counts into the run folder.
 
-    Raises `CheckpointError` where it can't be written.
+    `run_fingerprints` are those of `fingerprints`. Raises `CheckpointError` where it can't be written.
     """
     tensors = {f"model.{name}": parameter.detach() for name, parameter in task.model.named_parameters()}
     for name, parameter in stage.parameters.items():
@@ -66,22 +71,24 @@ def save(
         step=position.step,
         tensors=tensors,
         scalars={**vars(position), "ledger": {"seen": ledger.seen, "bad": ledger.bad}},
-        fingerprints=same,
+        fingerprints=run_fingerprints,
         keep=task.config.keep_checkpoints,
     )
 
 
-def restore(task: Task[RunConfig, Encoder], folder: Path, same: dict[str, str], warn: Callable[[str], None]) -> State:
-    """Loads the newest whole checkpoint of a run folder into the task's model; returns what the run goes on with.
+def restore(
+    task: Task[RunConfig, Encoder], folder: Path, run_fingerprints: dict[str, str], warn: Callable[[str], None]
+) -> State:
+    """Loads the newest whole checkpoint of a run folder into the task's model; returns the state to resume from.
 
     A run that was stopped before its first checkpoint begins again. Raises `UserError` where the checkpoint belongs to
-    another configuration, tokenizer or data set, or --stages leaves out where it stands.
+    another configuration, tokenizer or data set, or where --stages leaves out the stage that it is in.
     """
     newest = checkpoint.newest(folder / CHECKPOINTS, warn)
     if newest is None:
         return State(Position(task.config.stages[0]))
     saved = checkpoint.load(newest)
-    checkpoint.check_fingerprints(saved.fingerprints, same)
+    checkpoint.check_fingerprints(saved.fingerprints, run_fingerprints)
     position = Position(*(saved.scalars[name] for name in ("stage", "stage_step", "step")))
     steps = stage_steps(task.config, position.stage, task.sets[position.stage].epoch_pairs)
     _check_stages(task.config, position.stage, position.stage_step < steps)
@@ -93,7 +100,7 @@ def restore(task: Task[RunConfig, Encoder], folder: Path, same: dict[str, str], 
 
 
 def _check_stages(config: RunConfig, stage: int, unfinished: bool) -> None:
-    """Refuses --stages that would leave out the rest of the stage that a resumed run is in."""
+    """Raises `UserError` for --stages without the `unfinished` stage of a resumed run, or without one that is left."""
     if (unfinished and stage not in config.stages) or max(config.stages) < stage:
         chosen = ",".join(map(str, config.stages))
         raise UserError(

@@ -1,4 +1,4 @@
-"""One optimiser step over micro-batches, the same for training and for measuring it."""
+"""One optimiser step over micro-batches, used by training and by measurements of it."""
 
 from collections.abc import Callable, Iterator
 
@@ -20,11 +20,12 @@ def train_step(
     clip: float,
     world: World,
 ) -> tuple[Tensor, Tensor]:
-    """Micro-batches, clip, step. `loss_of` a batch on the device is summed over its supervised tokens.
+    """Takes one optimiser step; returns this process's share of the mean loss, and the gradient's norm before clipping.
 
-    `micro_batches` come to the device as they are asked for. `tokens` counts those of all micro-batches and processes:
-    every one weighs the same, however the batch is split. `rate` is the learning rate, `clip` the largest norm of the
-    gradient. Returns this process's share of the mean loss and the norm before clipping, on the device: nothing waits.
+    Both are scalars on the device, so that the host doesn't wait for them. `loss_of` a batch is summed over its
+    supervised tokens. `micro_batches` yields batches on the device. `tokens` counts the supervised tokens of all
+    micro-batches and processes: each token weighs the same, however the batch is split. `rate` is the learning rate,
+    `clip` the largest norm of the gradient.
     """
     device = world.device
     total = torch.zeros((), device=device)

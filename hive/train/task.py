@@ -1,4 +1,4 @@
-"""What a run trains, on what, and what it leaves behind: all that the loop knows of it."""
+"""A task: the model that a run trains, its data, and its export. The training loop knows nothing else of the run."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ Encode = Callable[[Tensor], Tensor]
 
 
 class TrainingSet(NamedTuple):
-    """What a stage trains and is evaluated on."""
+    """The pairs that a stage trains on, and those that it is evaluated on."""
 
     pairs: Pairs
     heldout: dict[str, Pairs]
-    """Splits by name."""
+    """Held-out pairs by the name of their split."""
     epoch_pairs: int
-    """Pairs that make an epoch's steps."""
+    """Pairs from which an epoch's number of steps is computed."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -36,9 +36,9 @@ class Task(Generic[ConfigT, EncoderT]):
     program: str
     """The command that continues a stopped run, such as "python -m hive.train"."""
     unit: str
-    """What a batch consists of, in the plural."""
+    """What a batch consists of, in the plural, such as "pairs"."""
     config: ConfigT
-    """With the shapes that the model has, the kernel that is used and the type of the device."""
+    """The run's configuration, with the model's real shapes, the kernel in use and the type of the device."""
     tokenizer: EncoderT
     sets: Mapping[int, TrainingSet]
     """By stage."""
@@ -47,8 +47,8 @@ class Task(Generic[ConfigT, EncoderT]):
     trained_parts: Callable[[int], frozenset[str]]
     """The names in `model.parts()` that have gradients in a stage."""
     encode: Callable[[frozenset[str]], Encode]
-    """What encodes images in a stage that trains these parts."""
+    """Makes the function that encodes images in a stage that trains these parts."""
     flops: Callable[[Batch, frozenset[str]], float]
     """FLOPs of a micro-batch, forward and backward, where these parts are trained."""
     export: Callable[[Path], str]
-    """Writes what the run was for into the run folder; returns the line that says where it is."""
+    """Writes the trained model into the run folder; returns a line that says where it is."""

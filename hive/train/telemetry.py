@@ -1,4 +1,4 @@
-"""What a person sees of a run, and what stays of it: progress, metrics.jsonl, TensorBoard, the loss curve."""
+"""Progress of a run on the console, and its metrics in metrics.jsonl and TensorBoard."""
 
 import contextlib
 import dataclasses
@@ -30,7 +30,7 @@ def peak_memory_gb(device: torch.device) -> float:
 
 
 def duration(seconds: float) -> str:
-    """26:10:05 hours are "1 d 02:10:05"."""
+    """Seconds in words: 94,205 are "1 d 02:10:05"."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
@@ -38,7 +38,7 @@ def duration(seconds: float) -> str:
 
 
 class _Progress(Progress):
-    """Two lines: stage, bar, steps and time left; below them the numbers, as many as the terminal is wide."""
+    """Two lines: stage, bar, steps and time left; below them as many of the numbers as fit in the terminal's width."""
 
     numbers: tuple[str, ...] = ()
 
@@ -54,7 +54,7 @@ class _Progress(Progress):
 
 
 class _Bar:
-    """The live progress of one stage, from its making to `stop`."""
+    """The live progress bar of one stage, shown until `stop`."""
 
     def __init__(self, console: Console, stage: int, first_step: int, steps: int) -> None:
         self._progress = _Progress(
@@ -69,32 +69,32 @@ class _Bar:
         self._progress.start()
 
     def show(self, numbers: tuple[str, ...], step: int, left: str) -> None:
-        """`numbers` of the stage's `step`, and the time `left`."""
+        """Shows `numbers`, the position at `step`, and the time `left`."""
         self._progress.numbers = numbers
         self._progress.update(self._task, completed=step, left=left)
 
     def stop(self) -> None:
-        """Leaves the bar as it stands."""
+        """Ends the live display; the bar stays on the screen as it is."""
         self._progress.stop()
 
 
 class Telemetry:
-    """Writes a run's metrics to its folder and shows them on the console; silent on every process but the first."""
+    """Writes a run's metrics to its folder and shows them on the console; does nothing on processes but the first."""
 
     def __init__(self, folder: Path, console: Console, *, last_step: int, is_main: bool = True) -> None:
-        """Records after global step `last_step` belong to a part of the run that is about to be repeated: they go."""
+        """Opens the files and deletes records after global step `last_step`: that part of the run will be repeated."""
         self.console = console
         self.is_main = is_main
         self.folder = folder
         self._bar: _Bar | None = None
         if is_main:
-            threading.excepthook = _report_thread
+            threading.excepthook = _print_thread_error
             keep_records(folder / METRICS, lambda record: record["step"] <= last_step)
             self._jsonl = (folder / METRICS).open("a")
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
 
     def say(self, text: str) -> None:
-        """A line for the person."""
+        """Prints a text on the console."""
         if self.is_main:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
@@ -109,7 +109,7 @@ class Telemetry:
             self._bar.stop()
             self._bar = None
 
-    def steps(self, records: list[dict[str, Any]], stage_step: int, steps: int, seconds_left: float) -> None:
+    def record_steps(self, records: list[dict[str, Any]], stage_step: int, steps: int, seconds_left: float) -> None:
         """Writes one record a step and shows the last; `stage_step` steps of the stage's `steps` are done."""
         if not self.is_main:
             return
@@ -134,7 +134,7 @@ class Telemetry:
             self.say(f"stage {last['stage']}  step {stage_step:>6}/{steps}  {'  '.join(shown[:6])}  {left}")
 
     def record(self, record: Mapping[str, Any], group: str) -> None:
-        """One line of metrics.jsonl, and its numbers to TensorBoard under `group`."""
+        """Writes a record as a line of metrics.jsonl, and its numbers to TensorBoard under `group`."""
         if not self.is_main:
             return
         self._jsonl.write(json.dumps({"kind": group, **record}) + "\n")
@@ -144,11 +144,11 @@ class Telemetry:
                 self._board.add_scalar(f"{group}/{name}", value, record["step"])
 
     def record_held_out(self, split: str, result: HeldOut, *, step: int, stage: int) -> None:
-        """One record of a held-out split."""
+        """Writes the losses on a held-out split as one record."""
         self.record({"step": step, "stage": stage, **dataclasses.asdict(result)}, f"heldout/{split}")
 
     def held_out_at(self, step: int) -> dict[str, HeldOut]:
-        """The held-out splits that were recorded at this step, by name."""
+        """The losses that were recorded at this step, by the name of their held-out split."""
         fields = [field.name for field in dataclasses.fields(HeldOut)]
         return {
             record["kind"].removeprefix("heldout/"): HeldOut(**{name: record[name] for name in fields})
@@ -157,7 +157,7 @@ class Telemetry:
         }
 
     def close(self) -> None:
-        """Ends progress and closes all files; whatever a full disk refused was reported when it was written."""
+        """Ends the progress bar and closes all files. A full disk raises no error here: the write before it did."""
         self.end_stage()
         if self.is_main:
             for file in (self._jsonl, self._board):
@@ -165,7 +165,7 @@ class Telemetry:
                     file.close()
 
 
-def _report_thread(arguments: threading.ExceptHookArgs) -> None:
-    """TensorBoard's thread hands a full disk on to the next write, so it needs no traceback of its own."""
+def _print_thread_error(arguments: threading.ExceptHookArgs) -> None:
+    """Prints a thread's traceback, except for a full disk: TensorBoard raises that error again at the next write."""
     if not (isinstance(arguments.exc_value, OSError) and arguments.exc_value.errno in (errno.ENOSPC, errno.EDQUOT)):
         threading.__excepthook__(arguments)

@@ -1,4 +1,4 @@
-"""A trained model with all that it takes to use it: as training ends, or read back from a run's folder."""
+"""A trained model with its configuration and tokenizer: as training ends, or loaded from a run's folder."""
 
 import dataclasses
 import sys
@@ -10,7 +10,7 @@ import torch
 from hive import checkpoint
 from hive.config import Config, Kernel
 from hive.data.images import ImageSpec
-from hive.data.text import Tokenizer, open_tokenizer
+from hive.data.text import Tokenizer, load_configured_tokenizer
 from hive.errors import UserError
 from hive.model.build import Model, build_model
 from hive.model.kernel import kernel_for
@@ -21,7 +21,7 @@ from hive.train.state import CHECKPOINTS
 
 @dataclass(frozen=True)
 class Run:
-    """What a run has trained, ready to be used."""
+    """The model that a run has trained, with what is needed to use it."""
 
     folder: Path
     config: Config
@@ -30,7 +30,7 @@ class Run:
     """The newest checkpoint's weights, fp32, in evaluation mode, on the device asked for."""
     tokenizer: Tokenizer
     step: int
-    """Optimiser steps behind those weights, over all stages."""
+    """Optimiser steps that the weights were trained for, over all stages."""
 
     @property
     def spec(self) -> ImageSpec:
@@ -41,7 +41,7 @@ class Run:
 def load_run(folder: Path, device: torch.device, kernel: Kernel | None = None, flag: str = "--run") -> Run:
     """The trained model of a run folder, from its newest whole checkpoint.
 
-    `kernel` None takes the run's own. `flag` is what the person named the folder by. Raises `UserError` where the
+    `kernel` None takes the run's. `flag` is the flag that named the folder, for messages. Raises `UserError` where the
     folder is no run, has no checkpoint yet, or needs something that this machine lacks.
     """
     saved = load_config(folder, Config, flag)
@@ -51,25 +51,25 @@ def load_run(folder: Path, device: torch.device, kernel: Kernel | None = None, f
         raise UserError(f"{str(error).removesuffix('.')}; --kernel auto picks one that can.") from error
     config = dataclasses.replace(saved, kernel=backend, checkpoint_activations=False)
     for weights, name in ((config.vision.weights, "--vision.weights"), (config.language.weights, "--language.weights")):
-        if weights is not None and not is_present(weights):  # they tell the architecture
+        if weights is not None and not is_present(weights):  # the architecture is read from them
             raise UserError(f"{flag} {folder} started from weights that are not here: {how_to_get(weights, name)}")
     path = checkpoint.newest(folder / CHECKPOINTS, lambda sentence: print(f"warning: {sentence}", file=sys.stderr))
     if path is None:
         raise UserError(f"{flag} {folder} has no whole checkpoint yet: wait for its first one, or give another run.")
     loaded = checkpoint.load(path)
-    tokenizer = open_tokenizer(config.language)
+    tokenizer = load_configured_tokenizer(config.language)
     if tokenizer.fingerprint != loaded.fingerprints.get("tokenizer"):
         raise UserError(
             f"{flag} {folder} was trained with another tokenizer than {config.language.tokenizer or 'the one'} that is "
             "found now: put back the one that it began with."
         )
     model = build_model(config, backend, pretrained=False)
-    _fill(model, loaded.tensors, folder, flag)
+    _copy_weights(model, loaded.tensors, folder, flag)
     return Run(folder, config, model.to(device).eval(), tokenizer, loaded.step)
 
 
 @torch.no_grad()
-def _fill(model: Model, tensors: dict[str, torch.Tensor], folder: Path, flag: str) -> None:
+def _copy_weights(model: Model, tensors: dict[str, torch.Tensor], folder: Path, flag: str) -> None:
     for name, parameter in model.named_parameters():
         value = tensors.get(f"model.{name}")
         if value is None or value.shape != parameter.shape:

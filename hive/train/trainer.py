@@ -1,4 +1,4 @@
-"""The run: a task's stages, each with its evaluation and checkpoints. Read top to bottom."""
+"""The training loop: a task's stages in order, each with checkpoints and an evaluation."""
 
 import signal
 from collections.abc import Sequence
@@ -35,14 +35,14 @@ READ_LOSSES_EVERY = 10  # steps: reading a loss makes the host wait for the GPU
 
 
 class Trainer:
-    """One run of a task: the loop over its stages, and the position in them."""
+    """Runs a task: loops over its stages and keeps the position in them."""
 
     def __init__(
         self, task: Task[RunConfig, Encoder], resume: bool, world: World, console: Console, *, profile: bool = False
     ) -> None:
-        """Finds every mistake that can be found before anything is written, then opens the run folder.
+        """Raises `UserError` for every mistake that shows before anything is written, then opens the run folder.
 
-        With `resume` the run goes on in its folder, from the newest whole checkpoint. `profile` records three steps.
+        With `resume` the run continues in its folder, from the newest whole checkpoint. `profile` records three steps.
         """
         self.task, self.world = task, world
         self.fingerprints = fingerprints(task)
@@ -71,12 +71,12 @@ class Trainer:
 
     def run(self) -> int:
         """Trains the stages that are left; returns the exit code."""
-        for wish in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            signal.signal(wish, self.stop)
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.signal(number, self.stop)
         self.telemetry.say(introduction(self.task, self.world, self.position.stage, self.folder))
         try:
-            for number in self._stages_left():
-                if not self.run_stage(number):
+            for stage in self._stages_left():
+                if not self.run_stage(stage):
                     step, program = self.position.step, self.task.program
                     self.telemetry.say(f"Saved at step {step}. Continue with: {program} --resume {self.folder}")
                     return 128 + (self.stopped_by or signal.SIGTERM)
@@ -91,7 +91,7 @@ class Trainer:
         return 0
 
     def stop(self, number: int, frame: FrameType | None) -> None:
-        """Asks for a save and an exit after the current step; the same signal again ends the process at once."""
+        """Handles a signal: the run saves and exits after the current step; the same signal again kills the process."""
         self.stopped_by = number
         signal.signal(number, signal.SIG_DFL)
 
@@ -109,10 +109,10 @@ class Trainer:
         return True
 
     def train_stage(self, stage: Stage) -> bool:
-        """Trains a stage to its end and saves; False if a signal stopped it, saved as well."""
+        """Trains a stage and saves a checkpoint; False if a signal stopped it, which is saved too."""
         config, schedule, position = self.task.config, stage.schedule, self.position
         if position.stage_step >= stage.steps:
-            return True  # resumed at the end of a stage
+            return True  # resumed after the stage's last step
         self.telemetry.say(summary(stage, self.task))
         self.telemetry.start_stage(stage.number, position.stage_step, stage.steps)
 
@@ -170,7 +170,10 @@ class Trainer:
     def train_step(
         self, stage: Stage, micro_batches: Sequence[Batch], rate: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One optimiser step at learning rate `rate`; returns mean loss and gradient norm, still on the device."""
+        """Takes one optimiser step at learning rate `rate`; returns loss and gradient norm as `step.train_step` does.
+
+        Raises `UserError` where no process has a supervised token.
+        """
         tokens = self.world.sum(sum(batch.token_count for batch in micro_batches))
         if tokens == 0:
             bad = [f", such as {name} ({reason})" for batch in micro_batches for _, name, reason in batch.bad]
@@ -189,7 +192,7 @@ class Trainer:
         )
 
     def save_checkpoint(self, stage: Stage, *, or_warn: bool) -> None:
-        """Saves model, optimiser and position; a full disk is a warning while training can go on."""
+        """Saves a checkpoint. With `or_warn` a failed write prints a warning, so that training goes on."""
         if self.world.is_main:
             try:
                 save(self.task, stage, self.position, self.ledger, self.folder, self.fingerprints)
@@ -200,7 +203,7 @@ class Trainer:
         self.world.barrier()
 
     def evaluate(self, stage: Stage) -> None:
-        """Held-out loss of every split, to the person and to the metrics; what a stopped run has recorded stays."""
+        """Records and prints the held-out loss of every split, but computes only those that aren't recorded yet."""
         step, config = self.position.step, self.task.config
         results = self.world.from_main(self.telemetry.held_out_at(step) if self.world.is_main else {})
         for split, pairs in stage.data.heldout.items():
@@ -221,7 +224,7 @@ class Trainer:
 
 
 def introduction(task: Task[RunConfig, Encoder], world: World, stage: int, folder: Path) -> str:
-    """What runs, where, and on what, in two lines."""
+    """Two lines: recipe, method, device, precision, kernel and data; and the run folder."""
     device, config = world.device, task.config
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     precision = "bf16 autocast, fp32 weights" if device.type == "cuda" else "fp32"

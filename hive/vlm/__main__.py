@@ -8,7 +8,7 @@ from hive.vlm.cli import Command, parse
 
 def run(command: Command) -> int:
     """Runs what the command line asked for; returns the exit code."""
-    # torch and transformers take seconds to import: --help and mistyped flags answer without them
+    # torch and transformers take seconds to import, and --help and mistyped flags need neither
     if command.ask is not None and command.model is not None:
         from hive.vlm.ask import ask
 

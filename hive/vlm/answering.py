@@ -1,4 +1,4 @@
-"""Answers of a LLaVA folder, greedy, with a key/value cache, one batch at a time."""
+"""Answers of a saved LLaVA model: greedy decoding with a key/value cache, one batch at a time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +15,13 @@ IMAGE = "<image>"
 
 
 class Answerer:
-    """A vision-language model and its processor, ready to answer."""
+    """Answers questions about images with a vision-language model and its processor."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        """Loads a folder that `python -m hive.vlm` or transformers wrote; never code from it, and never the network.
+        """Loads a folder that `python -m hive.vlm` or transformers wrote, in fp32 on a CPU and bf16 on a GPU.
 
-        fp32 on a CPU, bf16 on a GPU. Raises `UserError` for a folder that holds no whole LLaVA model.
+        Runs no code from the folder and doesn't use the network. Raises `UserError` for a folder that holds no whole
+        LLaVA model.
         """
         self.device = device
         self.precision = torch.float32 if device.type == "cpu" else torch.bfloat16
@@ -32,7 +33,7 @@ class Answerer:
                     f"--model {folder} is a {config.model_type} model: give a LLaVA folder, such as RUN/llava."
                 )
             self.processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-            self._chat("What is this?", 1)  # fails where there is no chat template
+            self._render_prompt("What is this?", 1)  # fails where there is no chat template
             llava: Any = LlavaForConditionalGeneration
             self.model, report = llava.from_pretrained(
                 folder, dtype=self.precision, local_files_only=True, output_loading_info=True
@@ -59,8 +60,8 @@ class Answerer:
         The answers don't depend on how prompts are batched, up to rounding: padding is masked, and positions count
         from each row's own start.
         """
-        texts = [self._chat(text, len(images)) for text, images in prompts]
-        images = [image for _, own in prompts for image in own]
+        texts = [self._render_prompt(text, len(pictures)) for text, pictures in prompts]
+        images = [image for _, pictures in prompts for image in pictures]
         inputs = self.processor(
             text=texts, images=images or None, padding=True, add_special_tokens=False, return_tensors="pt"
         )
@@ -79,6 +80,6 @@ class Answerer:
         new = tokens[:, inputs["input_ids"].shape[1] :]
         return [text.strip() for text in self.processor.batch_decode(new, skip_special_tokens=True)]
 
-    def _chat(self, text: str, images: int) -> str:
+    def _render_prompt(self, text: str, images: int) -> str:
         content = [{"type": "image"}] * images + [{"type": "text", "text": text.replace(IMAGE, "")}]
         return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)

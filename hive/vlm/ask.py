@@ -1,4 +1,4 @@
-"""--ask: one question about one image."""
+"""--ask: a saved model's answer to one question about one image."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ MAX_NEW_TOKENS = 256
 
 
 def ask(image: Path, question: str, model: Path, device: str) -> str:
-    """The answer of a saved model, greedy; `UserError` where image, question or model can't be read."""
+    """The answer of a saved model, decoded greedily; `UserError` where image, question or model can't be read."""
     if not question.strip() or has_surrogate(question):
         raise UserError('The question of --ask is empty or no UTF-8 text: --ask IMAGE "QUESTION".')
     try:

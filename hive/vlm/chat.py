@@ -1,4 +1,4 @@
-"""Conversations as token ids: the chat template's text, the image's place, and the loss on the answers alone."""
+"""Conversations as token ids: rendered by a chat template, with places for images and a loss on the answers alone."""
 
 import hashlib
 import json
@@ -10,29 +10,29 @@ from typing import Any
 import tokenizers
 import torch
 
-from hive.data.text import BadSample, BadText, Batch, load_whole_tokenizer
+from hive.data.text import BadSample, BadText, Batch, load_transformers_tokenizer
 from hive.errors import UserError, first_line
 from hive.vlm.conversations import IMAGE, Turn, turns
 
 DATE = "26 Jul 2024"
-"""Llama 3's template writes a date, today's unless it is told one: this is its own default."""
+"""The date that Llama 3's template is given, its default; without one it would write today's date."""
 
 
 @dataclass(frozen=True)
 class ChatText:
-    """A tokenized conversation, cut behind its last answer."""
+    """A tokenized conversation, cut after its last answer."""
 
     ids: list[int]
     answers: list[bool]
-    """Which ids belong to an answer or end one."""
+    """Whether each id belongs to an answer or ends one."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ChatBatch(Batch):
     """Conversations packed end to end, with N rows for each image: B samples, R rows, T text tokens, S supervised ones.
 
-    `tokens` are the T text tokens; `targets` [S] what the rows `predicting_rows` predict; `positions` [R] and
-    `cu_seqlens` count rows. Without any image there is a blank one that no row reads, since the tower always runs.
+    `tokens` are the T text tokens; `targets` [S] are what the rows `predicting_rows` predict; `positions` [R] and
+    `cu_seqlens` count rows. A batch without images has a blank one that no row reads, since the tower always runs.
     """
 
     text_rows: torch.Tensor
@@ -44,12 +44,12 @@ class ChatBatch(Batch):
 
     @property
     def images(self) -> int:
-        """Number of images that are read."""
+        """Number of images, the blank one not counted."""
         return self.pixels.shape[0] if len(self.image_rows) else 0
 
 
 class ChatTokenizer:
-    """Makes batches of conversations; its ids are those of the processor that is saved with the model."""
+    """Encodes conversations and packs them into batches, with the ids of the processor that is saved with the model."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class ChatTokenizer:
         patches: int,
         image_size: int,
     ) -> None:
-        """`backend` knows the token `IMAGE`; an image takes `patches` tokens of `image_size` pixels a side."""
+        """`backend` has the token `IMAGE`; an image of `image_size` pixels a side becomes `patches` tokens."""
         backend.no_truncation()
         backend.no_padding()
         self.backend, self.template, self.special_tokens = backend, template, special_tokens
@@ -84,7 +84,7 @@ class ChatTokenizer:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def render(self, conversation: Sequence[Turn], ask: bool) -> str:
-        """The template's text; with `ask` it ends where the answer to the last question would begin."""
+        """The conversation as the template's text; with `ask` it ends where the next answer would begin."""
         from transformers.utils.chat_template_utils import render_jinja_template  # slow to import
 
         messages = [{"role": role, "content": text} for role, text in conversation]
@@ -95,14 +95,14 @@ class ChatTokenizer:
         return texts[0][0]
 
     def encode(self, text: str, max_tokens: int) -> ChatText:
-        """A conversation that `Pairs` holds, in at most `max_tokens` ids, an image counted as one.
+        """A conversation that `Pairs` holds as at most `max_tokens` ids, an image counted as one.
 
-        `BadText` where an answer is empty, or where no answer or not the image is in the first `max_tokens`.
+        Raises `BadText` where an answer is empty, or where the first `max_tokens` ids hold no answer or not the image.
         """
         conversation = turns(text)
         if not all(value for role, value in conversation if role == "assistant"):
             raise BadText("an answer is empty")
-        whole, spans = self.spans(conversation)
+        whole, spans = self.locate_answers(conversation)
         encoding = self.backend.encode(whole, add_special_tokens=False)
         answers = [any(start < last and end > first for first, last in spans) for start, end in encoding.offsets]
         ids, answers = encoding.ids[:max_tokens], answers[:max_tokens]
@@ -113,8 +113,8 @@ class ChatTokenizer:
         end = len(answers) - answers[::-1].index(True)
         return ChatText(ids[:end], answers[:end])
 
-    def spans(self, conversation: Sequence[Turn]) -> tuple[str, list[tuple[int, int]]]:
-        """The template's text, and from where to where in it each answer goes, its end mark included."""
+    def locate_answers(self, conversation: Sequence[Turn]) -> tuple[str, list[tuple[int, int]]]:
+        """(the template's text, [start, end) of each answer in its characters, the answer's end mark included)."""
         spans, whole = [], ""
         for place, (role, _) in enumerate(conversation):
             if role == "assistant":
@@ -126,16 +126,16 @@ class ChatTokenizer:
         return whole, spans
 
     def prompt(self, question: str, image: bool) -> list[int]:
-        """The ids of a question, an image's tokens written out, up to where its answer begins."""
+        """The ids of a question up to where its answer begins, with all tokens of its image if it has one."""
         text = self.render([("user", f"{IMAGE}\n{question}" if image else question)], ask=True)
         return self.expand(self.backend.encode(text, add_special_tokens=False).ids)
 
     def expand(self, ids: Sequence[int]) -> list[int]:
-        """`ids` with N image tokens for each one."""
+        """`ids` with each image token repeated, once for each of the image's N patches."""
         return [token for token in ids for _ in range(self.patches if token == self.image_id else 1)]
 
     def pack(self, samples: Sequence[tuple[torch.Tensor | None, ChatText]], bad: Sequence[BadSample]) -> ChatBatch:
-        """Packs (pixels uint8 [3, H, W] or None, text) samples; none at all give a batch without tokens."""
+        """One batch of (pixels uint8 [3, H, W] or None, text) samples; no samples give a batch without tokens."""
         images = [image for image, _ in samples if image is not None]
         tokens: list[int] = []
         targets: list[int] = []
@@ -180,11 +180,12 @@ def _restore(backend: str, *others: Any) -> ChatTokenizer:
 
 
 def load_chat_tokenizer(path: str | None, patches: int, image_size: int) -> tuple[ChatTokenizer, Any]:
-    """The tokenizer of a chat model with the image's token added, ours and transformers' own, which saves itself.
+    """(our tokenizer, the same as an object of transformers) of a chat model, both with the image's token added.
 
-    Raises `UserError` where it has no chat template, or one in which an answer can't be told from what is around it.
+    The second one is saved with the model. Raises `UserError` where there is no chat template, or one in which an
+    answer can't be told from the text around it.
     """
-    loaded = load_whole_tokenizer(path)
+    loaded = load_transformers_tokenizer(path)
     name = path or "that is embedded"
     template = loaded.chat_template
     if isinstance(template, dict):
@@ -204,7 +205,7 @@ def load_chat_tokenizer(path: str | None, patches: int, image_size: int) -> tupl
 
 
 def as_processor_template(template: str) -> str:
-    """The template, made to take lists of images and texts as processors give them, with the date of training."""
+    """The template, extended to take the lists of images and texts that processors give it, with the date `DATE`."""
     return (
         f'{{%- set date_string = "{DATE}" -%}}'
         "{%- set plain = namespace(messages=[]) -%}"
@@ -225,22 +226,22 @@ def as_processor_template(template: str) -> str:
 
 
 def _check_template(chat: ChatTokenizer, name: str) -> None:
-    """Two questions, two answers: each must be found again, followed by a mark that ends it."""
+    """Raises `UserError` unless each of two answers is located in the template's text, with a mark that ends it."""
     probe: list[Turn] = [("user", f"{IMAGE}\nFirst?"), ("assistant", "one"), ("user", "Second?"), ("assistant", "two")]
     try:
-        whole, spans = chat.spans(probe)
+        whole, spans = chat.locate_answers(probe)
     except Exception as error:  # a template may fail in any way that code can
         raise UserError(
             f"The chat template of the tokenizer {name} fails ({first_line(error):.120}): give another model."
         ) from None
-    found = [whole[first:last].strip() for first, last in spans]
-    wanted = ("one", "two")
-    if not all(text.startswith(answer) for text, answer in zip(found, wanted, strict=True)) or IMAGE not in whole:
+    located = [whole[first:last].strip() for first, last in spans]
+    answers = ("one", "two")
+    if not all(text.startswith(answer) for text, answer in zip(located, answers, strict=True)) or IMAGE not in whole:
         raise UserError(
             f"The chat template of the tokenizer {name} doesn't write turns one after another, so that answers can't "
             "be told from questions: give another model."
         )
-    if found == list(wanted):
+    if located == list(answers):
         raise UserError(
             f"The chat template of the tokenizer {name} puts no mark behind an answer, so that a model can't learn "
             "where to stop: give another model."

@@ -20,7 +20,7 @@ class Command:
 
     config: Annotated[VLMConfig, tyro.conf.arg(name="")]
     resume: Path | None = None
-    """Run folder to continue; other flags default to that run's own."""
+    """Run folder to continue; other flags default to that run's values."""
     dry_run: bool = False
     """Print what the run would train and cost, and what is missing; needs no GPU, weights or data."""
     ask: tuple[Path, str] | None = None

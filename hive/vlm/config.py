@@ -1,4 +1,4 @@
-"""The description of a fine-tuning run, and the named ones (paper, Table 5)."""
+"""The configuration of a fine-tuning run, and the recipes (paper, Table 5)."""
 
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -9,12 +9,12 @@ from hive.errors import UserError, choose
 from hive.recipes import LLAMA_1B, SIGLIP_L_384, SMOLLM2_135M
 
 RATES = {"min_lr": 0.0, "clip": 1.0, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.999}
-"""Cosine to 0, clipping at 1 and no decay, as in Table 5; its momenta are lost, these are LLaVA's."""
+"""Cosine to 0, clipping at 1 and no decay, as in Table 5, which lacks the betas: these are LLaVA's."""
 
 
 @dataclass(frozen=True)
 class VLMConfig(RunConfig):
-    """A whole fine-tuning run. Its samples are conversations."""
+    """The configuration of a whole fine-tuning run. Its samples are conversations."""
 
     data: Annotated[str, FREE] = "embedded"
     """Stage 1's conversations: "embedded" (templated questions on emoji) or a LLaVA JSON file."""
@@ -35,7 +35,7 @@ class VLMConfig(RunConfig):
         return "vlm"
 
     def check_method(self) -> None:
-        """Raises `UserError` for the images of a set that is not there."""
+        """Raises `UserError` for --image-root2 without --data2."""
         if self.image_root2 is not None and self.data2 is None:
             raise UserError("--image-root2 goes with --data2, which is not given: leave it out.")
 
@@ -43,7 +43,7 @@ class VLMConfig(RunConfig):
 def demo() -> VLMConfig:
     """The tower of `make train`, and a small chat model from scratch, on templated questions; minutes on two CPU cores.
 
-    From scratch a language model has nothing that stage 1 could align with, so that stage is short.
+    A language model from scratch knows nothing that stage 1 could align the tower with, so that stage is short.
     """
     return VLMConfig(
         recipe="demo",
@@ -57,7 +57,7 @@ def demo() -> VLMConfig:
 
 
 def smollm2_135m() -> VLMConfig:
-    """The same with SmolLM2-135M-Instruct, a pretrained chat model."""
+    """The demo's data and tower with SmolLM2-135M-Instruct, a pretrained chat model."""
     return VLMConfig(
         recipe="smollm2-135m",
         vision=TowerConfig(weights="runs/demo-hive-1/tower"),

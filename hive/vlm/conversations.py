@@ -1,7 +1,7 @@
 """Conversations about images, from LLaVA's JSON: checked before anything is trained, held as JSON texts.
 
-A set is `Pairs` whose captions are conversations: `turns` reads one back. That they stay text keeps a set of 700,000
-small, and makes fingerprint, order and held-out split those of captions.
+A set is `Pairs` whose captions are conversations; `turns` parses one. As texts, 700,000 conversations take little
+memory, and fingerprint, order and held-out split are those of captions.
 """
 
 import json
@@ -19,7 +19,7 @@ from hive.errors import UserError
 IMAGE = "<image>"
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 Turn = tuple[str, str]
-"""(role, text): the role is system, user or assistant; an image's placeholder stands at the start of a user's turn."""
+"""(role, text): the role is system, user or assistant; an image's placeholder is at the start of a user's turn."""
 
 
 class SharedTexts(Sequence[str]):
@@ -51,7 +51,7 @@ def turns(text: str) -> list[Turn]:
 
 
 def open_conversations(data: str, image_root: Path | None, flag: str) -> Pairs:
-    """Every conversation of a LLaVA JSON; `UserError` names the first record at fault, `flag` is what set the file."""
+    """Every conversation of a LLaVA JSON; `UserError` names the first record at fault. `flag` is the file's flag."""
     path = Path(data).expanduser()
     if not path.is_file() or path.suffix.lower() != ".json":
         raise UserError(f'{flag} {data} is no file: give "embedded" or a LLaVA JSON file of conversations.')
@@ -72,7 +72,7 @@ def open_conversations(data: str, image_root: Path | None, flag: str) -> Pairs:
             if not isinstance(image, str) or not image.strip():
                 raise UserError(f'{label} has an "image" that is no path: give one image, or leave the field out.')
             folders.check(image, label)
-        texts.append(dumps(_turns(record, label, image is not None)))
+        texts.append(dumps(_read_turns(record, label, image is not None)))
         names.append(f"record {number}" if image is None else image)
         rows.append(-1 if image is None else number)
     if not texts:
@@ -80,15 +80,16 @@ def open_conversations(data: str, image_root: Path | None, flag: str) -> Pairs:
     return Pairs(texts, names, FileReader(str(root), names), np.array(rows, dtype=np.int64))
 
 
-def _turns(record: dict[str, Any], label: str, has_image: bool) -> list[Turn]:
-    """System's turn if there is one, then user and assistant by turns; the placeholder at its turn's start.
+def _read_turns(record: dict[str, Any], label: str, has_image: bool) -> list[Turn]:
+    """A system turn if the record has one, then user and assistant in alternation, with the image's placeholder.
 
-    As in LLaVA, an answer in front of the first question is left out, and so is a question that nothing answers.
+    As in LLaVA, an answer before the first question is left out, and so is a last question without an answer. Raises
+    `UserError` for anything else.
     """
     raw = record.get("conversations")
     if not isinstance(raw, list) or not raw:
         raise UserError(f'{label} has no "conversations": give a list of turns, or remove the record.')
-    found: list[Turn] = []
+    conversation: list[Turn] = []
     for turn in raw:
         speaker, text = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
         if not isinstance(speaker, str) or speaker not in ROLES or not isinstance(text, str):
@@ -97,31 +98,35 @@ def _turns(record: dict[str, Any], label: str, has_image: bool) -> list[Turn]:
                 '"value", a text: mend or remove the record.'
             )
         check_characters(text, label)
-        found.append((ROLES[speaker], text.strip()))
-    system = 1 if found[0][0] == "system" else 0
-    if len(found) > system and found[system][0] == "assistant":
-        del found[system]
-    if found and found[-1][0] == "user":
-        del found[-1]
-    spoken = [role for role, _ in found[system:]]
-    if not spoken or spoken != ["user", "assistant"] * (len(spoken) // 2):
+        conversation.append((ROLES[speaker], text.strip()))
+    system = 1 if conversation[0][0] == "system" else 0
+    if len(conversation) > system and conversation[system][0] == "assistant":
+        del conversation[system]
+    if conversation and conversation[-1][0] == "user":
+        del conversation[-1]
+    roles = [role for role, _ in conversation[system:]]
+    if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
         raise UserError(
             f"{label} is no conversation of question and answer by turns, with at most a system turn in front: mend or "
             "remove the record."
         )
-    return _with_placeholder(found, label, has_image)
+    return _move_placeholder(conversation, label, has_image)
 
 
-def _with_placeholder(found: list[Turn], label: str, has_image: bool) -> list[Turn]:
-    places = [place for place, (_, text) in enumerate(found) for _ in range(text.count(IMAGE))]
+def _move_placeholder(conversation: list[Turn], label: str, has_image: bool) -> list[Turn]:
+    """The conversation with its image's placeholder at the start of a turn: the turn that has it, or the first user's.
+
+    Raises `UserError` where placeholders and images don't match.
+    """
+    places = [place for place, (_, text) in enumerate(conversation) for _ in range(text.count(IMAGE))]
     if not has_image:
         if places:
             raise UserError(f'{label} has {IMAGE} in a turn but no "image": add the image, or take the mark out.')
-        return found
-    if len(places) > 1 or (places and found[places[0]][0] != "user"):
+        return conversation
+    if len(places) > 1 or (places and conversation[places[0]][0] != "user"):
         raise UserError(
             f"{label} has {IMAGE} {len(places)} times or in an answer: one image has one mark, in a question."
         )
-    place = places[0] if places else next(place for place, (role, _) in enumerate(found) if role == "user")
-    question = found[place][1].replace(IMAGE, "").strip()
-    return [*found[:place], ("user", f"{IMAGE}\n{question}"), *found[place + 1 :]]
+    place = places[0] if places else next(place for place, (role, _) in enumerate(conversation) if role == "user")
+    question = conversation[place][1].replace(IMAGE, "").strip()
+    return [*conversation[:place], ("user", f"{IMAGE}\n{question}"), *conversation[place + 1 :]]

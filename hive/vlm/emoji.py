@@ -14,23 +14,23 @@ from hive.vlm.conversations import IMAGE, SharedTexts, Turn, dumps
 
 
 def open_emoji(split: str) -> Pairs:
-    """One conversation a drawing, and in the training split one without an image for every fourth.
+    """A split's conversations: one a drawing, and in the training split one without an image for every fourth drawing.
 
-    Three questions in an order that the drawing's place decides; yes and no are equally frequent, and half of the
-    conversations begin with the benchmarks' instruction for short answers.
+    One about a drawing has three questions, in a random order that depends on the drawing's index alone. Yes and no are
+    equally frequent, and half of the first questions end with the benchmarks' instruction for short answers.
     """
     pairs = open_pairs("embedded", None, split)
     table: Any = pq.read_table(EMBEDDED / f"{split}.parquet", columns=["caption", "group"])
     captions, groups = (table[name].to_pylist() for name in ("caption", "group"))
     texts = [_about_image(index, captions, groups) for index in range(len(captions))]
-    silent = (
+    imageless = (
         [_without_image(index, captions, groups) for index in range(0, len(captions), 4)] if split == "train" else []
     )
     return replace(
         pairs,
-        captions=SharedTexts([dumps(turns) for turns in (*texts, *silent)]),
-        names=[*pairs.names, *(f"{split} text {number}" for number in range(len(silent)))],
-        rows=np.concatenate([pairs.rows, np.full(len(silent), -1)]),
+        captions=SharedTexts([dumps(turns) for turns in (*texts, *imageless)]),
+        names=[*pairs.names, *(f"{split} text {number}" for number in range(len(imageless)))],
+        rows=np.concatenate([pairs.rows, np.full(len(imageless), -1)]),
     )
 
 
@@ -40,17 +40,17 @@ def words(group: str) -> str:
 
 
 def _about_image(index: int, captions: Sequence[str], groups: Sequence[str]) -> list[Turn]:
-    chance = random.Random(index)
-    right = chance.random() < 0.5
-    named = captions[index] if right else captions[_another(chance, index, captions)]
+    generator = random.Random(index)
+    right = generator.random() < 0.5
+    named = captions[index] if right else captions[_pick_other(generator, index, captions)]
     asked = [
         (NAME, captions[index]),
         (GROUP, words(groups[index])),
         (yes_or_no(named), "yes" if right else "no"),
     ]
-    chance.shuffle(asked)
+    generator.shuffle(asked)
     turns = [turn for question, answer in asked for turn in (("user", question), ("assistant", answer))]
-    instruction = SHORT_ANSWER if chance.random() < 0.5 else ""
+    instruction = SHORT_ANSWER if generator.random() < 0.5 else ""
     return [("user", f"{IMAGE}\n{turns[0][1]}{instruction}"), *turns[1:]]
 
 
@@ -58,7 +58,8 @@ def _without_image(index: int, captions: Sequence[str], groups: Sequence[str]) -
     return [("user", f"Which group is {captions[index]} in?"), ("assistant", words(groups[index]))]
 
 
-def _another(chance: random.Random, index: int, captions: Sequence[str]) -> int:
-    while captions[other := chance.randrange(len(captions))] == captions[index]:
+def _pick_other(generator: random.Random, index: int, captions: Sequence[str]) -> int:
+    """A random index with another caption than `index` has."""
+    while captions[other := generator.randrange(len(captions))] == captions[index]:
         pass
     return other

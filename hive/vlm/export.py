@@ -1,4 +1,4 @@
-"""The fine-tuned model as a transformers LLaVA folder, loaded back and compared before it counts as written."""
+"""Exports the fine-tuned model as a LLaVA folder of transformers, which is loaded back and compared first."""
 
 import os
 import secrets
@@ -33,10 +33,10 @@ MARK = "config.json"
 def export_llava(model: VLM, chat: ChatTokenizer, tokenizer: Any, feature_layer: int, folder: Path) -> None:
     """Writes `model` in fp32 with its processor to `folder`, for `LlavaForConditionalGeneration` and `AutoProcessor`.
 
-    `tokenizer` is transformers' own one of `chat`. Written beside `folder`, loaded back and compared: the ids of a
-    prompt, and the logits of every row of a conversation with an image. Only then it takes the place of an earlier
-    export. Raises `RuntimeError` when the comparison fails and `UserError` when `folder` holds something else or can't
-    be written; both leave it as it was.
+    `tokenizer` is what `load_chat_tokenizer` returns beside `chat`. The export is written beside `folder`, loaded back
+    and compared: the ids of a prompt, and the logits of every row of a conversation with an image. Then it replaces an
+    earlier export. Raises `RuntimeError` when the comparison fails, and `UserError` when `folder` holds something else
+    or can't be written; both leave `folder` as it was.
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
         raise UserError(f"{folder} holds something other than an exported model: move it away or choose another --out.")
@@ -89,7 +89,7 @@ def _write(model: VLM, chat: ChatTokenizer, tokenizer: Any, feature_layer: int, 
 
 
 def _settings(config: PreTrainedConfig) -> dict[str, Any]:
-    """A part's configuration, without the local path that it was loaded from."""
+    """The configuration of tower or language model, without the local path that it was loaded from."""
     settings = {**config.to_dict(), "dtype": "float32"}
     for key in ("_name_or_path", "torch_dtype", "transformers_version", "output_hidden_states"):
         settings.pop(key, None)
@@ -97,7 +97,10 @@ def _settings(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _processor(model: VLM, tokenizer: Any, select: str, folder: Path) -> LlavaProcessor:
-    """The image processor is read back from its own file, so that its class is found as everywhere else."""
+    """The processor of the export.
+
+    Its image processor is read from the file written here, so that transformers picks the class as it will for users.
+    """
     tower = model.tower
     write_json(folder / "preprocessor_config.json", tower.family.processor(tower.spec))
     images = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
@@ -113,7 +116,7 @@ def _processor(model: VLM, tokenizer: Any, select: str, folder: Path) -> LlavaPr
 
 
 def _weights(model: VLM, rows: int) -> dict[str, Tensor]:
-    """fp32 on the CPU, under the keys that transformers 4 and 5 both read."""
+    """The weights, fp32 on the CPU, under the keys that transformers 4 and 5 both read."""
     projector = {
         f"linear_{number}.{kind}": model.projector.state_dict()[f"{place}.{kind}"]
         for number, place in ((1, 0), (2, 2))
@@ -131,7 +134,7 @@ def _weights(model: VLM, rows: int) -> dict[str, Tensor]:
     if model.language.shape.tied_embeddings:
         del weights[head]
     return {
-        name: _grown(_on_cpu(value), rows) if name in (head, embedding) else _on_cpu(value)
+        name: _add_mean_rows(_on_cpu(value), rows) if name in (head, embedding) else _on_cpu(value)
         for name, value in weights.items()
     }
 
@@ -140,8 +143,11 @@ def _on_cpu(value: Tensor) -> Tensor:
     return value.detach().to("cpu", torch.float32).contiguous()
 
 
-def _grown(matrix: Tensor, rows: int) -> Tensor:
-    """The mean row fills it up: as an output it scores the mean of all scores, which is never the largest one."""
+def _add_mean_rows(matrix: Tensor, rows: int) -> Tensor:
+    """`matrix` with its mean row appended until it has `rows` rows.
+
+    In the output head such a row scores the mean of all scores, which is never the largest.
+    """
     more = rows - len(matrix)
     return torch.cat([matrix, matrix.mean(0, keepdim=True).expand(more, -1)]) if more else matrix
 
@@ -151,7 +157,7 @@ _PROBE = '[["user", "<image>\\nWhat is this?"], ["assistant", "A test."]]'
 
 
 def _compare(model: VLM, chat: ChatTokenizer, folder: Path) -> None:
-    """Raises `RuntimeError` unless the folder is `model`, in what it reads and in what it computes."""
+    """Raises `RuntimeError` unless the folder's processor makes the ids of `chat`, and its model `model`'s logits."""
     loader: Any = LlavaForConditionalGeneration
     loaded, report = loader.from_pretrained(folder, output_loading_info=True, local_files_only=True)
     if faults := {kind: names for kind, names in report.items() if names}:
@@ -168,10 +174,10 @@ def _compare(model: VLM, chat: ChatTokenizer, folder: Path) -> None:
 
     sample = chat.encode(_PROBE, 1000)
     batch = chat.pack([(pixels[0], ChatText([*sample.ids, 0], [*sample.answers, False]))], ()).to(device)
-    want = logits(model, batch)
+    expected = logits(model, batch)
     loaded.to(device).eval()
     ids = torch.tensor([chat.expand(sample.ids)], device=device)
-    have = loaded(input_ids=ids, pixel_values=model.tower.normalise(pixels.to(device))).logits[0].float()
-    difference = (have[:, : want.shape[1]] - want).abs().max().item()
-    if not difference <= TOLERANCE * want.abs().max().item():
+    exported = loaded(input_ids=ids, pixel_values=model.tower.normalise(pixels.to(device))).logits[0].float()
+    difference = (exported[:, : expected.shape[1]] - expected).abs().max().item()
+    if not difference <= TOLERANCE * expected.abs().max().item():
         raise RuntimeError(f"The exported model computes something else: its logits differ by up to {difference:.2g}.")

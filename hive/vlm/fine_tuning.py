@@ -1,4 +1,4 @@
-"""Vision-language fine-tuning as a task: conversations, two stages, a LLaVA model that is exported."""
+"""The task of vision-language fine-tuning: conversations, two stages, and a LLaVA model as the export."""
 
 from dataclasses import replace
 from functools import partial
@@ -7,7 +7,7 @@ from typing import Any
 
 from hive.cost.flops import sequence_flops, text_lengths, tower_flops
 from hive.data.pairs import EMBEDDED_HELDOUT, split_heldout
-from hive.data.text import Batch, open_tokenizer
+from hive.data.text import Batch, load_configured_tokenizer
 from hive.distributed import World
 from hive.errors import UserError
 from hive.model.kernel import kernel_for
@@ -24,11 +24,14 @@ FOLDER = "llava"
 
 
 def fine_tuning(config: VLMConfig, resume: bool, world: World) -> Task[VLMConfig, ChatTokenizer]:
-    """The run that the configuration describes; `UserError` for what it lacks or what doesn't fit together."""
+    """The fine-tuning task of a configuration, with its data opened and its model on the device.
+
+    Raises `UserError` for what is missing or doesn't fit together.
+    """
     prepare(config, resume, world.size)
     backend = kernel_for(config.kernel, world.device)
     check_tower(config.vision.weights)
-    chat, tokenizer = open_chat_tokenizer(config)
+    chat, tokenizer = load_configured_chat_tokenizer(config)
     sets = open_sets(config)
     model = build_vlm(config, backend)
     config = place(model, chat, config, backend, world.device)
@@ -47,12 +50,12 @@ def fine_tuning(config: VLMConfig, resume: bool, world: World) -> Task[VLMConfig
 
 
 def trained_parts(stage: int) -> frozenset[str]:
-    """The connector, and in stage 2 the language model."""
+    """The parts that a stage trains: the connector, and in stage 2 the language model."""
     return frozenset({"projector"} if stage == 1 else {"projector", "language"})
 
 
 def flops(model: VLM, parts: frozenset[str], images: int, sequences: list[int], predicted: int) -> float:
-    """FLOPs, forward and backward, of so many images in sequences of these lengths; `predicted` rows pay the head."""
+    """FLOPs, forward and backward, of images in sequences of these lengths; the head runs on `predicted` rows."""
     costs = sequence_flops(model, parts, images, sequences, predicted)
     return sum(cost.total for cost in costs.values()) + tower_flops(model, False, images).total
 
@@ -67,7 +70,7 @@ def _export(model: VLM, chat: ChatTokenizer, tokenizer: Any, feature_layer: int,
 
 
 def check_tower(weights: str | None) -> None:
-    """Refuses a tower that a run of pre-training has still to write."""
+    """Raises `UserError` for a tower/ folder that no run of pre-training has written yet."""
     if weights is not None and Path(weights).name == "tower" and not Path(weights).expanduser().exists():
         raise UserError(
             f"--vision.weights {weights} is not there: pre-train one first (make train, or python -m hive.train), or "
@@ -75,28 +78,28 @@ def check_tower(weights: str | None) -> None:
         )
 
 
-def open_chat_tokenizer(config: VLMConfig) -> tuple[ChatTokenizer, Any]:
-    """The language model's own tokenizer with a token for images, ours and transformers', which saves itself."""
-    open_tokenizer(config.language)  # another one beside pretrained weights is refused
+def load_configured_chat_tokenizer(config: VLMConfig) -> tuple[ChatTokenizer, Any]:
+    """What `load_chat_tokenizer` returns for the tokenizer that the configuration names."""
+    load_configured_tokenizer(config.language)  # raises for a tokenizer that doesn't fit pretrained weights
     patches, size = image_shape(config.vision)
     return load_chat_tokenizer(config.language.tokenizer or config.language.weights, patches, size)
 
 
 def open_sets(config: VLMConfig) -> dict[int, TrainingSet]:
-    """By stage: one set for both, or one each."""
-    first = open_set_of(config, 1)
-    return {1: first, 2: open_set_of(config, 2) if config.data2 else first}
+    """The training set of each stage; both share one where there is no --data2."""
+    first = open_stage_set(config, 1)
+    return {1: first, 2: open_stage_set(config, 2) if config.data2 else first}
 
 
-def open_set_of(config: VLMConfig, stage: int) -> TrainingSet:
-    """The conversations of a stage."""
+def open_stage_set(config: VLMConfig, stage: int) -> TrainingSet:
+    """The conversations of one stage, divided into training and held-out ones."""
     if stage == 2 and config.data2:
         return _open_set(config, config.data2, config.image_root2, "--data2")
     return _open_set(config, config.data, config.image_root, "--data")
 
 
 def _open_set(config: VLMConfig, data: str, image_root: Path | None, flag: str) -> TrainingSet:
-    """The conversations of one stage; an epoch is as long as the whole set, as in pre-training."""
+    """The conversations of a file, or the embedded ones; an epoch has as many as the whole set, as in pre-training."""
     if data == "embedded":
         if image_root is not None:
             raise UserError(

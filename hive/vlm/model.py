@@ -18,10 +18,10 @@ from hive.vlm.config import VLMConfig
 
 
 class VLM(SelfAttentionModel):
-    """Tower -> MLP -> the chat's sequence, wherever its images stand."""
+    """Tower, then MLP; its outputs are rows of the chat's sequence, at the places of the images."""
 
     def layout(self, batch: Batch, patches: int) -> Interleaved:
-        """As the batch says."""
+        """Which rows are text, image and predicting ones, as the batch gives them."""
         chat = cast(ChatBatch, batch)
         return Interleaved(
             chat.cu_seqlens, chat.positions, chat.max_seqlen, chat.text_rows, chat.image_rows, chat.predicting_rows
@@ -29,7 +29,7 @@ class VLM(SelfAttentionModel):
 
 
 def build_vlm(config: VLMConfig, backend: str, *, pretrained: bool = True) -> VLM:
-    """The model in fp32 on the current default device, a fresh connector, the rest as configured.
+    """The model in fp32 on the current default device: a new connector, tower and language model as configured.
 
     Missing weights raise `UserError`; with `pretrained=False` nothing is loaded, as in `build_model`.
     """
@@ -48,13 +48,13 @@ def build_vlm(config: VLMConfig, backend: str, *, pretrained: bool = True) -> VL
 
 def image_shape(config: TowerConfig) -> tuple[int, int]:
     """(patch tokens of an image, pixels of its side), without loading the tower's weights."""
-    if config.weights is not None and is_present(config.weights):  # otherwise loading them will say what is missing
+    if config.weights is not None and is_present(config.weights):  # building raises for missing weights
         family, settings = vision_settings(config.weights)
         config = family.described(config, settings)
     return (config.image_size // config.patch_size) ** 2, config.image_size
 
 
 def logits(model: VLM, batch: Batch) -> Tensor:
-    """fp32 [R, V] for every row of a batch, in evaluation: what a loaded copy of the model is compared with."""
+    """The logits of every row of a batch, fp32 [R, V], with which an exported model is compared."""
     hidden, _ = model.hidden(batch)
     return model.language.logits(hidden).float()

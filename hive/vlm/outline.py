@@ -1,4 +1,4 @@
-"""Fine-tuning as far as its configuration decides it: what python -m hive.vlm --dry-run reports."""
+"""The outline of a fine-tuning run, which python -m hive.vlm --dry-run reports."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,25 +13,25 @@ from hive.train.dry_run import Outline, absent_packages, absent_weights
 from hive.train.task import TrainingSet
 from hive.vlm.chat import ChatBatch, ChatTokenizer
 from hive.vlm.config import VLMConfig
-from hive.vlm.fine_tuning import check_tower, flops, open_chat_tokenizer, open_set_of, trained_parts
+from hive.vlm.fine_tuning import check_tower, flops, load_configured_chat_tokenizer, open_stage_set, trained_parts
 from hive.vlm.model import VLM, build_vlm
 
 ASSUMED = {1: LCS_CONVERSATIONS, 2: LLAVA_NEXT_CONVERSATIONS}
-"""Conversations of a stage whose data is not here: those of Table 5."""
-LOOKED_AT = 1000  # conversations that lengths are taken from
+"""Conversations of a stage, where its data is missing: those of Table 5."""
+MEASURED = 1000  # conversations, about: the lengths of so many stand for all
 
 
 @dataclass(frozen=True)
 class Length:
-    """Tokens of a conversation as the model reads it."""
+    """Tokens of a conversation."""
 
     text: int
     answers: int
-    """Those that are supervised."""
+    """Those of the text that are supervised."""
     has_image: bool
 
     def rows(self, patches: int) -> int:
-        """Places in the sequence; the last token is only predicted."""
+        """Rows of the conversation in the model's sequence."""
         return self.text + (patches if self.has_image else 0)
 
 
@@ -39,38 +39,39 @@ ASSUMED_LENGTH = Length(text=64, answers=32, has_image=True)
 
 
 def outline(config: VLMConfig) -> Outline:
-    """The run without weights or data: shapes come from the configuration wherever weights are missing."""
+    """The outline of a run. Shapes come from the configuration where weights are missing, lengths are assumed where
+    data is."""
     absent = absent_weights(config.vision, config.language)
     try:
         check_tower(config.vision.weights)
-    except UserError as error:  # says more than where a hub's tower would come from
+    except UserError as error:  # more helpful than how to download a tower, which `absent_weights` says
         absent[str(config.vision.weights)] = f"missing: {error}"
     missing = [*absent.values(), *absent_packages(config.vision)]
     chat = None
     if (config.language.tokenizer or config.language.weights) not in absent:  # it comes with the weights
         try:
-            chat, _ = open_chat_tokenizer(config)
+            chat, _ = load_configured_chat_tokenizer(config)
         except UserError as error:
             missing.append(f"missing: {error}")
     with torch.device("meta"):
         model = build_vlm(dataclasses.replace(config, seed=0), "torch", pretrained=False)
     samples, lengths, lines = {}, {}, []
     for stage in config.stages:
-        found = None
+        data = None
         try:
-            found = open_set_of(config, stage)
+            data = open_stage_set(config, stage)
         except UserError as error:
             if f"missing: {error}" not in missing:
                 missing.append(f"missing: {error}")
-        samples[stage], lengths[stage], line = _measure_data(config, stage, found, chat)
+        samples[stage], lengths[stage], line = _measure_data(config, stage, data, chat)
         lines.append(line)
     patches = model.tower.patches
 
     def flops_of_a_conversation(stage: int) -> float:
-        there = lengths[stage]
-        images, answers = sum(length.has_image for length in there), sum(length.answers for length in there)
-        rows = [length.rows(patches) for length in there]
-        return flops(model, trained_parts(stage), images, rows, answers) / len(there)
+        measured = lengths[stage]
+        images, answers = sum(length.has_image for length in measured), sum(length.answers for length in measured)
+        rows = [length.rows(patches) for length in measured]
+        return flops(model, trained_parts(stage), images, rows, answers) / len(measured)
 
     return Outline(
         config=config,
@@ -79,47 +80,47 @@ def outline(config: VLMConfig) -> Outline:
         trained_parts=trained_parts,
         samples=samples,
         flops=flops_of_a_conversation,
-        micro_batch=lambda stage, number: empty_batch(_usual(lengths[stage]), number, model),
+        micro_batch=lambda stage, number: empty_batch(_mean_length(lengths[stage]), number, model),
         data=lines,
         missing=missing,
     )
 
 
 def _measure_data(
-    config: VLMConfig, stage: int, found: TrainingSet | None, chat: ChatTokenizer | None
+    config: VLMConfig, stage: int, data: TrainingSet | None, chat: ChatTokenizer | None
 ) -> tuple[int, Sequence[Length], str]:
-    """Conversations of an epoch, the lengths of some of them, and the line that says so."""
-    data = config.data2 if stage == 2 and config.data2 else config.data
+    """(conversations of an epoch, the lengths of some of them, the line about both), assumed where data is missing."""
+    source = config.data2 if stage == 2 and config.data2 else config.data
     assumed = f"{ASSUMED_LENGTH.text} text tokens each, {ASSUMED_LENGTH.answers} of them answers, are assumed"
-    if found is None:
+    if data is None:
         number = ASSUMED[stage]
-        line = f"stage {stage}: data {data} can't be read yet: {number:,} conversations with an image and {assumed}"
+        line = f"stage {stage}: data {source} can't be read yet: {number:,} conversations with an image and {assumed}"
         return number, [ASSUMED_LENGTH], line
-    number = found.epoch_pairs
+    number = data.epoch_pairs
     if chat is None:
-        line = f"stage {stage}: data {data}: {number:,} conversations; without their tokenizer an image and {assumed}"
+        line = f"stage {stage}: data {source}: {number:,} conversations; without their tokenizer an image and {assumed}"
         return number, [ASSUMED_LENGTH], line
     lengths = []
-    for index in range(0, len(found.pairs), max(1, len(found.pairs) // LOOKED_AT)):
+    for index in range(0, len(data.pairs), max(1, len(data.pairs) // MEASURED)):
         try:
-            text = chat.encode(found.pairs.captions[index], config.dataset.max_text_tokens)
+            text = chat.encode(data.pairs.captions[index], config.dataset.max_text_tokens)
         except BadText:
             continue
         image = chat.image_id in text.ids
         answers = sum(text.answers[1:])
-        lengths.append(Length(len(text.ids) - 1 - image, answers, image))
+        lengths.append(Length(len(text.ids) - 1 - image, answers, image))  # the last token is only predicted
     if not lengths:
-        line = f"stage {stage}: data {data}: {number:,} conversations, none of them usable; an image and {assumed}"
+        line = f"stage {stage}: data {source}: {number:,} conversations, none of them usable; an image and {assumed}"
         return number, [ASSUMED_LENGTH], line
-    usual, images = _usual(lengths), sum(length.has_image for length in lengths)
+    mean, images = _mean_length(lengths), sum(length.has_image for length in lengths)
     line = (
-        f"stage {stage}: data {data}: {number:,} conversations, {100 * images / len(lengths):.0f} % with an image, "
-        f"{usual.text} text tokens on average, {usual.answers} of them answers"
+        f"stage {stage}: data {source}: {number:,} conversations, {100 * images / len(lengths):.0f} % with an image, "
+        f"{mean.text} text tokens on average, {mean.answers} of them answers"
     )
     return number, lengths, line
 
 
-def _usual(lengths: Sequence[Length]) -> Length:
+def _mean_length(lengths: Sequence[Length]) -> Length:
     """The mean conversation, with an image if any has one: a micro-batch may have one in each."""
     text, answers = (
         max(1, round(sum(values) / len(lengths)))
@@ -129,7 +130,7 @@ def _usual(lengths: Sequence[Length]) -> Length:
 
 
 def empty_batch(length: Length, samples: int, model: VLM) -> ChatBatch:
-    """So many conversations of this length, without values, on the meta device."""
+    """A batch of `samples` conversations of this length, without values, on the meta device."""
     size, patches, rows = model.tower.image_size, model.tower.patches, length.rows(model.tower.patches)
     images = samples if length.has_image else 0
     with torch.device("meta"):

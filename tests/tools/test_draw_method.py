@@ -10,7 +10,7 @@ from PIL import Image
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize("draw", [draw_method.method, draw_method.batch])
+@pytest.mark.parametrize("draw", [draw_method.draw_method, draw_method.draw_batch])
 def test_words_are_legible_where_a_page_shows_800_pixels(draw):
     figure = draw().figure
     figure.draw_without_rendering()

@@ -1,4 +1,4 @@
-"""What there is to draw (emoji and their names) and where each vendor keeps its drawing of it."""
+"""Reads the list of emoji with their names, and each vendor's drawings of them."""
 
 import re
 import unicodedata
@@ -16,7 +16,7 @@ COMPONENT = "component"
 
 @dataclass(frozen=True)
 class Emoji:
-    """One emoji: the pair's text and metadata, whoever draws it."""
+    """One emoji: the text and metadata of a pair, the same for every vendor."""
 
     hexcode: str
     """Code points in upper-case hexadecimal, joined by "-"."""
@@ -46,11 +46,11 @@ class Icons:
     """Names of drawings by normalised hexcode; empty for packages that list no characters."""
 
     def name(self, emoji: Emoji) -> str:
-        """Returns the name under which this vendor would keep its drawing of `emoji`."""
+        """Returns the name that this vendor's drawing of `emoji` has, if there is one."""
         return self.by_hexcode.get(normalised(emoji.hexcode), slug(emoji.caption))
 
     def is_alias(self, emoji: Emoji) -> bool:
-        """True if the vendor has no drawing of that name, but lends it one of another name."""
+        """True if the vendor lists the emoji's name as an alias of another drawing's name."""
         return self.name(emoji) in self.aliases
 
     def svg(self, emoji: Emoji) -> str | None:
@@ -91,7 +91,7 @@ def read_icons(archive: Path) -> Icons:
 def read_emoji(archive: Path, tones: bool) -> list[Emoji]:
     """Returns every emoji of emojibase-data in CLDR's order; those with a skin tone only if `tones`."""
     names = read_json(archive, "meta/groups.json")
-    found = []
+    emoji = []
     for entry in read_json(archive, "en/data.json"):
         # Single regional indicators have no group: they are letters that spell flags, not pictures.
         if "group" not in entry:
@@ -100,7 +100,7 @@ def read_emoji(archive: Path, tones: bool) -> list[Emoji]:
         if group == COMPONENT:
             continue
         for variant in [entry, *(entry.get("skins", []) if tones else [])]:
-            found.append(
+            emoji.append(
                 Emoji(
                     hexcode=variant["hexcode"],
                     concept=entry["hexcode"],
@@ -112,7 +112,7 @@ def read_emoji(archive: Path, tones: bool) -> list[Emoji]:
                     order=variant["order"],
                 )
             )
-    return sorted(found, key=lambda emoji: emoji.order)
+    return sorted(emoji, key=lambda one: one.order)
 
 
 def tone_names(tone: int | list[int] | None) -> Iterator[str]:

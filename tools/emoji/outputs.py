@@ -1,4 +1,4 @@
-"""The files that a build leaves behind: one Parquet file a split, and whom to credit."""
+"""Writes a build's files: one Parquet file a split, and the text of ATTRIBUTION.md."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +22,7 @@ SCHEMA = pa.schema(
     ]
 )
 ROW_GROUP = 512
-"""Rows that a reader must fetch to get at one: about half a megabyte at 64 pixels."""
+"""Rows that a reader must fetch to read one of them: about half a megabyte at 64 pixels."""
 
 
 def write_split(drawings: Iterable[Drawing], path: Path) -> None:

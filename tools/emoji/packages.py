@@ -1,4 +1,4 @@
-"""The npm packages that hold the drawings and the names: pinned, fetched once, verified."""
+"""Fetches the npm packages of drawings and names, at pinned versions, and verifies them."""
 
 import base64
 import hashlib
@@ -115,7 +115,7 @@ NAMES = Package(
 
 
 def fetch(package: Package, cache: Path) -> Path:
-    """Returns the package's archive under `cache`, fetched with `npm pack` unless it is there, verified either way.
+    """Returns the package's archive under `cache`, fetched with `npm pack` where it is missing, and always verified.
 
     Raises:
         ValueError: the archive does not have the pinned hash.
@@ -132,10 +132,10 @@ def fetch(package: Package, cache: Path) -> Path:
 
 def verify(archive: Path, integrity: str) -> None:
     """Raises ValueError unless the file's SHA-512 equals `integrity` ("sha512-" and the base64 digest)."""
-    found = "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
-    if found != integrity:
+    actual = "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+    if actual != integrity:
         raise ValueError(
-            f"{archive} has integrity {found}, but {integrity} is pinned; delete the file and run again, "
+            f"{archive} has integrity {actual}, but {integrity} is pinned; delete the file and run again, "
             "and distrust the source if it happens twice"
         )
 

@@ -1,4 +1,4 @@
-"""From an SVG document to pixels and to the bytes of a lossless image file."""
+"""Draws SVG documents as pixels, and encodes them as lossless image files."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Which drawings belong together, which repeat each other, and what is kept away from training."""
+"""Drops repeated drawings, and divides the rest into training and held-out splits."""
 
 import hashlib
 from collections import defaultdict
@@ -56,7 +56,7 @@ class Drawing:
     image: bytes
     """Encoded picture, lossless: equal bytes are equal pixels."""
     is_alias: bool = False
-    """The vendor made the picture for another name and lends it to this one, not always rightly."""
+    """The vendor made the picture for another name and lists this one as an alias, not always rightly."""
 
 
 def family(hexcode: str) -> str:
@@ -93,7 +93,7 @@ def without_repeats(drawings: list[Drawing]) -> tuple[list[Drawing], int, int]:
 
 
 def assign(drawings: Iterable[Drawing]) -> dict[str, list[Drawing]]:
-    """Divides drawings among SPLITS, by hashes of names only, so a drawing keeps its place when others come or go.
+    """Divides drawings among SPLITS by hashes of names, so that adding or removing others moves no drawing.
 
     - "unseen_concept": families that training never sees, in the training styles.
     - "unseen_style": the other families, drawn by UNSEEN_STYLE.

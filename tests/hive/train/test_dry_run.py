@@ -11,7 +11,7 @@ from hive.config import Config
 from hive.cost.paper import CC3M_PAIRS
 from hive.recipes import load_recipe
 from hive.train import dry_run
-from hive.train.outline import find, outline
+from hive.train.outline import find_inputs, outline
 from hive.train.pretraining import open_data
 
 
@@ -57,7 +57,7 @@ def test_a_missing_tokenizer_is_not_missing_data(own_data: Config) -> None:
 
 
 def test_missing_data_is_not_a_missing_tokenizer(own_data: Config) -> None:
-    found = find(replace(own_data, data="/nowhere/data.json"))
+    found = find_inputs(replace(own_data, data="/nowhere/data.json"))
     assert found.tokenizer is not None
     assert [sentence[:34] for sentence in found.missing] == ["missing: --data /nowhere/data.json"]
-    assert not find(own_data).missing
+    assert not find_inputs(own_data).missing

@@ -27,7 +27,7 @@ def screen(folder: Path, width: int) -> tuple[str, str]:
     console = Console(file=shown, width=width, force_terminal=True, color_system=None, legacy_windows=False)
     telemetry = Telemetry(folder, console, last_step=0)
     telemetry.start_stage(2, 0, 4652)
-    telemetry.steps([step(1234)], 1234, 4652, 93_605)
+    telemetry.record_steps([step(1234)], 1234, 4652, 93_605)
     telemetry.close()
     lines = re.sub(r"\x1b\[[?0-9]*[A-Za-z]|\r", "", shown.getvalue()).splitlines()
     first, second = ([line for line in lines if word in line][-1] for word in (" left", "loss"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from hive.data.text import BadText, load_whole_tokenizer
+from hive.data.text import BadText, load_transformers_tokenizer
 from hive.errors import UserError
 from hive.vlm.chat import DATE, as_processor_template, load_chat_tokenizer
 from hive.vlm.conversations import SharedTexts, dumps, open_conversations, turns
@@ -22,7 +22,7 @@ CHATML = (
 
 
 def tokenizer_with(tmp_path, template):
-    loaded = load_whole_tokenizer()
+    loaded = load_transformers_tokenizer()
     loaded.chat_template = template
     loaded.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     loaded.save_pretrained(tmp_path)
@@ -109,7 +109,7 @@ def test_llama_3_date_does_not_move(tmp_path):
 
 
 def test_template_takes_lists_of_parts():
-    loaded = load_whole_tokenizer()
+    loaded = load_transformers_tokenizer()
     template = as_processor_template(CHATML)
     parts = [{"type": "image"}, {"type": "text", "text": "What?"}]
     by_parts = loaded.apply_chat_template([{"role": "user", "content": parts}], chat_template=template, tokenize=False)
