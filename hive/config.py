@@ -5,12 +5,11 @@ may have. `check` refuses what can't work with a `UserError` that names the flag
 """
 
 import dataclasses
-import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 
 import tyro
 
@@ -302,36 +301,6 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def flatten(config: RunConfig) -> dict[str, object]:
-    """The values of all fields by name, such as "vision.density"."""
-    flat: dict[str, object] = {}
-    for name, value in dataclasses.asdict(config).items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{inner}": item for inner, item in value.items()}
-        else:
-            flat[name] = value
-    return flat
-
-
-def fixed_on_resume(config: RunConfig) -> dict[str, object]:
-    """`flatten` without what may differ where a run is resumed, and without added fields that have their defaults."""
-    left_out = set(_left_out(config, ""))
-    return {name: value for name, value in flatten(config).items() if name not in left_out}
-
-
-def _left_out(part: Any, prefix: str) -> Iterator[str]:
-    for item in dataclasses.fields(part):
-        value, marks = getattr(part, item.name), _marks(type(part), item.name)
-        if dataclasses.is_dataclass(value):
-            yield from _left_out(value, f"{prefix}{item.name}.")
-        elif FREE in marks or (ADDED in marks and value == item.default):
-            yield prefix + item.name
-
-
-def _marks(kind: type, name: str) -> tuple[Any, ...]:
-    return getattr(get_type_hints(kind, include_extras=True)[name], "__metadata__", ())
-
-
 def check(config: RunConfig) -> None:
     """Raises `UserError` for the first value that is out of its range, or that can't work with another one."""
     check_ranges(config)
@@ -381,52 +350,3 @@ def _check_shapes(vision: TowerConfig, language: LanguageConfig) -> None:
     _require(language.hidden_size % (2 * language.heads) == 0, "language.hidden_size", language.hidden_size, words)
     words = f"a multiple of --language.kv-heads ({language.kv_heads})"
     _require(language.heads % language.kv_heads == 0, "language.heads", language.heads, words)
-
-
-def to_json(config: Any) -> str:
-    """The dataclass as indented JSON; `from_json` reads it back."""
-    return json.dumps(dataclasses.asdict(config), indent=2, default=str) + "\n"
-
-
-def from_json(text: str, kind: type[AnyConfig]) -> AnyConfig:
-    """The configuration that `to_json` wrote; `UserError` for a field that is missing, unknown or has a bad value."""
-    config = _read(kind, json.loads(text), "")
-    try:
-        check(config)
-    except UserError as error:
-        raise UserError(f"The saved configuration can't be used: {error}") from None
-    return config
-
-
-def _read(kind: Any, value: Any, name: str) -> Any:
-    if type(None) in get_args(kind):
-        if value is None:
-            return None
-        kind = get_args(kind)[0]
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        added = [item for item in dataclasses.fields(kind) if ADDED in _marks(cast(type, kind), item.name)]
-        value = {item.name: item.default for item in added} | value
-        hints = get_type_hints(kind)
-        for problem, names in (("lacks the", hints.keys() - value.keys()), ("has the unknown", value.keys() - hints)):
-            if names:
-                raise UserError(
-                    f"The saved configuration {problem} field {name}{min(names)}: it was written by another command or "
-                    "version of HIVE; use that one, or start a new run."
-                )
-        return kind(**{key: _read(hints[key], item, f"{name}{key}.") for key, item in value.items()})  # type: ignore[operator]
-    if not _fits(kind, value):
-        raise UserError(
-            f"The saved configuration has {json.dumps(value):.60} as its {name.removesuffix('.') or 'whole'}, which is "
-            "of the wrong type: restore the file, or start a new run."
-        )
-    return Path(value) if kind is Path else tuple(value) if get_origin(kind) is tuple else value
-
-
-def _fits(kind: Any, value: Any) -> bool:
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if get_origin(kind) is tuple:
-        return isinstance(value, list) and all(type(item) is int for item in value)
-    if kind is float:
-        return type(value) in (int, float)
-    return type(value) is (str if kind is Path else kind)  # bool is no int here

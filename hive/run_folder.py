@@ -4,7 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from hive.config import AnyConfig, RunConfig, fixed_on_resume, flag_of, from_json
+from hive.config import AnyConfig, RunConfig, flag_of
+from hive.config_json import fixed_on_resume, from_json
 from hive.errors import UserError
 
 CONFIG_FILE = "config.json"

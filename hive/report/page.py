@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from hive import __version__
-from hive.config import flatten
+from hive.config_json import flatten
 from hive.report.chart import COLOURS, Line, chart
 from hive.report.html import Html, element, join, table
 from hive.report.measured import measured

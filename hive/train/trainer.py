@@ -10,7 +10,8 @@ import torch
 from rich.console import Console
 
 from hive.checkpoint import CheckpointError
-from hive.config import RunConfig, to_json
+from hive.config import RunConfig
+from hive.config_json import to_json
 from hive.data.ledger import Ledger
 from hive.data.loader import batches, heldout_batches
 from hive.data.prefetch import Prefetcher

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from hive.config import Config, Schedule, VisionConfig, check, fixed_on_resume, from_json, to_json
+from hive.config import Config, Schedule, VisionConfig, check
+from hive.config_json import fixed_on_resume, from_json, to_json
 from hive.errors import UserError
 from hive.recipes import RECIPES
 from hive.run_folder import fingerprint

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, LlamaForCausalLM
 
-from hive.config import Config, TowerFamilyName, check, from_json, to_json
+from hive.config import Config, TowerFamilyName, check
+from hive.config_json import from_json, to_json
 from hive.errors import UserError
 from hive.model.build import build_model, resolved
 from hive.model.families import TOWERS, fresh_language, fresh_vision

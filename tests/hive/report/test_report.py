@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hive.config import Config, RunConfig, Schedule, to_json
+from hive.config import Config, RunConfig, Schedule
+from hive.config_json import to_json
 from hive.recipes import load_recipe
 from hive.report.__main__ import main
 from hive.report.read import PNG

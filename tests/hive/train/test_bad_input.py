@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hive.config import Config, to_json
+from hive.config import Config
+from hive.config_json import to_json
 from hive.train.__main__ import main
 from hive.train.cli import parse
 from hive_kernels.backends import BACKENDS
