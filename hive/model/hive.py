@@ -1,14 +1,12 @@
 """HIVE: the language model reads selected layers of the tower through cross-attention at aligned depths."""
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 
 from hive.data.text import Batch
 from hive.model.fusion import JointFusion
 from hive.model.language import LanguageModel
 from hive.model.projector import LayerwiseMLPProjector, ResidualProjector
-from hive.model.vision import VisionTower
+from hive.model.vision import Encode, VisionTower
 from hive.profiling import begin, boundary
 
 
@@ -37,7 +35,7 @@ class HiveModel(nn.Module):
             "tower": list(self.tower.reached_parameters()),
         }
 
-    def forward(self, batch: Batch, encode: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def forward(self, batch: Batch, encode: Encode | None = None) -> Tensor:
         """Cross-entropy summed over the batch's supervised tokens, fp32 scalar; `encode` takes the tower's place."""
         begin("tower")
         features = boundary((encode or self.tower)(batch.pixels), "tower", "projector")  # [S, B, N, Dv]

@@ -1,6 +1,5 @@
 """The baseline, LLaVA-style: image tokens stand in the text's sequence and pass every layer of the language model."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,11 +8,8 @@ from torch import Tensor, nn
 from hive.data.text import Batch
 from hive.model.language import LanguageModel
 from hive.model.projector import MLPProjector
-from hive.model.vision import VisionTower
+from hive.model.vision import Encode, VisionTower
 from hive.profiling import begin, boundary
-
-Encode = Callable[[Tensor], Tensor]
-"""Pixels uint8 [B, 3, H, W] to the selected hidden states [S, B, N, Dv]."""
 
 
 @dataclass(frozen=True)

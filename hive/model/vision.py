@@ -1,6 +1,6 @@
 """The vision tower: transformers' vision model, run layer by layer up to the last selected one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,9 @@ from transformers import PreTrainedModel
 
 from hive.config import TowerConfig
 from hive.model.families import tower_family
+
+Encode = Callable[[Tensor], Tensor]
+"""Pixels uint8 [B, 3, H, W] to the selected hidden states [S, B, N, Dv]."""
 
 
 class VisionTower(nn.Module):

@@ -1,6 +1,6 @@
 """Caption loss on pairs that were not trained on, with the right image and with a wrong one."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,7 @@ from hive.data.ledger import Ledger
 from hive.data.text import Batch
 from hive.distributed import World
 from hive.model.build import Model
+from hive.model.vision import Encode
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def evaluate(
     batches: Iterable[tuple[Batch, Batch]],
     world: World,
     ledger: Ledger,
-    encode: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    encode: Encode | None = None,
 ) -> HeldOut:
     """The losses over (batch with right images, batch with wrong images) pairs, which share their texts.
 

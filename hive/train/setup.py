@@ -1,7 +1,6 @@
 """Checks and preparation that all tasks share: batch sizes, kernels, vocabulary, the model on its device."""
 
 import dataclasses
-from typing import cast
 
 import torch
 
@@ -13,8 +12,8 @@ from hive.model.build import Model, resolved
 from hive.model.eight_bit import check_eight_bit
 from hive.model.frozen_tower import FrozenTower
 from hive.model.fusion import CrossAttentionBlock
+from hive.model.vision import Encode
 from hive.run_folder import check_out
-from hive.train.task import Encode
 from hive_kernels.backends import CROSS_ATTENTION
 
 
@@ -57,9 +56,9 @@ def place(model: Model, tokenizer: Encoder, config: AnyConfig, backend: Kernel, 
 def encoder_for(model: Model, config: RunConfig, parts: frozenset[str]) -> Encode:
     """The function that encodes images while these parts are trained: the tower, or a frozen copy of it made now."""
     if "tower" in parts:
-        return cast(Encode, model.tower)
+        return model.tower
     dtype = torch.bfloat16 if model.tower.mean.is_cuda else torch.float32
-    return cast(Encode, FrozenTower(model.tower, dtype, config.vision.frozen_precision, compiled=config.compile))
+    return FrozenTower(model.tower, dtype, config.vision.frozen_precision, compiled=config.compile)
 
 
 def check_frozen_precision(config: RunConfig, model: Model) -> None:

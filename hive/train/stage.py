@@ -7,8 +7,9 @@ from torch import nn
 
 from hive.config import RunConfig, Schedule
 from hive.data.text import Encoder
+from hive.model.vision import Encode
 from hive.stages import build_optimizer, enter_stage, stage_steps, warmup_steps
-from hive.train.task import Encode, Task, TrainingSet
+from hive.train.task import Task, TrainingSet
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -5,18 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
-from torch import Tensor
-
 from hive.config import RunConfig
 from hive.data.pairs import Pairs
 from hive.data.text import Batch, Encoder
 from hive.model.build import Model
+from hive.model.vision import Encode
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig, covariant=True)
 EncoderT = TypeVar("EncoderT", bound=Encoder, covariant=True)
-
-Encode = Callable[[Tensor], Tensor]
-"""Pixels uint8 [B, 3, H, W] to the selected hidden states [S, B, N, Dv]."""
 
 
 class TrainingSet(NamedTuple):
