@@ -169,12 +169,12 @@ def _compare_frozen(
 
 
 def _find_fits(console: Console, pool: Executor, config: Config, stages: tuple[int, ...], result: Result) -> None:
-    wanted = [(method, stage) for method in FITTED for stage in stages]
+    cases = [(method, stage) for method in FITTED for stage in stages]
     fits: list[tuple[Method, int, list[int]]] = []
     with _progress_bar(console) as progress:
-        task = progress.add_task(f"{config.recipe}, what fits", total=len(wanted))
-        answers = [pool.submit(fitting, config, method, stage, FITTED_TOKENS) for method, stage in wanted]
-        for (method, stage), answer in zip(wanted, answers, strict=True):
+        task = progress.add_task(f"{config.recipe}, what fits", total=len(cases))
+        answers = [pool.submit(fitting, config, method, stage, FITTED_TOKENS) for method, stage in cases]
+        for (method, stage), answer in zip(cases, answers, strict=True):
             fits.append((method, stage, answer.result()))
             progress.advance(task)
     result.fits[config.recipe] = fits
@@ -228,8 +228,8 @@ def _format_page(configs: Sequence[Config], result: Result, pictures: Sequence[P
             continue
         parts.append(f"## {config.recipe}")
         for text in dict.fromkeys(row.text for row in rows):
-            here = [row for row in rows if row.text == text]
-            parts += [table.markdown() for table in _make_tables(here, config, result.rate)]
+            text_rows = [row for row in rows if row.text == text]
+            parts += [table.markdown() for table in _make_tables(text_rows, config, result.rate)]
             name = f"{STEM}-{config.recipe}-{text}.png"
             parts += [f"![FLOPs and memory by method and stage]({name})" for path in pictures if path.name == name]
         parts.append(tables.formulas(rows, config).markdown())

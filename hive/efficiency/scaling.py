@@ -59,24 +59,26 @@ class _Place:
 def places(config: Config, *, small: bool) -> list[_Place]:
     """Returns the places of all axes; with `small`, those that a CPU can run."""
     patch, layers = config.vision.patch_size, config.vision.layers
-    found = [
+    axis_places = [
         _Place("visual tokens", side**2, _with_vision(config, image_size=side * patch))
         for side in ((4, 6, 8, 12) if small else (16, 24, 32, 48, 64, 96))
     ]
     lengths = (8, 16, 32, 64) if small else (8, 16, 32, 77, 128, 256, 512)
-    found += [_Place("text tokens", tokens, config, tokens=tokens) for tokens in lengths]
-    found += [
+    axis_places += [_Place("text tokens", tokens, config, tokens=tokens) for tokens in lengths]
+    axis_places += [
         _Place(DENSITY, 100 * share, _with_vision(config, selection="uniform", density=share))
         for share in (0.0, 1 / layers, 0.25, 0.5, 0.75, 1.0)
     ]
     sizes = (1, 2, 4, 8) if small else (1, 2, 4, 8, 16, 32, 64)
-    found += [_Place("samples a micro-batch", samples, config, samples=samples) for samples in sizes]
-    found = [place for place in found if place.at / 100 * layers <= config.language.layers or place.axis != DENSITY]
+    axis_places += [_Place("samples a micro-batch", samples, config, samples=samples) for samples in sizes]
+    axis_places = [
+        place for place in axis_places if place.at / 100 * layers <= config.language.layers or place.axis != DENSITY
+    ]
     if not small:
         for language in LANGUAGE_MODELS:
             at = dataclasses.replace(config, language=dataclasses.replace(language, weights=None))
-            found.append(_Place("language model, million parameters", _count_millions(at), at))
-    return found
+            axis_places.append(_Place("language model, million parameters", _count_millions(at), at))
+    return axis_places
 
 
 def _with_vision(config: Config, **vision: Any) -> Config:
@@ -90,7 +92,7 @@ def _count_millions(config: Config) -> float:
 
 def points(place: _Place, device: str) -> list[Point]:
     """Returns the cost of both methods at a place, without seconds; in fp32 for a CPU, else in bf16."""
-    found = []
+    results = []
     for method in COMPARED:
         settings, parts, lengths = _make_case(place, method)
         model = on_meta(settings, method)
@@ -98,13 +100,13 @@ def points(place: _Place, device: str) -> list[Point]:
         if _is_text_alone(place):
             if method == "hive":
                 text = (costs["language"] + costs["head"]) / place.samples
-                found.append(Point(place.axis, 0, method, 0, text, None))
+                results.append(Point(place.axis, 0, method, 0, text, None))
             continue
         precision = torch.float32 if device == "cpu" else torch.bfloat16
         (step,) = simulate(model, [stage_shape(settings, model, STAGE, lengths)], precision)
         tower, total = costs["tower"] / place.samples, sum(costs.values()) / place.samples
-        found.append(Point(place.axis, place.at, method, tower, total - tower, step.peak))
-    return found
+        results.append(Point(place.axis, place.at, method, tower, total - tower, step.peak))
+    return results
 
 
 def time_point(place: _Place, point: Point, device: torch.device, backend: str) -> Point:
