@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hive.cost.methods import METHODS, Method
-from hive.efficiency.scaling import COMPARED, Point, places, timed
+from hive.efficiency.scaling import COMPARED, Point, places, time_point
 from hive.recipes import load_recipe
 
 GPU = torch.cuda.is_available()
@@ -19,7 +19,7 @@ def test_scaling(place, method: Method, benchmark) -> None:
     if place.at == 0:
         pytest.skip("the text alone: nothing to compare")
     point = benchmark.pedantic(
-        timed, args=(place, Point(place.axis, place.at, method, 0, 0, None), DEVICE, "torch"), rounds=1
+        time_point, args=(place, Point(place.axis, place.at, method, 0, 0, None), DEVICE, "torch"), rounds=1
     )
     if point.seconds is None:
         pytest.skip(f"{METHODS[method]} does not fit at {place.axis} {place.at:g}")

@@ -8,7 +8,7 @@ import torch
 
 from hive.cost.cases import random_batch
 from hive.cost.methods import METHODS, Method, build, configured
-from hive.efficiency.measure import one_step
+from hive.efficiency.measure import make_step
 from hive.recipes import load_recipe
 from hive.stages import build_optimizer, enter_stage, trained_parts
 
@@ -30,7 +30,7 @@ def test_step(method: Method, stage: int, tokens: int, benchmark) -> None:
     parts, schedule = trained_parts(config, stage), config.schedule(stage)
     optimizer = build_optimizer(enter_stage(model, parts), schedule)
     batch = random_batch((tokens,) * SAMPLES, model)
-    step = one_step(model, parts, schedule, optimizer, cycle([batch.pin_memory() if GPU else batch]), DEVICE)
+    step = make_step(model, parts, schedule, optimizer, cycle([batch.pin_memory() if GPU else batch]), DEVICE)
 
     def once() -> None:
         step()

@@ -84,12 +84,12 @@ def make_questions(
     training drawings that are not trained on, bool [n].
     """
     numbers: dict[str, int] = {}
-    asked, wanted = {}, {}
+    asked, right_texts = {}, {}
     for split, metadata in columns.items():
         side = in_validation if split == "train" else np.zeros(len(metadata["caption"]), bool)
-        texts, wanted[split] = _write_questions(metadata, side, PASSES if split == "train" else 1)
+        texts, right_texts[split] = _write_questions(metadata, side, PASSES if split == "train" else 1)
         asked[split] = np.array([[[numbers.setdefault(t, len(numbers)) for t in row] for row in p] for p in texts])
-    trained = wanted["train"][~in_validation]
+    trained = right_texts["train"][~in_validation]
     answers = {
         kind: sorted(set(trained[:, _places_of(PLACES, kind)].flatten().tolist()) - {""})
         for kind in dict.fromkeys(PLACES)
@@ -102,7 +102,7 @@ def make_questions(
         asked={split: numbered[:, :, places] for split, numbered in asked.items()},
         right={
             split: np.stack([_find_answers(answers[PLACES[place]], right[:, place]) for place in places], 1)
-            for split, right in wanted.items()
+            for split, right in right_texts.items()
         },
         trained=~in_validation,
     )
@@ -147,10 +147,10 @@ def _places_of(kinds: Sequence[str], kind: str) -> list[int]:
     return [place for place, other in enumerate(kinds) if other == kind]
 
 
-def _find_answers(known: Sequence[str], wanted: np.ndarray) -> np.ndarray:
+def _find_answers(known: Sequence[str], texts: np.ndarray) -> np.ndarray:
     """Returns the index of each text in the sorted `known`, or `NOT_ASKED`."""
     place = {text: number for number, text in enumerate(known)}
-    return np.array([place.get(text, NOT_ASKED) for text in wanted.tolist()], dtype=np.int64)
+    return np.array([place.get(text, NOT_ASKED) for text in texts.tolist()], dtype=np.int64)
 
 
 def _pad(ids: Sequence[Sequence[int]]) -> np.ndarray:

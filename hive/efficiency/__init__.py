@@ -1,1 +1,1 @@
-"""What HIVE costs beside self-attention: python -m hive.efficiency."""
+"""What HIVE costs compared with self-attention: python -m hive.efficiency."""

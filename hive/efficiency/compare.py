@@ -23,12 +23,12 @@ from hive.stages import trained_parts
 GIB = 2**30
 CAPACITIES = (24, 48, 80)  # GiB
 STEPS_A_RUN = {"cuda": 5, "cpu": 1}
-CONTEXT = GIB  # bytes that CUDA's context, cuBLAS and the allocator's gaps take of them
+CONTEXT = GIB  # bytes of a GPU that CUDA's context, cuBLAS and the allocator's gaps take
 
 
 @dataclasses.dataclass
 class Row:
-    """FLOPs are those of a sample, bytes those of a step on `samples` samples in one micro-batch."""
+    """A method's cost in a stage: FLOPs of a sample, bytes of a step on `samples` samples in one micro-batch."""
 
     recipe: str
     method: Method
@@ -38,14 +38,14 @@ class Row:
     """Tokens a caption, on average."""
     samples: int
     parts: dict[str, Cost]
-    """By the closed form."""
+    """FLOPs by part of the model, by the closed form."""
     counted: Counted
-    """By torch's counter."""
+    """FLOPs by torch's counter."""
     step: Step
-    """Simulated."""
+    """Memory of a step, simulated."""
     measured: Measured | None = None
     remark: str = ""
-    """Why nothing was measured."""
+    """The reason, where nothing was measured."""
 
     @property
     def everything(self) -> float:
@@ -59,7 +59,7 @@ class Row:
 
 
 def count(config: Config, method: Method, stages: tuple[int, ...], texts: Texts, precision: torch.dtype) -> list[Row]:
-    """What needs no device: FLOPs by formula and by counter, and memory by simulation, of each stage.
+    """Returns a row for each stage, without measurements: FLOPs by formula and by counter, memory by simulation.
 
     `precision` is autocast's dtype: bf16, or fp32 as on a CPU.
     """
@@ -86,13 +86,13 @@ def count(config: Config, method: Method, stages: tuple[int, ...], texts: Texts,
 
 
 def on_meta(config: Config, method: Method) -> Subject:
-    """The method's model, shapes only."""
+    """Returns the method's model on the meta device: shapes without data."""
     with torch.device("meta"):
         return build(config, method, "torch")
 
 
 def stage_shape(config: Config, model: Subject, stage: int, lengths: tuple[int, ...]) -> StageShape:
-    """A stage whose batch is one micro-batch of these captions."""
+    """Returns a stage whose batch is one micro-batch of captions of these lengths."""
     schedule = dataclasses.replace(config.schedule(stage), batch_size=len(lengths))
     return StageShape(trained_parts(config, stage), schedule, empty_batch(lengths, model))
 
@@ -100,12 +100,12 @@ def stage_shape(config: Config, model: Subject, stage: int, lengths: tuple[int, 
 def fitting(
     config: Config, method: Method, stage: int, text_tokens: int, capacities: tuple[int, ...] = CAPACITIES
 ) -> list[int]:
-    """The biggest micro-batches that fit into GPUs of these many GiB."""
+    """Returns the biggest micro-batch, in samples, that fits into a GPU of each of the capacities, in GiB."""
     config = configured(config, method)
-    shapes_of = on_meta(config, method)
+    model = on_meta(config, method)
     return biggest_micro_batch(
         lambda: on_meta(config, method),
-        lambda samples: stage_shape(config, shapes_of, stage, (text_tokens,) * samples),
+        lambda samples: stage_shape(config, model, stage, (text_tokens,) * samples),
         [capacity * GIB - CONTEXT for capacity in capacities],
         torch.bfloat16,
     )
@@ -114,7 +114,7 @@ def fitting(
 def measure_rows(
     config: Config, rows: list[Row], texts: Texts, device: torch.device, backend: str, runs: int
 ) -> Iterator[Row]:
-    """Measures the rows, which are one method's on one sort of texts; what doesn't fit gets a remark."""
+    """Measures the rows, all of one method on `texts`, and yields them; a row that does not fit gets a remark."""
     method = rows[0].method
     settings = configured(config, method)
     with torch.device(device):
@@ -143,7 +143,7 @@ def measure_rows(
 def _batches(
     config: Config, model: Subject, texts: Texts, device: torch.device, runs: int
 ) -> Generator[Batch, None, None]:
-    """Micro-batches: noise, or the recipe's own pairs through its loader; in pinned memory for a GPU."""
+    """Yields micro-batches: noise, or the recipe's pairs through its loader; in pinned memory for a GPU."""
     pin, samples = device.type == "cuda", len(texts.lengths)
     if texts.name != "data":
         noise = [random_batch(texts.lengths, model, seed=seed) for seed in range(2)]

@@ -1,4 +1,4 @@
-"""The frozen tower's forms: what each gains in time, and what it does to the features and to the loss."""
+"""The frozen tower's forms: the time of each, and how it changes the features and the loss."""
 
 import dataclasses
 import statistics
@@ -24,18 +24,18 @@ class Form:
 
     name: str
     milliseconds: float
-    """Of a forward pass, the median."""
+    """Median time of a forward pass."""
     images_per_second: float
     feature_error: float
     """|features - exact| / |exact|, the largest over the selected states; exact are those of the fp32 tower."""
     loss_change: float
-    """Of the caption loss on noise and fresh weights, nats a token."""
+    """Change of the caption loss, nats a token, on noise and with fresh weights."""
 
 
 def compare_forms(
     config: Config, samples: int, device: torch.device, backend: str, runs: int
 ) -> tuple[list[Form], list[str]]:
-    """Every form that can run on the device, and a sentence for each that can't."""
+    """Returns every form that can run on the device, measured, and a sentence for each that can't."""
     settings = dataclasses.replace(configured(config, "hive"), gate=False)  # a fresh gate would keep the image out
     with torch.device(device):
         model = build(settings, "hive", backend)
@@ -43,8 +43,8 @@ def compare_forms(
     batch = random_batch((16,) * samples, model).to(device)
     with torch.no_grad(), without_autocast(device):
         exact = model.tower(batch.pixels)
-    found, missing = [], []
-    for form, make in _forms(model, device).items():
+    measured, missing = [], []
+    for form, make in _make_forms(model, device).items():
         try:
             encode = make()
         except UserError as error:
@@ -57,11 +57,14 @@ def compare_forms(
             taken = [seconds(partial(encode, batch.pixels), device) for _ in range(runs + 1)][1:]
         median = statistics.median(taken)
         change = (loss - exact_loss) / batch.token_count
-        found.append(Form(form, 1000 * median, samples / median, feature_errors(features, exact).max().item(), change))
-    return found, missing
+        measured.append(
+            Form(form, 1000 * median, samples / median, feature_errors(features, exact).max().item(), change)
+        )
+    return measured, missing
 
 
-def _forms(model: HiveModel, device: torch.device) -> dict[str, Callable[[], Callable[[Tensor], Tensor]]]:
+def _make_forms(model: HiveModel, device: torch.device) -> dict[str, Callable[[], Callable[[Tensor], Tensor]]]:
+    """Returns by name what makes each form's function from pixels to features; it may raise `UserError`."""
     on_gpu = device.type == "cuda"
     dtype = torch.bfloat16 if on_gpu else torch.float32
 

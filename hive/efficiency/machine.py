@@ -16,7 +16,7 @@ import torch
 
 @cache
 def machine() -> dict[str, Any]:
-    """Everything that a measured number depends on."""
+    """Returns what a measured number depends on: date, commit, versions, and the GPU or CPU; sizes in bytes."""
     facts: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _first_line("git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"),
@@ -41,7 +41,7 @@ def machine() -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """As the system calls it, with the number of cores."""
+    """Returns the CPU's name, as the system gives it, and the number of cores."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -51,7 +51,7 @@ def cpu_name() -> str:
 
 
 def machine_name() -> str:
-    """Of the machine, as part of a file's name."""
+    """Returns the GPU's name, or "cpu", in a form for file names."""
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
     return "-".join(gpu.lower().replace("/", " ").split())
 
@@ -72,7 +72,7 @@ def _first_line(*command: str) -> str | None:
 
 
 def process_bytes(device: torch.device) -> tuple[int | None, str]:
-    """What NVML says this process holds on the GPU, CUDA's context included; or None and why not."""
+    """Returns the bytes that this process holds on the GPU by NVML, CUDA's context included; or None and the reason."""
     try:
         import pynvml
     except ImportError:
@@ -86,11 +86,11 @@ def process_bytes(device: torch.device) -> tuple[int | None, str]:
                 return process.usedGpuMemory, ""
     except pynvml.NVMLError as error:
         return None, f"NVML's figure: {error}"
-    return None, "NVML's figure: it does not show this process, as in a container with process numbers of its own"
+    return None, "NVML's figure: it does not list this process, as in a container that numbers its processes itself"
 
 
 def matrix_rate(device: torch.device) -> float:
-    """FLOP/s of a large square product, the best of ten: bf16 8192 on a GPU, fp32 1024 on a CPU."""
+    """Returns the FLOP/s of a large square product, the best of ten: bf16 8192 on a GPU, fp32 1024 on a CPU."""
     on_gpu = device.type == "cuda"
     size, dtype = (8192, torch.bfloat16) if on_gpu else (1024, torch.float32)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
@@ -99,7 +99,7 @@ def matrix_rate(device: torch.device) -> float:
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """That `work` takes, to its end on the device."""
+    """Returns the seconds that `work` takes, until the device has finished it."""
     wait(device)
     before = time.perf_counter()
     work()
@@ -108,11 +108,11 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Waits until the device has finished all work that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether the GPU's memory was too small, also for a library's own needs."""
+    """Whether the GPU's memory was too small, for tensors or for a library's workspace."""
     return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)

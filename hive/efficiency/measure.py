@@ -1,4 +1,4 @@
-"""A training step measured where it runs: seconds, by part, and memory by every way to count it."""
+"""Measures a training step on a device: seconds, in all and by part, and memory by several counters."""
 
 import dataclasses
 import gc
@@ -23,17 +23,17 @@ from hive.stages import build_optimizer, enter_stage
 from hive.train.step import train_step
 
 WARM_UP = 3  # steps
-CLOCKED = 3  # steps whose parts are timed, after one more
+CLOCKED = 3  # steps whose parts are timed, after one that is not
 STEPS = WARM_UP + CLOCKED + 2
-"""Steps that `measure` takes beside its runs."""
+"""Steps that `measure` takes in addition to its runs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A training step on a device."""
+    """Measurements of a training step on a device; memory in bytes."""
 
     seconds: list[float]
-    """Of a step, in each run."""
+    """Seconds of a step, one number for each run."""
     parts: dict[str, float]
     """Seconds of one more step, by part, in the order of `profiling.PARTS`."""
     peak: int
@@ -42,7 +42,7 @@ class Measured:
     reserved: int | None = None
     """torch's max_memory_reserved, on a GPU: the allocator's rounding and gaps included."""
     process: int | None = None
-    """What NVML says of the process: CUDA's context included."""
+    """Bytes of the process by NVML, on a GPU: CUDA's context included."""
     launches: int | None = None
     """Kernels that a step launches, on a GPU."""
     busy: float | None = None
@@ -52,12 +52,12 @@ class Measured:
 
     @property
     def median(self) -> float:
-        """Seconds a step."""
+        """Median seconds of a step over the runs."""
         return statistics.median(self.seconds)
 
     @property
     def spread(self) -> float:
-        """Largest minus smallest, as a share of the median."""
+        """Largest minus smallest seconds of a step, as a share of the median."""
         return (max(self.seconds) - min(self.seconds)) / self.median
 
 
@@ -71,12 +71,12 @@ def measure(
     runs: int,
     steps_a_run: int,
 ) -> Measured:
-    """Trains `model`, which lies on `device`, for a few steps of a stage, a micro-batch each, and measures `runs` more.
+    """Trains `model` for a few steps of a stage, then returns what `runs` runs of `steps_a_run` more steps measure.
 
-    Raises torch.OutOfMemoryError where a step does not fit.
+    `model` is on `device`, and a step takes one micro-batch. Raises torch.OutOfMemoryError where a step does not fit.
     """
     optimizer = build_optimizer(enter_stage(model, parts), schedule)
-    step = one_step(model, parts, schedule, optimizer, batches, device)
+    step = make_step(model, parts, schedule, optimizer, batches, device)
     on_gpu = device.type == "cuda"
     if on_gpu:
         gc.collect()
@@ -84,19 +84,21 @@ def measure(
         torch.cuda.reset_peak_memory_stats(device)
     for _ in range(WARM_UP):
         step()
-    seconds = [_timed(step, steps_a_run, device) for _ in range(runs)]
+    seconds = [_time_steps(step, steps_a_run, device) for _ in range(runs)]
     if not on_gpu:
-        parts_of_a_step = _by_part(step, device)
-        peak = _cpu_peak(lambda: one_step(model, parts, schedule, optimizer, batches, device), model, optimizer)
+        parts_of_a_step = _time_parts(step, device)
+        peak = _measure_cpu_peak(
+            lambda: make_step(model, parts, schedule, optimizer, batches, device), model, optimizer
+        )
         return Measured(seconds, parts_of_a_step, peak)
     process, remark = process_bytes(device)
     peak, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
-    launches, busy, unseen = _launches(step, statistics.median(seconds))
-    remarks = "; ".join(filter(None, (remark, unseen)))
-    return Measured(seconds, _by_part(step, device), peak, reserved, process, launches, busy, remarks)
+    launches, busy, reason = _count_launches(step, statistics.median(seconds))
+    remarks = "; ".join(filter(None, (remark, reason)))
+    return Measured(seconds, _time_parts(step, device), peak, reserved, process, launches, busy, remarks)
 
 
-def one_step(
+def make_step(
     model: Subject,
     parts: frozenset[str],
     schedule: Schedule,
@@ -104,7 +106,7 @@ def one_step(
     batches: Iterator[Batch],
     device: torch.device,
 ) -> Callable[[], None]:
-    """A function that takes the trainer's own step on the next micro-batch; `model` has entered its stage."""
+    """Returns a function that takes the trainer's step on the next micro-batch; `model` has entered its stage."""
     world, prefetch = World(0, 1, device), Prefetcher(device)
     loss_of_batch = loss_of(model, parts, torch.bfloat16 if device.type == "cuda" else torch.float32)
 
@@ -123,8 +125,8 @@ def one_step(
     return step
 
 
-def _timed(step: Callable[[], None], steps: int, device: torch.device) -> float:
-    """Seconds a step, of `steps` in a row."""
+def _time_steps(step: Callable[[], None], steps: int, device: torch.device) -> float:
+    """Returns the seconds of a step, averaged over `steps` in a row."""
 
     def several() -> None:
         for _ in range(steps):
@@ -133,10 +135,10 @@ def _timed(step: Callable[[], None], steps: int, device: torch.device) -> float:
     return clocked(several, device) / steps
 
 
-def _by_part(step: Callable[[], None], device: torch.device) -> dict[str, float]:
-    """Seconds by part, with a clock at every boundary, the GPU's own clock there: the median of steps in a row.
+def _time_parts(step: Callable[[], None], device: torch.device) -> dict[str, float]:
+    """Returns seconds by part, the median of steps in a row; the clock at every boundary is the device's.
 
-    Nothing is waited for between them, so that copies and launches overlap as they do in training.
+    The host does not wait between parts or steps, so that copies and launches overlap as they do in training.
     """
     steps: list[list[tuple[str, torch.cuda.Event | float]]] = []
 
@@ -151,11 +153,11 @@ def _by_part(step: Callable[[], None], device: torch.device) -> dict[str, float]
             step()
             note("end")
     wait(device)
-    found: dict[str, list[float]] = {part: [0.0] * CLOCKED for part in PARTS}
+    times: dict[str, list[float]] = {part: [0.0] * CLOCKED for part in PARTS}
     for number, marks in enumerate(steps[1:]):
         for (part, start), (_, end) in pairwise(marks):
-            found[part][number] += _between(start, end)
-    return {part: statistics.median(seconds) for part, seconds in found.items() if any(seconds)}
+            times[part][number] += _seconds_between(start, end)
+    return {part: statistics.median(seconds) for part, seconds in times.items() if any(seconds)}
 
 
 def _now(device: torch.device) -> torch.cuda.Event | float:
@@ -166,7 +168,7 @@ def _now(device: torch.device) -> torch.cuda.Event | float:
     return event
 
 
-def _between(start: torch.cuda.Event | float, end: torch.cuda.Event | float) -> float:
+def _seconds_between(start: torch.cuda.Event | float, end: torch.cuda.Event | float) -> float:
     if isinstance(start, float) or isinstance(end, float):
         assert isinstance(start, float)
         assert isinstance(end, float)
@@ -174,7 +176,10 @@ def _between(start: torch.cuda.Event | float, end: torch.cuda.Event | float) -> 
     return start.elapsed_time(end) / 1000
 
 
-def _cpu_peak(prepare: Callable[[], Callable[[], None]], model: Subject, optimizer: torch.optim.Optimizer) -> int:
+def _measure_cpu_peak(
+    prepare: Callable[[], Callable[[], None]], model: Subject, optimizer: torch.optim.Optimizer
+) -> int:
+    """Returns the peak of bytes in tensors during a step; `prepare` makes the step's function."""
     with PeakBytes() as memory:
         states = [value for state in optimizer.state.values() for value in state.values()]
         for tensor in [*model.parameters(), *(value for value in states if isinstance(value, torch.Tensor))]:
@@ -183,8 +188,8 @@ def _cpu_peak(prepare: Callable[[], Callable[[], None]], model: Subject, optimiz
     return memory.peak
 
 
-def _launches(step: Callable[[], None], seconds: float) -> tuple[int | None, float | None, str]:
-    """Kernels of a step, and the share of `seconds` that they run; or why that is not known."""
+def _count_launches(step: Callable[[], None], seconds: float) -> tuple[int | None, float | None, str]:
+    """Returns the kernels of a step and the share of `seconds` that they run; or None, None and the reason."""
     with profile(activities=[ProfilerActivity.CUDA]) as recorded:
         step()
         torch.cuda.synchronize()
@@ -193,6 +198,6 @@ def _launches(step: Callable[[], None], seconds: float) -> tuple[int | None, flo
         return (
             None,
             None,
-            "launches: torch.profiler saw no kernel, as where reading the GPU's counters is not permitted",
+            "launches: torch.profiler recorded no kernel, as where reading the GPU's counters is not permitted",
         )
     return len(kernels), sum(event.device_time for event in kernels) / 1e6 / seconds, ""

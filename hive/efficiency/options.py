@@ -35,12 +35,12 @@ class Options:
     scaling: bool = True
     """Also vary visual tokens, text tokens, layers, batch and language model one by one."""
     fit: bool = True
-    """Also look for the biggest micro-batches that fit into 24, 48 and 80 GB."""
+    """Also look for the biggest micro-batches that fit into 24, 48 and 80 GiB."""
     out: Path = Path("runs/efficiency")
     """Folder for what is written."""
 
     def configs(self, device: str) -> list[Config]:
-        """The recipes that are compared on the device."""
+        """Returns the recipes to compare on a device of this type, with `data` in place of theirs where it is given."""
         if self.recipe is not None:
             configs = [load_recipe(self.recipe)]
         else:
@@ -50,7 +50,7 @@ class Options:
         return [dataclasses.replace(config, data=self.data, image_root=None) for config in configs]
 
     def text_names(self) -> list[str]:
-        """What `text_tokens` lists; `UserError` where that is nothing to be had."""
+        """Returns the items of `text_tokens`; raises `UserError` for one that is neither data nor 1 to 2048."""
         names = self.text_tokens.split(",")
         if not all(name == "data" or (name.isdecimal() and 0 < int(name) <= 2048) for name in names):
             raise UserError(
@@ -60,14 +60,14 @@ class Options:
         return list(dict.fromkeys(names))
 
     def stage_numbers(self) -> tuple[int, ...]:
-        """What `stages` lists."""
+        """Returns the stages in order; raises `UserError` for one that does not exist."""
         if not set(self.stages) <= set(Config.stages):
             given, known = (",".join(map(str, stages)) for stages in (self.stages, Config.stages))
             raise UserError(f'--stages is "{given}", but it must be some of {known}, such as {known[2:]}.')
         return tuple(sorted(set(self.stages)))
 
     def check(self) -> None:
-        """Refuses values that can't work, and pairs that nothing asks for."""
+        """Raises `UserError` for values out of range, and for --data where --text-tokens does not name data."""
         check_ranges(self)
         if self.data is not None and "data" not in self.text_names():
             raise UserError(f"--data is {self.data}, but --text-tokens {self.text_tokens} has no data in it: add it.")

@@ -32,11 +32,11 @@ def draw(folder: Path, stem: str, rows: Sequence[Row], points: Sequence[Point]) 
     files = []
     for recipe in dict.fromkeys(row.recipe for row in rows):
         for text in dict.fromkeys(row.text for row in rows):
-            here = [row for row in rows if (row.recipe, row.text) == (recipe, text)]
-            if here:
-                files.append(_save(_costs(here), folder, f"{stem}-{recipe}-{text}"))
+            selected = [row for row in rows if (row.recipe, row.text) == (recipe, text)]
+            if selected:
+                files.append(_save(_draw_costs(selected), folder, f"{stem}-{recipe}-{text}"))
     if points:
-        files.append(_save(_scaling(points), folder, f"{stem}-scaling"))
+        files.append(_save(_draw_scaling(points), folder, f"{stem}-scaling"))
     return files
 
 
@@ -46,15 +46,15 @@ def _save(figure: Figure, folder: Path, name: str) -> Path:
     return folder / f"{name}.png"
 
 
-def _costs(rows: Sequence[Row]) -> Figure:
-    """FLOPs by part and memory by use as stacked bars, a row of bars a stage; seconds where they were measured."""
+def _draw_costs(rows: Sequence[Row]) -> Figure:
+    """Returns FLOPs by part and memory by use as stacked bars, one row a method and stage; seconds where measured."""
     rows = sorted(rows, key=lambda row: row.stage)
     timed = any(row.measured for row in rows)
     figure = Figure(figsize=(14 if timed else 11, 0.3 * len(rows) + 2.2), layout="constrained")
     axes = figure.subplots(1, 3 if timed else 2, sharey=True)
     names = [f"stage {row.stage}: {METHODS[row.method]}" for row in rows]
     flops = {part: [row.parts[part].total / 1e9 if part in row.parts else 0.0 for row in rows] for part in PARTS}
-    _bars(axes[0], names, flops, PARTS, "GFLOP a sample, forward and backward")
+    _draw_bars(axes[0], names, flops, PARTS, "GFLOP a sample, forward and backward")
     steps = [row.step for row in rows]
     held = {
         "weights": [step.parameters / 1e9 for step in steps],
@@ -62,18 +62,18 @@ def _costs(rows: Sequence[Row]) -> Figure:
         "optimiser": [step.optimizer / 1e9 for step in steps],
     }
     rest = [step.peak / 1e9 - sum(held[use][i] for use in held) for i, step in enumerate(steps)]
-    # at the peak of a forward pass no gradient is there yet, so the rest may be less than nothing
+    # where the peak is in the forward pass, no gradient exists yet, and the rest may be negative
     title = f"GB at the peak of a step on {rows[0].samples} samples"
-    _bars(axes[1], names, {**held, "activations, passing": [max(0.0, left) for left in rest]}, BYTES, title)
+    _draw_bars(axes[1], names, {**held, "activations, passing": [max(0.0, left) for left in rest]}, BYTES, title)
     if timed:
         seconds = [1000 * row.measured.median if row.measured else 0.0 for row in rows]
-        _bars(axes[2], names, {"measured": seconds}, {"measured": "tab:green"}, "milliseconds a step")
+        _draw_bars(axes[2], names, {"measured": seconds}, {"measured": "tab:green"}, "milliseconds a step")
     axes[0].invert_yaxis()
     figure.suptitle(f"{rows[0].recipe}, {rows[0].text_tokens:.0f} text tokens")
     return figure
 
 
-def _bars(
+def _draw_bars(
     axes: Axes, names: Sequence[str], stacks: dict[str, list[float]], colours: dict[str, str], title: str
 ) -> None:
     left = [0.0] * len(names)
@@ -89,8 +89,8 @@ def _bars(
         axes.legend(fontsize="x-small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, frameon=False)
 
 
-def _scaling(points: Sequence[Point]) -> Figure:
-    """Cost against each axis: a column an axis, a row a sort of cost."""
+def _draw_scaling(points: Sequence[Point]) -> Figure:
+    """Returns curves of cost: one column for each axis, one row for each kind of cost."""
     axis_names = list(dict.fromkeys(point.axis for point in points))
     costs = [
         ("GFLOP a sample, LLM side", lambda point: point.language_side / 1e9),
@@ -105,13 +105,13 @@ def _scaling(points: Sequence[Point]) -> Figure:
     for row, (title, cost) in zip(grid, costs, strict=True):
         for axes, axis in zip(row, axis_names, strict=True):
             for method, colour in COLOURS.items():
-                here = [
+                selected = [
                     (point.at, value)
                     for point in points
                     if point.axis == axis and point.method == method and (value := cost(point)) is not None
                 ]
-                at, values = [place for place, _ in here], [value for _, value in here]
-                grows = [(place, value) for place, value in here if place > 0]
+                at, values = [place for place, _ in selected], [value for _, value in selected]
+                grows = [(place, value) for place, value in selected if place > 0]
                 label = f"x^{exponent(*zip(*grows, strict=True)):.2f}" if len(grows) > 1 else METHODS[method]
                 axes.plot(at, values, "o-", color=colour, markersize=4, label=label)
             axes.set_yscale("log")

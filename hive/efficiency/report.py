@@ -1,4 +1,4 @@
-"""The whole comparison: runs it, shows it, and writes it as JSON, Markdown and pictures."""
+"""Runs the whole comparison, prints it, and writes it as JSON, Markdown and pictures."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ from hive.efficiency.frozen import Form, compare_forms
 from hive.efficiency.machine import is_out_of_memory, machine, matrix_rate
 from hive.efficiency.options import Options
 from hive.efficiency.plots import draw
-from hive.efficiency.scaling import Point, places, points, timed
+from hive.efficiency.scaling import Point, places, points, time_point
 from hive.efficiency.tables import Table
 from hive.errors import UserError
 from hive.files import make_folder, replace_text
@@ -41,7 +41,7 @@ STEM = "efficiency"
 
 @dataclasses.dataclass
 class Result:
-    """Everything that was found."""
+    """All results of one comparison."""
 
     command: str
     machine: dict[str, Any]
@@ -52,7 +52,7 @@ class Result:
     fits: dict[str, list[tuple[Method, int, list[int]]]] = dataclasses.field(default_factory=dict)
     """By recipe: method, stage, and the biggest micro-batch for each capacity."""
     forms: dict[str, list[Form]] = dataclasses.field(default_factory=dict)
-    """By recipe, how a frozen tower can be run."""
+    """By recipe, the forms of the frozen tower."""
     points: list[Point] = dataclasses.field(default_factory=list)
     remarks: list[str] = dataclasses.field(default_factory=list)
     """What is missing, and why."""
@@ -64,10 +64,10 @@ class Result:
 
 
 def produce(options: Options, arguments: Sequence[str]) -> None:
-    """Compares, prints each table as soon as it is known, and writes the files after every recipe."""
+    """Runs the comparison, prints each table as soon as it is complete, and writes the files after every recipe."""
     options.check()
     stages, names = options.stage_numbers(), options.text_names()
-    device = _device(options.device)
+    device = _pick_device(options.device)
     configs = options.configs(device.type)
     console = Console(soft_wrap=True)
     backend = "torch" if device.type == "meta" else kernel_for(options.kernel, device)
@@ -78,30 +78,30 @@ def produce(options: Options, arguments: Sequence[str]) -> None:
         device.type,
         None if device.type == "meta" else matrix_rate(device),
     )
-    _say(console, _introduction(device, configs))
-    with _simulators() as pool:
+    _say(console, _introduce(device, configs))
+    with _open_pool() as pool:
         for config in configs:
             for name in names:
                 _compare(console, pool, options, config, name, stages, device, backend, result)
-                _write(options.out, configs, result)
+                _write_files(options.out, configs, result)
             if device.type != "meta" and set(stages) & {1, 2}:
-                _frozen(console, config, options, device, backend, result)
+                _compare_frozen(console, config, options, device, backend, result)
             if options.fit and device.type != "cpu":
-                _fit(console, pool, config, stages, result)
-            _write(options.out, configs, result)
+                _find_fits(console, pool, config, stages, result)
+            _write_files(options.out, configs, result)
         if options.scaling:
-            _scale(console, pool, configs[len(configs) // 2], device, backend, result)
+            _compare_scaling(console, pool, configs[len(configs) // 2], device, backend, result)
     for remark in result.remarks:
         _say(console, remark)
     if not result.rows:
-        raise UserError(f"Nothing was compared: none of --text-tokens {options.text_tokens} is to be had here.")
-    files = _write(options.out, configs, result)
+        raise UserError(f"Nothing was compared: none of --text-tokens {options.text_tokens} can be used here.")
+    files = _write_files(options.out, configs, result)
     _say(console, f"\nwritten to {files}")
 
 
 @contextmanager
-def _simulators() -> Iterator[Executor]:
-    """Processes for what needs no device; each holds a gigabyte or so. Ctrl-C drops what has not begun."""
+def _open_pool() -> Iterator[Executor]:
+    """Yields a pool of processes for what needs no device; each takes about 1 GB. Ctrl-C cancels what has not begun."""
     pool = ProcessPoolExecutor(
         min(8, os.cpu_count() or 1), mp_context=get_context("spawn"), initializer=end_with_parent
     )
@@ -129,7 +129,7 @@ def _compare(
         return
     precision = torch.float32 if device.type == "cpu" else torch.bfloat16
     rows: list[Row] = []
-    with _progress(console) as progress:
+    with _progress_bar(console) as progress:
         task = progress.add_task(f"{config.recipe}, text tokens {text}: counting", total=len(METHODS))
         for counted in [pool.submit(count, config, method, stages, captions, precision) for method in METHODS]:
             rows += counted.result()
@@ -137,22 +137,22 @@ def _compare(
         if device.type != "meta":
             progress.reset(task, total=len(rows), description=f"{config.recipe}, text tokens {text}: measuring")
             for method in METHODS:
-                own = [row for row in rows if row.method == method]
-                for row in measure_rows(config, own, captions, device, backend, options.runs):
+                of_method = [row for row in rows if row.method == method]
+                for row in measure_rows(config, of_method, captions, device, backend, options.runs):
                     progress.advance(task)
                     result.note(f"{METHODS[method]}, stage {row.stage}: {row.remark}" if row.remark else "")
                     result.note(row.measured.remark if row.measured else "")
     result.rows += rows
-    for table in _tables(rows, config, result.rate):
+    for table in _make_tables(rows, config, result.rate):
         _say(console, f"\n{table.text()}")
 
 
-def _tables(rows: Sequence[Row], config: Config, rate: float | None) -> list[Table]:
+def _make_tables(rows: Sequence[Row], config: Config, rate: float | None) -> list[Table]:
     shown = [tables.flops(rows, config), tables.by_part(rows), tables.memory(rows)]
     return shown if rate is None else [*shown, tables.time(rows, rate), tables.shares(rows)]
 
 
-def _frozen(
+def _compare_frozen(
     console: Console, config: Config, options: Options, device: torch.device, backend: str, result: Result
 ) -> None:
     try:
@@ -168,58 +168,58 @@ def _frozen(
     _say(console, f"\n{config.recipe}\n{tables.frozen(forms, options.samples).text()}")
 
 
-def _fit(console: Console, pool: Executor, config: Config, stages: tuple[int, ...], result: Result) -> None:
-    wanted = [(method, stage) for method in FITTED for stage in stages]
-    found: list[tuple[Method, int, list[int]]] = []
-    with _progress(console) as progress:
-        task = progress.add_task(f"{config.recipe}, what fits", total=len(wanted))
-        answers = [pool.submit(fitting, config, method, stage, FITTED_TOKENS) for method, stage in wanted]
-        for (method, stage), answer in zip(wanted, answers, strict=True):
-            found.append((method, stage, answer.result()))
+def _find_fits(console: Console, pool: Executor, config: Config, stages: tuple[int, ...], result: Result) -> None:
+    cases = [(method, stage) for method in FITTED for stage in stages]
+    fits: list[tuple[Method, int, list[int]]] = []
+    with _progress_bar(console) as progress:
+        task = progress.add_task(f"{config.recipe}, what fits", total=len(cases))
+        answers = [pool.submit(fitting, config, method, stage, FITTED_TOKENS) for method, stage in cases]
+        for (method, stage), answer in zip(cases, answers, strict=True):
+            fits.append((method, stage, answer.result()))
             progress.advance(task)
-    result.fits[config.recipe] = found
-    _say(console, f"\n{config.recipe}\n{tables.fits(found, FITTED_TOKENS).text()}")
+    result.fits[config.recipe] = fits
+    _say(console, f"\n{config.recipe}\n{tables.fits(fits, FITTED_TOKENS).text()}")
 
 
-def _scale(
+def _compare_scaling(
     console: Console, pool: Executor, config: Config, device: torch.device, backend: str, result: Result
 ) -> None:
     where = places(config, small=device.type == "cpu")
-    with _progress(console) as progress:
+    with _progress_bar(console) as progress:
         task = progress.add_task(f"{config.recipe}, scaling", total=len(where))
         answers = [pool.submit(points, place, device.type) for place in where]
         counted = []
         for answer in answers:
             counted.append(answer.result())
             progress.advance(task)
-        if device.type != "meta":  # timed when nothing else runs any more
+        if device.type != "meta":  # times are measured when nothing else runs
             progress.reset(task, description=f"{config.recipe}, scaling: measuring")
-        for place, found in zip(where, counted, strict=True):
+        for place, costs in zip(where, counted, strict=True):
             if device.type != "meta":
-                found = [timed(place, point, device, backend) for point in found]
+                costs = [time_point(place, point, device, backend) for point in costs]
                 progress.advance(task)
-            result.points += found
-            for point in found:
+            result.points += costs
+            for point in costs:
                 if device.type != "meta" and point.seconds is None and point.peak is not None:
                     result.note(f"{METHODS[point.method]} does not fit at {place.axis} {place.at:g}: no time there")
     _say(console, f"\n{config.recipe}\n{tables.growth(result.points).text()}")
 
 
-def _write(folder: Path, configs: Sequence[Config], result: Result) -> str:
-    """JSON, Markdown and pictures; returns where."""
+def _write_files(folder: Path, configs: Sequence[Config], result: Result) -> str:
+    """Writes JSON, Markdown and pictures; returns their names in words."""
     replace_text(folder / f"{STEM}.json", json.dumps(dataclasses.asdict(result), indent=1) + "\n")
     pictures = draw(folder, STEM, result.rows, result.points)
-    replace_text(folder / f"{STEM}.md", _markdown(configs, result, pictures))
+    replace_text(folder / f"{STEM}.md", _format_page(configs, result, pictures))
     return f"{folder / STEM}.md, {STEM}.json and {len(pictures)} pictures beside them"
 
 
-def _markdown(configs: Sequence[Config], result: Result, pictures: Sequence[Path]) -> str:
-    found = result.machine
-    where = found["gpu"] or found["cpu"]
+def _format_page(configs: Sequence[Config], result: Result, pictures: Sequence[Path]) -> str:
+    facts = result.machine
+    where = facts["gpu"] or facts["cpu"]
     parts = [
         "# What HIVE costs beside self-attention",
-        f"`{result.command}` wrote this page on {found['date'][:10]}: {where}, torch {found['torch']}, "
-        f"transformers {found['transformers']}.",
+        f"`{result.command}` wrote this page on {facts['date'][:10]}: {where}, torch {facts['torch']}, "
+        f"transformers {facts['transformers']}.",
         _MEANING[result.device],
     ]
     for config in configs:
@@ -228,8 +228,8 @@ def _markdown(configs: Sequence[Config], result: Result, pictures: Sequence[Path
             continue
         parts.append(f"## {config.recipe}")
         for text in dict.fromkeys(row.text for row in rows):
-            here = [row for row in rows if row.text == text]
-            parts += [table.markdown() for table in _tables(here, config, result.rate)]
+            text_rows = [row for row in rows if row.text == text]
+            parts += [table.markdown() for table in _make_tables(text_rows, config, result.rate)]
             name = f"{STEM}-{config.recipe}-{text}.png"
             parts += [f"![FLOPs and memory by method and stage]({name})" for path in pictures if path.name == name]
         parts.append(tables.formulas(rows, config).markdown())
@@ -253,11 +253,11 @@ def _markdown(configs: Sequence[Config], result: Result, pictures: Sequence[Path
     )
     parts += ["## The paper's numbers", printed.markdown(), "### Where they contradict each other"]
     parts.append("\n".join(f"{number}. {text}" for number, text in enumerate(paper.INCONSISTENCIES, 1)))
-    return "".join(_wrapped(line) + "\n" for line in "\n\n".join(parts).splitlines())
+    return "".join(_wrap(line) + "\n" for line in "\n\n".join(parts).splitlines())
 
 
-def _wrapped(line: str) -> str:
-    """A line of prose at 120 columns; headings, rows of tables and pictures stay as they are."""
+def _wrap(line: str) -> str:
+    """Returns a line of prose, wrapped at 120 columns; headings, rows of tables and pictures are not changed."""
     if line.startswith(("#", "|", "!")):
         return line
     item = re.match(r"(\d+\. |- )?", line)
@@ -274,14 +274,14 @@ _MEANING = {
 }
 
 
-def _introduction(device: torch.device, configs: Sequence[Config]) -> str:
+def _introduce(device: torch.device, configs: Sequence[Config]) -> str:
     names = ", ".join(config.recipe for config in configs)
     return f"{names} on {torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type}. " + _MEANING[
         device.type
     ].replace("`", "")
 
 
-def _device(name: str) -> torch.device:
+def _pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "meta"
     if name == "cuda" and not torch.cuda.is_available():
@@ -292,8 +292,8 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _progress(console: Console) -> Progress:
-    """A bar on a terminal, and nothing in a file."""
+def _progress_bar(console: Console) -> Progress:
+    """Returns a progress bar, which is shown on a terminal only."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 

@@ -18,7 +18,7 @@ BASELINE: Method = "self-attention"
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of text; all but the first columns are numbers and stand to the right."""
+    """A table of text: the first `words` columns are aligned left, the others, which are numbers, right."""
 
     title: str
     header: tuple[str, ...]
@@ -29,7 +29,7 @@ class Table:
     note: str = ""
 
     def text(self) -> str:
-        """For a terminal."""
+        """Returns the table as aligned text, for a terminal."""
         rows = [self.header, *self._cells()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
@@ -42,7 +42,7 @@ class Table:
         return "\n".join([self.title, *lines, *([self.note] if self.note else [])])
 
     def markdown(self) -> str:
-        """For a document."""
+        """Returns the table as Markdown."""
         rule = ["---" if index < self.words else "---:" for index in range(len(self.header))]
         lines = ["| " + " | ".join(row) + " |" for row in (self.header, rule, *self._cells())]
         return "\n".join([f"### {self.title}", "", *lines, *(["", self.note] if self.note else [])])
@@ -55,39 +55,40 @@ def flops(rows: Sequence[Row], config: Config) -> Table:
     """Tables 6 and 7: each method's FLOPs and how they compare with self-attention in the same engine."""
     lines = []
     for row in rows:
-        base = _with_method(rows, row, BASELINE)
+        base = _find_row(rows, row, BASELINE)
         lines.append(
             {
                 "GFLOP": METHODS[row.method],
                 "stage": str(row.stage),
-                "LLM side": _gflop(row.language_side),
-                "counted": _gflop(row.counted.language_side),
-                "ratio": _ratio(row.counted.language_side, base.counted.language_side if base else None),
-                "everything": _gflop(row.everything),
-                "all counted": _gflop(row.counted.everything),
-                "all ratio": _ratio(row.counted.everything, base.counted.everything if base else None),
+                "LLM side": _format_gflop(row.language_side),
+                "counted": _format_gflop(row.counted.language_side),
+                "ratio": _format_ratio(row.counted.language_side, base.counted.language_side if base else None),
+                "everything": _format_gflop(row.everything),
+                "all counted": _format_gflop(row.counted.everything),
+                "all ratio": _format_ratio(row.counted.everything, base.counted.everything if base else None),
             }
         )
     header = tuple(lines[0])
     for method in dict.fromkeys(row.method for row in rows):
-        own, base_rows = ([row for row in rows if row.method == name] for name in (method, BASELINE))
-        if len(own) == len(base_rows) == 3:
-            (side, everything), (base_side, base_everything) = _whole(own, config), _whole(base_rows, config)
+        method_rows, base_rows = ([row for row in rows if row.method == name] for name in (method, BASELINE))
+        if len(method_rows) == len(base_rows) == 3:
+            side, everything = _sum_stages(method_rows, config)
+            base_side, base_everything = _sum_stages(base_rows, config)
             lines.append(
                 {
                     "GFLOP": METHODS[method],
                     "stage": "all",
-                    "counted": _gflop(side),
-                    "ratio": _ratio(side, base_side),
-                    "all counted": _gflop(everything),
-                    "all ratio": _ratio(everything, base_everything),
+                    "counted": _format_gflop(side),
+                    "ratio": _format_ratio(side, base_side),
+                    "all counted": _format_gflop(everything),
+                    "all ratio": _format_ratio(everything, base_everything),
                 }
             )
     lines.append({"GFLOP": "the paper, Table 6", "ratio": "0.14"})
-    own_growth, full_growth = _complexities(config, round(rows[0].text_tokens))
-    lines.append({"GFLOP": "the paper's formulas", "ratio": f"{own_growth / full_growth:.3f}"})
+    hive_growth, full_growth = _complexities(config, round(rows[0].text_tokens))
+    lines.append({"GFLOP": "the paper's formulas", "ratio": f"{hive_growth / full_growth:.3f}"})
     return Table(
-        f"FLOPs of a training sample, forward and backward, {_case(rows)} (Table 6)",
+        f"FLOPs of a training sample, forward and backward, {_describe_case(rows)} (Table 6)",
         header,
         lines,
         2,
@@ -98,8 +99,8 @@ def flops(rows: Sequence[Row], config: Config) -> Table:
     )
 
 
-def _whole(rows: Sequence[Row], config: Config) -> tuple[float, float]:
-    """Counted FLOPs a sample over all stages, each as often as a sample passes it: LLM side, everything."""
+def _sum_stages(rows: Sequence[Row], config: Config) -> tuple[float, float]:
+    """Returns the counted FLOPs of a sample over all epochs of all stages: LLM side, everything."""
     epochs = [config.schedule(row.stage).epochs for row in rows]
     side = sum(times * row.counted.language_side for times, row in zip(epochs, rows, strict=True))
     return side, sum(times * row.counted.everything for times, row in zip(epochs, rows, strict=True))
@@ -110,13 +111,13 @@ def formulas(rows: Sequence[Row], config: Config) -> Table:
     layers, selected, width, visual = _sizes(config)
     lines = []
     for text in dict.fromkeys(round(row.text_tokens) for row in rows):
-        own, full = _complexities(config, text)
+        hive, full = _complexities(config, text)
         lines.append(
             {
                 "text tokens": str(text),
                 "self-attention": f"{full / 1e9:,.2f}",
-                "HIVE": f"{own / 1e9:,.3f}",
-                "ratio": f"{own / full:.4f}",
+                "HIVE": f"{hive / 1e9:,.3f}",
+                "ratio": f"{hive / full:.4f}",
             }
         )
     return Table(
@@ -129,53 +130,57 @@ def formulas(rows: Sequence[Row], config: Config) -> Table:
 
 
 def _sizes(config: Config) -> tuple[int, int, int, int]:
-    """L, S, d and N_v of the paper's formulas."""
+    """Returns L, S, d and N_v of the paper's formulas."""
     visual = (config.vision.image_size // config.vision.patch_size) ** 2
     selected = round(config.vision.density * config.vision.layers)
     return config.language.layers, selected, config.language.hidden_size, visual
 
 
 def _complexities(config: Config, text: int) -> tuple[float, float]:
-    """HIVE's and self-attention's by the paper's formulas, for this many text tokens."""
+    """Returns HIVE's and self-attention's complexity by the paper's formulas, for this many text tokens."""
     layers, selected, width, visual = _sizes(config)
-    own = paper.cross_attention_complexity(layers, selected, width, visual, text)
-    return own, paper.self_attention_complexity(layers, width, visual, text)
+    hive = paper.cross_attention_complexity(layers, selected, width, visual, text)
+    return hive, paper.self_attention_complexity(layers, width, visual, text)
 
 
 def by_part(rows: Sequence[Row]) -> Table:
-    """Where the FLOPs go."""
+    """FLOPs by part of the model."""
     names = [part for part in PARTS if any(part in row.parts for row in rows)]
 
     def cell(cost: Cost | None) -> str:
-        return "-" if cost is None else f"{_gflop(cost.forward)} + {_gflop(cost.backward)}"
+        return "-" if cost is None else f"{_format_gflop(cost.forward)} + {_format_gflop(cost.backward)}"
 
     lines = [_method_and_stage(row) | {name: cell(row.parts.get(name)) for name in names} for row in rows]
     note = "The projections of keys and values are counted in the fusion."
     return Table(
-        f"GFLOP of a sample by part, forward + backward, {_case(rows)}", ("method", "stage", *names), lines, 2, note
+        f"GFLOP of a sample by part, forward + backward, {_describe_case(rows)}",
+        ("method", "stage", *names),
+        lines,
+        2,
+        note,
     )
 
 
 def memory(rows: Sequence[Row]) -> Table:
-    """Table 9: bytes by what they are for."""
+    """Table 9: memory by use, simulated and measured."""
     lines = []
     for row in rows:
-        base, step, measured = _with_method(rows, row, BASELINE), row.step, row.measured
+        base, step, measured = _find_row(rows, row, BASELINE), row.step, row.measured
         peak, reserved, process = (measured.peak, measured.reserved, measured.process) if measured else (None,) * 3
         lines.append(
             {
                 "GB": METHODS[row.method],
                 "stage": str(row.stage),
-                "weights": _gb(step.parameters),
-                "gradients": _gb(step.gradients),
-                "optimiser": _gb(step.optimizer),
-                "kept for backward": _gb(step.kept),
-                "simulated peak": _gb(step.peak),
-                "its ratio": _ratio(step.peak, base.step.peak if base else None),
-                "allocated": _gb(peak),
-                "reserved": _gb(reserved),
-                "process": _gb(process),
-                "ratio": _ratio(peak, base.measured.peak if base and base.measured else None),
+                "weights": _format_gb(step.parameters),
+                "gradients": _format_gb(step.gradients),
+                "optimiser": _format_gb(step.optimizer),
+                "kept for backward": _format_gb(step.kept),
+                "simulated peak": _format_gb(step.peak),
+                "its ratio": _format_ratio(step.peak, base.step.peak if base else None),
+                "allocated": _format_gb(peak),
+                "reserved": _format_gb(reserved),
+                "process": _format_gb(process),
+                "ratio": _format_ratio(peak, base.measured.peak if base and base.measured else None),
             }
         )
     header = tuple(lines[0])
@@ -183,7 +188,7 @@ def memory(rows: Sequence[Row]) -> Table:
     lines.append({"GB": "the paper, Table 9: HIVE", "allocated": "22.03", "ratio": "0.406"})
     lines.append({"GB": "the paper, Table 6: HIVE", "ratio": "0.8"})
     return Table(
-        f"Memory of a step on {rows[0].samples} samples in one micro-batch, GB, {_case(rows)} (Table 9)",
+        f"Memory of a step on {rows[0].samples} samples in one micro-batch, GB, {_describe_case(rows)} (Table 9)",
         header,
         lines,
         2,
@@ -194,22 +199,22 @@ def memory(rows: Sequence[Row]) -> Table:
 
 
 def time(rows: Sequence[Row], rate: float) -> Table:
-    """Table 8: seconds, and what they say of the machine."""
+    """Table 8: seconds of a step, and how much of the machine's speed it uses."""
 
-    def done(row: Row, own: Measured) -> float:  # FLOP/s
-        return row.everything * row.samples / own.median
+    def flop_rate(row: Row, measured: Measured) -> float:
+        return row.everything * row.samples / measured.median
 
     columns: dict[str, Callable[[Row, Measured], str]] = {
-        "median ms": lambda _, own: f"{1000 * own.median:,.1f}",
-        "spread": lambda _, own: f"{100 * own.spread:.0f} %",
-        "images/s": lambda row, own: f"{row.samples / own.median:,.1f}",
-        "minutes an epoch": lambda row, own: f"{paper.CC3M_PAIRS * own.median / row.samples / 60:,.0f}",
-        "than self-attention": lambda row, own: _times_faster(own, _with_method(rows, row, BASELINE)),
-        "than transformers'": lambda row, own: _times_faster(own, _with_method(rows, row, "transformers")),
-        "TFLOP/s": lambda row, own: f"{done(row, own) / 1e12:,.3g}",
-        "of the matrix rate": lambda row, own: f"{100 * done(row, own) / rate:.0f} %",
-        "launches / busy": lambda _, own: (
-            "-" if own.launches is None else f"{own.launches:,} / {100 * (own.busy or 0):.0f} %"
+        "median ms": lambda _, measured: f"{1000 * measured.median:,.1f}",
+        "spread": lambda _, measured: f"{100 * measured.spread:.0f} %",
+        "images/s": lambda row, measured: f"{row.samples / measured.median:,.1f}",
+        "minutes an epoch": lambda row, measured: f"{paper.CC3M_PAIRS * measured.median / row.samples / 60:,.0f}",
+        "than self-attention": lambda row, measured: _format_speedup(measured, _find_row(rows, row, BASELINE)),
+        "than transformers'": lambda row, measured: _format_speedup(measured, _find_row(rows, row, "transformers")),
+        "TFLOP/s": lambda row, measured: f"{flop_rate(row, measured) / 1e12:,.3g}",
+        "of the matrix rate": lambda row, measured: f"{100 * flop_rate(row, measured) / rate:.0f} %",
+        "launches / busy": lambda _, measured: (
+            "-" if measured.launches is None else f"{measured.launches:,} / {100 * (measured.busy or 0):.0f} %"
         ),
     }
     lines = [
@@ -220,7 +225,7 @@ def time(rows: Sequence[Row], rate: float) -> Table:
     lines.append({"method": "the paper, Table 8: self-attention", "minutes an epoch": "240"})
     lines.append({"method": "the paper, Table 8: HIVE", "minutes an epoch": "70", "than self-attention": "3.43x"})
     return Table(
-        f"Time of a step on {rows[0].samples} samples, {_case(rows)} (Table 8)",
+        f"Time of a step on {rows[0].samples} samples, {_describe_case(rows)} (Table 8)",
         ("method", "stage", *columns),
         lines,
         2,
@@ -229,12 +234,12 @@ def time(rows: Sequence[Row], rate: float) -> Table:
     )
 
 
-def _times_faster(own: Measured, other: Row | None) -> str:
-    return f"{other.measured.median / own.median:.2f}x" if other and other.measured else "-"
+def _format_speedup(measured: Measured, other: Row | None) -> str:
+    return f"{other.measured.median / measured.median:.2f}x" if other and other.measured else "-"
 
 
 def shares(rows: Sequence[Row]) -> Table:
-    """Where the time goes."""
+    """Shares of a step's time by part."""
     lines = []
     for row in rows:
         if row.measured is not None:
@@ -245,11 +250,11 @@ def shares(rows: Sequence[Row]) -> Table:
     note = (
         "Keys and values count to the projector here, a joint softmax to the language model, clipping to the optimiser."
     )
-    return Table(f"Share of a step's time by part, {_case(rows)}", ("method", "stage", *PARTS), lines, 2, note)
+    return Table(f"Share of a step's time by part, {_describe_case(rows)}", ("method", "stage", *PARTS), lines, 2, note)
 
 
 def frozen(forms: Sequence[Form], samples: int) -> Table:
-    """What the forms of the frozen tower gain, and what they change."""
+    """Time of the frozen tower's forms, and how they change features and loss."""
     lines = [
         {
             "form": form.name,
@@ -270,12 +275,12 @@ def frozen(forms: Sequence[Form], samples: int) -> Table:
     )
 
 
-def fits(found: Sequence[tuple[Method, int, list[int]]], tokens: int) -> Table:
-    """The biggest micro-batches."""
+def fits(biggest: Sequence[tuple[Method, int, list[int]]], tokens: int) -> Table:
+    """The biggest micro-batch that fits, by method, stage and capacity."""
     columns = [f"{capacity} GiB" for capacity in CAPACITIES]
     lines = [
         {"method": METHODS[method], "stage": str(stage)} | dict(zip(columns, map(str, most), strict=True))
-        for method, stage, most in found
+        for method, stage, most in biggest
     ]
     note = f"{tokens} text tokens, bf16 autocast, one micro-batch a step, 1 GiB left to CUDA's context. Simulated."
     return Table(
@@ -288,7 +293,7 @@ def fits(found: Sequence[tuple[Method, int, list[int]]], tokens: int) -> Table:
 
 
 def growth(points: Sequence[Point]) -> Table:
-    """The fitted exponents."""
+    """Exponents that are fitted to the cost along each axis."""
     costs: dict[str, Callable[[Point], float | None]] = {
         "FLOPs": lambda point: point.language_side,
         "peak memory": lambda point: point.peak,
@@ -297,15 +302,15 @@ def growth(points: Sequence[Point]) -> Table:
     lines = []
     for axis in dict.fromkeys(point.axis for point in points):
         for method in dict.fromkeys(point.method for point in points):
-            here = [point for point in points if point.axis == axis and point.method == method and point.at > 0]
-            cells = {name: _fitted(here, cost) for name, cost in costs.items()}
+            selected = [point for point in points if point.axis == axis and point.method == method and point.at > 0]
+            cells = {name: _format_exponent(selected, cost) for name, cost in costs.items()}
             lines.append({"along": axis, "method": METHODS[method]} | cells)
     note = "p of cost ~ x^p, by least squares over the points of the plot; FLOPs a sample of the LLM side, stage 2."
     return Table("How cost grows", ("along", "method", *costs), lines, 2, note)
 
 
-def _fitted(points: Sequence[Point], cost: Callable[[Point], float | None]) -> str:
-    """The exponent, where every point has this cost."""
+def _format_exponent(points: Sequence[Point], cost: Callable[[Point], float | None]) -> str:
+    """Returns the exponent as text, "-" where a point lacks this cost."""
     values = [value for point in points if (value := cost(point)) is not None]
     return f"{exponent([point.at for point in points], values):.2f}" if len(values) == len(points) else "-"
 
@@ -314,29 +319,29 @@ def _method_and_stage(row: Row) -> dict[str, str]:
     return {"method": METHODS[row.method], "stage": str(row.stage)}
 
 
-def _case(rows: Sequence[Row]) -> str:
+def _describe_case(rows: Sequence[Row]) -> str:
     row = rows[0]
     words = f"{row.text_tokens:.1f} on average, as in the data" if row.text == "data" else row.text
     return f"{row.recipe}, text tokens {words}"
 
 
-def _with_method(rows: Sequence[Row], row: Row, method: Method) -> Row | None:
-    """The row of another method in the same stage."""
+def _find_row(rows: Sequence[Row], row: Row, method: Method) -> Row | None:
+    """Returns the row of `method` in the stage of `row`, or None."""
     return next((other for other in rows if (other.method, other.stage) == (method, row.stage)), None)
 
 
-def _gflop(count: float) -> str:
-    return _number(count / 1e9)
+def _format_gflop(count: float) -> str:
+    return _format_number(count / 1e9)
 
 
-def _gb(size: int | None) -> str:
-    return "-" if size is None else _number(size / 1e9)
+def _format_gb(size: int | None) -> str:
+    return "-" if size is None else _format_number(size / 1e9)
 
 
-def _number(value: float) -> str:
-    """Three digits or more."""
+def _format_number(value: float) -> str:
+    """Returns a number with three digits or more."""
     return f"{value:,.1f}" if value >= 10 or value == 0 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
 
 
-def _ratio(own: float | None, base: float | None) -> str:
-    return f"{own / base:.3f}" if own and base else "-"
+def _format_ratio(value: float | None, base: float | None) -> str:
+    return f"{value / base:.3f}" if value and base else "-"

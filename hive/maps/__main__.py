@@ -9,7 +9,7 @@ from hive.maps.cli import Attention, Gradients, parse
 
 
 def run(command: Gradients | Attention) -> int:
-    """Draws one figure and says where it is."""
+    """Draws one figure, prints its numbers and paths, and returns the exit code."""
     try:
         image = command.image.read_bytes()
     except OSError as error:
@@ -23,17 +23,17 @@ def run(command: Gradients | Attention) -> int:
         runs = [load_run(folder, world.device, command.kernel) for folder in command.runs]
         if isinstance(command, Attention):
             words, head = list(chain(*command.words)), command.head
-            made = make_attention(runs, image, command.caption, words, head if isinstance(head, int) else None)
+            figure = make_attention(runs, image, command.caption, words, head if isinstance(head, int) else None)
         else:
-            made = make_gradients(runs, image, command.caption)
+            figure = make_gradients(runs, image, command.caption)
     name = f"{type(command).__name__.lower()}-{slug(command.image.stem)}"
-    paths = made.write(command.out or command.runs[0] / "maps", name)
-    print(made.table, *paths, sep="\n")
+    paths = figure.write(command.out or command.runs[0] / "maps", name)
+    print(figure.table, *paths, sep="\n")
     return 0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point: a person's mistake is one sentence and exit code 2."""
+    """Runs the command; returns its exit code: 2 with one sentence for a user's mistake, 130 for Ctrl-C."""
     return exit_code(lambda: run(parse(sys.argv[1:] if argv is None else argv)))
 
 

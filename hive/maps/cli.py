@@ -40,22 +40,22 @@ class Gradients:
     device: str = "auto"
     """"auto" takes the GPU where there is one; or cpu, cuda, cuda:1."""
     kernel: Kernel | None = None
-    """Backend of the fused operations; None is the run's own."""
+    """Backend of the fused operations; None is the run's."""
 
     @property
     def runs(self) -> list[Path]:
-        """All folders that --run names."""
+        """All folders that --run names, in order."""
         return list(chain(*self.run))
 
 
 @dataclass(frozen=True)
 class Attention(Gradients):
-    """Draws what words of the caption read, at every depth that reads the image."""
+    """Draws the attention of the caption's words to the image, at every depth that reads the image."""
 
     words: Annotated[UseAppendAction[tuple[tuple[str, ...], ...]], tyro.conf.arg(metavar="WORD [WORD ...]")] = ()
     """Words of the caption; the six longest where none is given."""
     head: Head = "mean"
-    """One query head, from 0, or their mean."""
+    """A query head, counted from 0, or the mean over all query heads."""
 
 
 def parse(argv: list[str]) -> Gradients | Attention:

@@ -1,4 +1,4 @@
-"""The two figures as PNG: one axes in inches, so that everything stands where it is put."""
+"""The two figures as PNG. A figure has one axes with coordinates in inches, in which everything has a fixed place."""
 
 import io
 import textwrap
@@ -20,8 +20,8 @@ LABEL, LINE = 0.17, 0.14  # inches: a row for a label over a cell, one for the n
 LEFT = 0.75  # inches for the labels of rows
 SIZE, SMALL = 8.0, 6.5  # points
 LONGEST = 22  # characters of a word
-COLUMNS = 9  # gradient maps a line, the image's column included
-STRENGTH = 0.75  # how far a map's maximum covers the image; its minimum leaves it bare
+COLUMNS = 9  # cells in a line of gradient maps, the image's included
+STRENGTH = 0.75  # opacity of a map's maximum over the image; its minimum is transparent
 GRADIENT_COLOURS, ATTENTION_COLOURS = matplotlib.colormaps["viridis"], matplotlib.colormaps["YlOrRd"]
 
 
@@ -35,9 +35,9 @@ class GradientRow:
     maps: np.ndarray
     """[L, h, w], each from 0 to 1."""
     shares: np.ndarray
-    """[L]: share of gradient energy."""
+    """[L]: each layer's share of the gradient energy, 0..1."""
     reached: int
-    """The first so many layers are read; the others get no gradient."""
+    """Number of layers that are read, from the first; those above get no gradient."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class AttentionBlock:
     entropies: np.ndarray
     """[S, K], nats."""
     areas: np.ndarray
-    """[S, K]: effective areas."""
+    """[S, K]: effective areas, as shares of the image."""
     sums: np.ndarray
-    """[S, K]: attention that falls on the image."""
+    """[S, K]: the share of attention that falls on the image."""
 
     @property
     def shares_with_text(self) -> bool:
@@ -65,7 +65,7 @@ class AttentionBlock:
 
 
 def gradient_figure(caption: str, rows: Sequence[GradientRow]) -> bytes:
-    """Image, then every layer from first to last, a line or more a run."""
+    """Returns a PNG: for each run the image, then every layer from first to last, in one or more lines."""
     columns = min(COLUMNS, 1 + max(len(row.maps) for row in rows))
     per_line = columns - 1
     lines = [-(-len(row.maps) // per_line) for row in rows]
@@ -93,7 +93,7 @@ def gradient_figure(caption: str, rows: Sequence[GradientRow]) -> bytes:
 
 
 def attention_figure(caption: str, words: Sequence[str], blocks: Sequence[AttentionBlock], head: str) -> bytes:
-    """Rows depths, columns words, runs side by side; `head` says which heads are shown."""
+    """Returns a PNG: rows are depths, columns are words, runs are side by side; `head` names the heads shown."""
     width = len(words) * (CELL + GAP)
     shared = any(block.shares_with_text for block in blocks)
     height = CELL + (2 if shared else 1) * LINE + GAP
@@ -105,7 +105,7 @@ def attention_figure(caption: str, words: Sequence[str], blocks: Sequence[Attent
         page.text(left + (width - GAP) / 2, page.top + LABEL / 2, block.label, weight="bold")
         for column, word in enumerate(words):
             at = left + column * (CELL + GAP) + CELL / 2
-            page.text(at, page.top + 1.5 * LABEL, shorten(word), size=_fit(shorten(word)), style="italic")
+            page.text(at, page.top + 1.5 * LABEL, shorten(word), size=_fit_size(shorten(word)), style="italic")
         for row, name in enumerate(block.rows):
             top = page.top + LABEL + row * height
             page.text(left - 0.08, top + LABEL + CELL / 2, name, size=SMALL, ha="right")
@@ -128,7 +128,7 @@ def attention_figure(caption: str, words: Sequence[str], blocks: Sequence[Attent
 
 
 def overlay(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """A map [h, w] from 0 to 1 in colour over the greyed picture, a block a patch: uint8 [P, P, 3]."""
+    """Returns a map [h, w], 0..1, in colour over the greyed picture, a block for each patch: uint8 [P, P, 3]."""
     size = len(picture)
     rows, columns = (np.arange(size) * side // size for side in values.shape)
     grey = picture.astype(float) @ [0.299, 0.587, 0.114] / 255
@@ -139,10 +139,10 @@ def overlay(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 class _Page:
-    """A figure of given content, with the caption on top and a legend at the bottom."""
+    """A figure with the caption at the top, the content that is drawn below it, and a legend at the bottom."""
 
     def __init__(self, width: float, content: float, caption: str, left: float) -> None:
-        """`left` is where the content starts, all in inches."""
+        """`width` of the page, height of the `content` and its `left` edge, in inches."""
         width = max(width, NARROWEST)
         lines = textwrap.wrap(f"“{caption}”", int((width - 2 * MARGIN) * 72 / (0.6 * SIZE)), max_lines=3)
         self.left, self.top = left, MARGIN + LABEL * len(lines) + 0.05
@@ -154,23 +154,23 @@ class _Page:
             self.text(MARGIN, MARGIN + LABEL * (line + 0.5), text, ha="left", style="italic")
 
     def text(self, x: float, y: float, text: str, size: float = SIZE, ha: str = "center", **style: Any) -> None:
-        """Text centred on height y; a caption's dollar signs are no formula."""
+        """Writes text centred on height y; dollar signs in a caption don't start a formula."""
         self.axes.text(x, y, text, fontsize=size, ha=ha, va="center", parse_math=False, **style)
 
     def side_label(self, text: str, y: float) -> None:
-        """A run's name left of its rows."""
+        """Writes a run's name to the left of its rows."""
         lines = textwrap.wrap(text, 11, max_lines=3)
         self.text(self.left - 0.08, y, "\n".join(lines), ha="right", weight="bold")
 
     def cell(self, image: np.ndarray, x: float, top: float, over: str = "", below: str = "") -> None:
-        """A picture or map, with a label over it and a number below."""
+        """Draws a picture or map, with a label over it and a number below."""
         y = top + LABEL
         smooth = "auto" if image.shape[0] > 64 else "nearest"
         self.axes.imshow(image, extent=(x, x + CELL, y + CELL, y), aspect="auto", interpolation=smooth)
         self._frame(x, y, over, below)
 
     def blank(self, text: str, x: float, top: float, over: str) -> None:
-        """A cell with nothing to show."""
+        """Draws a grey cell with a text in place of a map."""
         self.text(x + CELL / 2, top + LABEL + CELL / 2, text, size=SMALL)
         self._frame(x, top + LABEL, over, "", face="0.95")
 
@@ -180,11 +180,11 @@ class _Page:
         self.below(below, x, y - LABEL)
 
     def below(self, text: str, x: float, top: float, line: int = 0) -> None:
-        """A number under a cell."""
+        """Writes a number under a cell; `line` counts from 0."""
         self.text(x + CELL / 2, top + LABEL + CELL + (line + 0.5) * LINE, text, size=SMALL)
 
     def legend(self, ramp: np.ndarray, text: str) -> None:
-        """Colour bar, minimum left, and what it means, at the bottom; ends the page."""
+        """Draws the colour bar, minimum left, and its meaning at the bottom. Nothing can be drawn below it."""
         y, x, length = self.foot + LINE, MARGIN, 0.9
         self.axes.imshow(ramp, extent=(x, x + length, y + 0.1, y), aspect="auto")
         self.text(x, y + 0.19, "min", size=SMALL, ha="left")
@@ -196,22 +196,22 @@ class _Page:
         self.foot = y + LINE * max(2, len(lines))
 
     def png(self) -> bytes:
-        """The figure, encoded."""
+        """Returns the figure as PNG."""
         height = self.foot + MARGIN
         self.figure.set_size_inches(self.width, height)
         self.axes.set(xlim=(0, self.width), ylim=(height, 0))
         buffer = io.BytesIO()
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for it
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # matplotlib draws a box for it
             self.figure.savefig(buffer, format="png")
         return buffer.getvalue()
 
 
 def shorten(word: str) -> str:
-    """A word as it fits over a cell and into a table."""
+    """Returns a word, cut to what fits over a cell and into a table."""
     return word if len(word) <= LONGEST else f"{word[: LONGEST - 1]}…"
 
 
-def _fit(word: str) -> float:
-    """Points at which a word of up to `LONGEST` characters fits over a cell."""
+def _fit_size(word: str) -> float:
+    """Returns the font size, in points, at which a word of up to `LONGEST` characters fits over a cell."""
     return min(SIZE, (CELL + GAP) * 72 / (0.62 * max(1, len(word))))

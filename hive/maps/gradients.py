@@ -1,4 +1,4 @@
-"""Gradient maps: how strongly the caption loss pulls at each patch token of each encoder layer (figures 2, 5 to 11)."""
+"""Gradient maps: norms of the caption loss's gradient at each encoder layer's patch tokens (figures 2, 5 to 11)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,18 +12,18 @@ from hive.model.vision import VisionTower
 
 
 def gradient_maps(model: Model, batch: Batch) -> Tensor:
-    """L2 norm over channels of d loss / d (output of layer k), for every patch token: fp32 [L, h, w].
+    """Returns the L2 norm over channels of d loss / d (output of layer k), for every patch token: fp32 [L, h, w].
 
     `batch` holds one pair, on the model's device; the loss is summed over its caption's tokens. L counts every encoder
     layer; those above the last hidden state that is read get no gradient, and their maps are 0. The class token is
-    left out. Weights, their `requires_grad` and their `.grad` are as before afterwards.
+    left out. Weights, their `requires_grad` and their `.grad` are not changed.
     """
     assert batch.samples == 1
     tower = model.tower
     device = batch.pixels.device
     side = tower.image_size // tower.patch_size
     maps = torch.zeros(len(tower.parts.layers), side, side, device=device)
-    with _open_to_gradients(tower), _layer_outputs(tower) as outputs, torch.enable_grad():
+    with _enable_gradients(tower), _record_outputs(tower) as outputs, torch.enable_grad():
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
             loss = model(batch)
         states = list(outputs)  # a layer that is recomputed in the backward pass appends again
@@ -35,8 +35,8 @@ def gradient_maps(model: Model, batch: Batch) -> Tensor:
 
 
 @contextmanager
-def _open_to_gradients(tower: VisionTower) -> Iterator[None]:
-    """The tower runs with autograd even where a stage has frozen it."""
+def _enable_gradients(tower: VisionTower) -> Iterator[None]:
+    """Makes the tower's frozen parameters require gradients until the block ends, so that autograd records it."""
     frozen = [parameter for parameter in tower.reached_parameters() if not parameter.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(True)
@@ -48,15 +48,15 @@ def _open_to_gradients(tower: VisionTower) -> Iterator[None]:
 
 
 @contextmanager
-def _layer_outputs(tower: VisionTower) -> Iterator[list[Tensor]]:
-    """The outputs [1, tokens, Dv] of the layers that are read, in order, as they are computed."""
+def _record_outputs(tower: VisionTower) -> Iterator[list[Tensor]]:
+    """Yields a list that gets the outputs [1, tokens, Dv] of the layers that are read, as they are computed."""
     outputs: list[Tensor] = []
     hooks = [
         layer.register_forward_hook(lambda _layer, _inputs, output: outputs.append(output))
         for layer in tower.read_layers
     ]
     try:
-        # A compiled layer would not see a hook that came after it.
+        # A layer that is compiled already would not call a hook that is registered later.
         with torch.compiler.set_stance("force_eager"):
             yield outputs
     finally:

@@ -1,4 +1,4 @@
-"""From trained models, an image and its caption to a figure, its arrays and its numbers."""
+"""Makes a figure, its arrays and a table of numbers from trained models, an image and its caption."""
 
 import io
 import re
@@ -21,19 +21,19 @@ from hive.maps.numbers import effective_area, energy_share, entropy, unit_range
 from hive.maps.words import Word, choose, words_of
 from hive.train.trained import Run
 
-PICTURE = 256  # pixels: the image is drawn at the tower's size times what makes it at least this large
+PICTURE = 256  # pixels: the image is drawn at the smallest multiple of the tower's size that is at least this
 Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Made:
-    """A figure, and for each run the arrays behind it."""
+class MapFigure:
+    """A figure of maps, each run's arrays, and a table of their numbers."""
 
     png: bytes
     arrays: dict[str, Arrays]
-    """By the run's label; what an .npz file holds."""
+    """By the run's label: the content of its .npz file."""
     table: str
-    """The numbers, for the person."""
+    """The numbers as text, for the terminal."""
 
     def write(self, folder: Path, name: str) -> list[Path]:
         """Writes folder/name.png and folder/name.npz, or name-LABEL.npz for several runs; returns the paths."""
@@ -48,15 +48,15 @@ class Made:
         return list(contents)
 
 
-def make_gradients(runs: Sequence[Run], image: bytes, caption: str) -> Made:
-    """Gradient maps of every encoder layer of each run, below each other. `UserError` for an image that can't be read.
+def make_gradients(runs: Sequence[Run], image: bytes, caption: str) -> MapFigure:
+    """Returns gradient maps of every encoder layer of each run; raises `UserError` for an image that can't be read.
 
     Arrays a run: `maps` fp32 [L, h, w] of L2 norms, not scaled; `energy_share` [L]; `image` uint8 [P, P, 3]; `caption`.
     """
     rows, arrays, lines = [], {}, []
-    for label, run in _labelled(runs).items():
-        picture = _picture(image, run)
-        maps = gradient_maps(run.model, _batch(image, caption, run)).cpu()
+    for label, run in _label_runs(runs).items():
+        picture = _load_picture(image, run)
+        maps = gradient_maps(run.model, _make_batch(image, caption, run)).cpu()
         shares, reached = energy_share(maps), len(run.model.tower.read_layers)
         rows.append(GradientRow(label, picture, unit_range(maps).numpy(), shares.numpy(), reached))
         arrays[label] = {
@@ -68,28 +68,28 @@ def make_gradients(runs: Sequence[Run], image: bytes, caption: str) -> Made:
         numbers = "".join(f"{100 * share:>7.1f}" for share in shares[:reached].tolist())
         lines.append(f"{label:<16}{numbers}   (layers 1 to {reached} of {len(maps)})")
     table = "\n".join(["share of gradient energy by layer, %", *lines])
-    return Made(gradient_figure(caption, rows), arrays, table)
+    return MapFigure(gradient_figure(caption, rows), arrays, table)
 
 
 def make_attention(
     runs: Sequence[Run], image: bytes, caption: str, words: Sequence[str] = (), head: int | None = None
-) -> Made:
-    """Attention maps of words of the caption at each depth of each run, side by side.
+) -> MapFigure:
+    """Returns attention maps of words of the caption at each depth of each run, side by side.
 
     A word's map is the mean over its tokens; `head` None is the mean over the query heads. Arrays a run: `weights`
     fp32 [S, K, Hq, h, w] of all heads; `entropy`, `effective_area` and `image_share` [S, K] of the maps shown (the
     entropy in nats, of the map scaled to sum to 1; the share is its sum before); `words`, `caption`, `decoder_layers`
-    and `hidden_states` [S], `head` (-1 the mean), `image` uint8 [P, P, 3]. `UserError` for a word that the caption
-    lacks, a head that the model lacks, or an image that can't be read.
+    and `hidden_states` [S], `head` (-1 the mean), `image` uint8 [P, P, 3]. Raises `UserError` for a word that the
+    caption lacks, a head that the model lacks, or an image that can't be read.
     """
     blocks, arrays, lines = [], {}, []
     names: list[str] = []
-    for label, run in _labelled(runs).items():
-        picture = _picture(image, run)
+    for label, run in _label_runs(runs).items():
+        picture = _load_picture(image, run)
         chosen = choose(words_of(run.tokenizer, caption, run.config.dataset.max_text_tokens), words or names)
         names = [word.text for word in chosen]
-        maps, weights = _of_words(run, _batch(image, caption, run), chosen)
-        shown = _of_head(weights, head)
+        maps, weights = _average_words(run, _make_batch(image, caption, run), chosen)
+        shown = _select_head(weights, head)
         entropies, areas, share = entropy(shown), effective_area(shown), shown.sum((-2, -1))
         depths = [
             f"encoder {state} →\ndecoder {layer}"
@@ -109,20 +109,21 @@ def make_attention(
             "head": np.array(-1 if head is None else head),
             "image": picture,
         }
-        lines += _attention_table(label, depths, names, entropies, areas, share)
+        lines += _format_attention(label, depths, names, entropies, areas, share)
     heads = "mean over heads" if head is None else f"head {head}"
-    return Made(attention_figure(caption, names, blocks, heads), arrays, "\n".join(lines))
+    return MapFigure(attention_figure(caption, names, blocks, heads), arrays, "\n".join(lines))
 
 
-def _of_words(run: Run, batch: Batch, words: Sequence[Word]) -> tuple[AttentionMaps, Tensor]:
-    """The maps of all tokens of the words, and their means by word, [S, K, Hq, h, w] on the CPU."""
+def _average_words(run: Run, batch: Batch, words: Sequence[Word]) -> tuple[AttentionMaps, Tensor]:
+    """Returns the maps of the words' tokens, and the means over each word's tokens, [S, K, Hq, h, w] on the CPU."""
     tokens = torch.tensor([token for word in words for token in word.tokens], device=batch.pixels.device)
     maps = attention_maps(run.model, run.config, batch, tokens)
     pieces = maps.weights.cpu().split([len(word.tokens) for word in words], 1)
     return maps, torch.stack([piece.mean(1) for piece in pieces], 1)
 
 
-def _of_head(weights: Tensor, head: int | None) -> Tensor:
+def _select_head(weights: Tensor, head: int | None) -> Tensor:
+    """Returns one head of [S, K, Hq, h, w], or the mean over heads where `head` is None: [S, K, h, w]."""
     heads = weights.shape[2]
     if head is None:
         return weights.mean(2)
@@ -131,7 +132,7 @@ def _of_head(weights: Tensor, head: int | None) -> Tensor:
     return weights[:, :, head]
 
 
-def _attention_table(
+def _format_attention(
     label: str, depths: Sequence[str], words: Sequence[str], entropies: Tensor, areas: Tensor, share: Tensor
 ) -> list[str]:
     short = [shorten(word) for word in words]
@@ -150,8 +151,8 @@ def _attention_table(
     return lines
 
 
-def _labelled(runs: Sequence[Run]) -> dict[str, Run]:
-    """The runs by method, by folder where methods repeat."""
+def _label_runs(runs: Sequence[Run]) -> dict[str, Run]:
+    """Returns the runs by label: their method, or their folder where methods repeat."""
     namings: tuple[Callable[[Run], str], ...] = (
         lambda run: "HIVE" if run.config.method == "hive" else run.config.method,
         lambda run: run.folder.resolve().name,
@@ -164,20 +165,20 @@ def _labelled(runs: Sequence[Run]) -> dict[str, Run]:
     raise UserError("--run names one folder more than once: give different runs.")
 
 
-def _batch(image: bytes, caption: str, run: Run) -> Batch:
-    pixels = _pixels(image, run, run.spec)
+def _make_batch(image: bytes, caption: str, run: Run) -> Batch:
+    pixels = _load_pixels(image, run, run.spec)
     ids = run.tokenizer.encode(caption, run.config.dataset.max_text_tokens)
     return pack([(pixels, ids)]).to(run.model.tower.mean.device)
 
 
-def _picture(image: bytes, run: Run) -> np.ndarray:
-    """What the tower sees, at a higher resolution."""
+def _load_picture(image: bytes, run: Run) -> np.ndarray:
+    """Returns the part of the image that the tower sees, at a higher resolution: uint8 [P, P, 3]."""
     factor = -(-PICTURE // run.spec.size)
-    pixels = _pixels(image, run, replace(run.spec, size=factor * run.spec.size))
+    pixels = _load_pixels(image, run, replace(run.spec, size=factor * run.spec.size))
     return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
 
 
-def _pixels(image: bytes, run: Run, spec: ImageSpec) -> Tensor:
+def _load_pixels(image: bytes, run: Run, spec: ImageSpec) -> Tensor:
     try:
         return load(image, spec, run.config.dataset.max_megapixels)
     except BadImage as error:
@@ -185,5 +186,5 @@ def _pixels(image: bytes, run: Run, spec: ImageSpec) -> Tensor:
 
 
 def slug(text: str) -> str:
-    """The text as a part of a file name."""
+    """Returns the text as a part of a file name: a-z, 0-9 and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"

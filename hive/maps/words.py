@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from hive.data.text import Tokenizer
 from hive.errors import UserError
 
-SHOWN = 6  # words of a figure unless the person chooses
+SHOWN = 6  # words of a figure where none are chosen
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a caption, as it stands there."""
+    """A word of a caption, as it is written there."""
 
     text: str
     tokens: tuple[int, ...]
@@ -19,42 +19,43 @@ class Word:
 
 
 def words_of(tokenizer: Tokenizer, caption: str, max_tokens: int) -> list[Word]:
-    """The words that the model reads of a caption, in order; those behind the cut at `max_tokens` are missing."""
+    """Returns the words of a caption that the model reads, in order; words after `max_tokens` tokens are left out."""
     words = caption.split()
     text = " ".join(words)
-    owner = [number for number, word in enumerate(words) for _ in f"{word} "]  # of each character and the space after
+    # the word of each character; the space after a word counts to it
+    word_at = [number for number, word in enumerate(words) for _ in f"{word} "]
     tokens: list[list[int]] = [[] for _ in words]
     offsets = tokenizer.backend.encode(text + "\n", add_special_tokens=False).offsets
     readable = max_tokens - 1  # the last token is only ever predicted
     for position, (start, end) in enumerate(offsets[: readable - 1], start=1):
-        inked = next((place for place in range(start, end) if place < len(text) and text[place] != " "), None)
-        if inked is not None:
-            tokens[owner[inked]].append(position)
-    return [Word(word, tuple(found)) for word, found in zip(words, tokens, strict=True) if found]
+        visible = next((place for place in range(start, end) if place < len(text) and text[place] != " "), None)
+        if visible is not None:
+            tokens[word_at[visible]].append(position)
+    return [Word(word, tuple(positions)) for word, positions in zip(words, tokens, strict=True) if positions]
 
 
 def choose(words: Sequence[Word], chosen: Sequence[str] = ()) -> list[Word]:
-    """The chosen words in the order chosen; without a choice the longest `SHOWN` different ones, in caption order.
+    """Returns the chosen words in the order chosen; without a choice the longest `SHOWN` different ones, in order.
 
     Case and punctuation around a word don't matter; of a repeated word the first is taken. Raises `UserError` for a
-    word that the caption lacks, or where there is none.
+    word that the caption lacks, or where `words` is empty.
     """
     first: dict[str, Word] = {}
     for word in words:
-        first.setdefault(_key(word.text), word)
+        first.setdefault(_normalise(word.text), word)
     if not words:
         raise UserError("The caption has no word that the model reads: give another.")
     if not chosen:
         longest = sorted(first, key=len, reverse=True)[:SHOWN]
         return [word for key, word in first.items() if key in longest]
-    missing = [word for word in chosen if _key(word) not in first]
+    missing = [word for word in chosen if _normalise(word) not in first]
     if missing:
         raise UserError(
-            f'--words names "{missing[0]}", which the caption lacks or has only behind its cut: choose from '
+            f'--words names "{missing[0]}", which the caption lacks or has only after it is cut off: choose from '
             f"{', '.join(word.text for word in first.values())}."
         )
-    return [first[_key(word)] for word in dict.fromkeys(chosen)]
+    return [first[_normalise(word)] for word in dict.fromkeys(chosen)]
 
 
-def _key(word: str) -> str:
+def _normalise(word: str) -> str:
     return word.casefold().strip(".,;:!?\"'()[]“”‘’") or word

@@ -33,7 +33,7 @@ def parse(argv: list[str]) -> Command:
 
 
 def run(command: Command) -> int:
-    """Writes the file and says where it is."""
+    """Writes the file, prints its path and size, and returns the exit code."""
     out = command.out
     if out.is_dir():
         raise UserError(f"--out {out} is a folder: give the name of a file, such as {out / 'report.html'}.")
@@ -45,7 +45,7 @@ def run(command: Command) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point: a person's mistake is one sentence and exit code 2."""
+    """Runs the command; returns its exit code: 2 with one sentence for a user's mistake, 130 for Ctrl-C."""
     return exit_code(lambda: run(parse(sys.argv[1:] if argv is None else argv)))
 
 

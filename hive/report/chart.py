@@ -1,4 +1,4 @@
-"""Line charts as inline SVG, in the page's own colours."""
+"""Line charts as inline SVG, in the page's colours."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ MOST_POINTS = 800  # of a line
 
 @dataclass(frozen=True)
 class Line:
-    """Points of one line, x rising."""
+    """A line: its name, colour number, points with rising x, and style."""
 
     name: str
     colour: int
@@ -33,7 +33,7 @@ def chart(
     mark_label: str = "",
     width: int = WIDTH,
 ) -> Html:
-    """Lines over common axes; `marks` are vertical lines with short names. Something has to be there to draw."""
+    """Returns an SVG of lines over common axes, which need a point; `marks` are vertical lines with short names."""
     xs = [value for line in lines for value in line.x]
     ys = [value for line in lines for value in line.y]
     assert xs
@@ -62,11 +62,11 @@ def chart(
         parts.append(_text(place_x(value), TOP - 10, name, "middle"))
     parts.append(_text((LEFT + right) / 2, HEIGHT - 5, x_label, "middle"))
     parts.append(_text(0, 0, y_label, "middle", transform=f"translate(13 {(TOP + floor) / 2:.0f}) rotate(-90)"))
-    parts += [_line(line, place_x, place_y) for line in lines]
+    parts += [_draw_line(line, place_x, place_y) for line in lines]
     return element("svg", *parts, viewBox=f"0 0 {width} {HEIGHT}", role="img", aria_label=f"{y_label} by {x_label}")
 
 
-def _line(line: Line, place_x: object, place_y: object) -> Html:
+def _draw_line(line: Line, place_x: object, place_y: object) -> Html:
     assert callable(place_x)
     assert callable(place_y)
     stride = -(-len(line.x) // MOST_POINTS)
@@ -92,7 +92,7 @@ def _text(x: float, y: float, text: str, anchor: str, **attributes: str) -> Html
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers, about five, that cover low to high."""
+    """Returns about five round numbers that cover low to high."""
     rough = max(high - low, 1e-9 * max(1.0, abs(high))) / 5
     power = 10 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))

@@ -11,7 +11,7 @@ class Html(str):
 
 
 def element(name: str, *content: str, **attributes: object) -> Html:
-    """<name attributes>content</name>; underscores in attribute names stand for hyphens, one at the end for nothing."""
+    """Returns <name attributes>content</name>; underscores in attribute names become hyphens, a last one is dropped."""
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"' for key, value in attributes.items()
     )
@@ -19,12 +19,12 @@ def element(name: str, *content: str, **attributes: object) -> Html:
 
 
 def join(content: Iterable[str]) -> Html:
-    """Markup as it is, text escaped."""
+    """Returns the parts as one markup: `Html` as it is, any other text escaped."""
     return Html("".join(part if isinstance(part, Html) else html.escape(part) for part in content))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], marked: Iterable[int] = ()) -> Html:
-    """A table whose first column holds the rows' names; rows of the numbers `marked` are highlighted."""
+    """Returns a table whose first column holds the rows' names; rows of the numbers `marked` are highlighted."""
     chosen = set(marked)
     lines = [
         element(

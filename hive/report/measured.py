@@ -7,7 +7,7 @@ from hive.report.html import Html, element, join, table
 
 
 def measured(values: dict[str, Any]) -> Html:
-    """A table for every list of records, and one for all other numbers and texts."""
+    """Returns a table for every list of records, and one for all other numbers and texts."""
     lists = {
         name: value
         for name, value in values.items()
@@ -24,7 +24,7 @@ def measured(values: dict[str, Any]) -> Html:
 
 
 def _leaves(value: Any, name: str) -> Iterator[tuple[str, str]]:
-    """Every number and text of nested JSON by its path; list items count from 1."""
+    """Yields (path, text) of every number and text in nested JSON; list items count from 1."""
     if isinstance(value, dict | list):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value, 1):
             yield from _leaves(inner, f"{name}.{key}" if name else str(key))

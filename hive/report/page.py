@@ -1,4 +1,4 @@
-"""The report's page: a section a question, runs side by side in each."""
+"""The report's page: a section for each topic, with the runs side by side."""
 
 import base64
 import html
@@ -17,7 +17,7 @@ from hive.report.style import STYLE
 from hive.train.loss_curve import smoothed
 
 SHOWN_BAD = 100  # lines of a ledger
-# The page may use its own styles and images, and request nothing.
+# The page may use the styles and images that it contains, and may load nothing.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 SPEEDS = (
     ("images/s", "images_per_second", 1.0, ",.0f"),
@@ -28,7 +28,7 @@ SPEEDS = (
 
 
 def page(runs: Sequence[Recorded]) -> str:
-    """The whole file."""
+    """Returns the whole HTML file."""
     sections = {
         "Loss": _losses(runs),
         "Held-out pairs": _held_out(runs),
@@ -62,8 +62,8 @@ def _anchor(name: str) -> str:
     return name.lower().replace(" ", "-")
 
 
-def _own(number: int) -> str:
-    return f"--own:var(--run-{number % COLOURS})"
+def _set_colour(number: int) -> str:
+    return f"--run:var(--run-{number % COLOURS})"
 
 
 def _card(run: Recorded, number: int) -> Html:
@@ -77,7 +77,7 @@ def _card(run: Recorded, number: int) -> Html:
     }
     if run.train:
         facts["training loss"] = f"{smoothed([record['loss'] for record in run.train[-80:]])[-1]:.3f}"
-        facts["images/s, last stage"] = _median(run, run.train[-1]["stage"], "images_per_second", 1.0, ",.0f")
+        facts["images/s, last stage"] = _format_median(run, run.train[-1]["stage"], "images_per_second", 1.0, ",.0f")
     if run.bad:
         facts["bad samples"] = f"{len(run.bad):,}"
     listed = join(join([element("dt", name), element("dd", value)]) for name, value in facts.items())
@@ -87,13 +87,15 @@ def _card(run: Recorded, number: int) -> Html:
         element("p", str(run.folder), class_="soft"),
         element("dl", listed),
         class_="card",
-        style=_own(number),
+        style=_set_colour(number),
     )
 
 
 def _legend(runs: Sequence[Recorded]) -> Html:
     return element(
-        "div", *(element("span", element("i"), run.label, style=_own(n)) for n, run in enumerate(runs)), class_="legend"
+        "div",
+        *(element("span", element("i"), run.label, style=_set_colour(n)) for n, run in enumerate(runs)),
+        class_="legend",
     )
 
 
@@ -119,7 +121,7 @@ def _losses(runs: Sequence[Recorded]) -> Html:
             _legend(runs),
             element(
                 "p",
-                "Strong lines are centred means over a fortieth of a stage; faint ones show every step.",
+                "Strong lines are centred means over a fortieth of a stage; faint lines are single steps.",
                 class_="soft",
             ),
         ]
@@ -137,7 +139,7 @@ def _held_out(runs: Sequence[Recorded]) -> Html:
                 last = run.held_out[split][-1]
                 difference = f"{last['wrong'] - last['right']:.3f}"
                 numbers = (f"{last['step']:,}", f"{last['pairs']:,}", f"{last['right']:.3f}", f"{last['wrong']:.3f}")
-                rows.append((_spaced(split), run.label, *numbers, difference))
+                rows.append((_add_spaces(split), run.label, *numbers, difference))
     figures = []
     for split in splits:
         lines = []
@@ -147,15 +149,15 @@ def _held_out(runs: Sequence[Recorded]) -> Html:
                 steps, losses = [record["step"] for record in records], [record[key] for record in records]
                 if records:
                     lines.append(Line(f"{run.label}, {name} image", number, steps, losses, kind, dots=True))
-        heading = element("h3", _spaced(split))
+        heading = element("h3", _add_spaces(split))
         figures.append(element("div", heading, chart(lines, "step", "loss, nats a token", width=420)))
     return join(
         [
             table(("split", "run", "step", "pairs", "right image", "wrong image", "difference"), rows),
             element(
                 "p",
-                "Mean loss in nats a token. The difference is the loss with a wrong image minus the loss with the "
-                "right one. In the charts below, lines are solid for the right image and dashed for a wrong one.",
+                "Mean loss in nats a token; the difference is how much lower the loss is with the right image than "
+                "with a wrong one. Below: right image solid, wrong image dashed.",
                 class_="soft",
             ),
             element("div", *figures, class_="cards"),
@@ -169,14 +171,14 @@ def _efficiency(runs: Sequence[Recorded]) -> Html:
     stages = sorted({record["stage"] for run in runs for record in run.train})
     if stages:
         rows = [
-            (f"stage {stage}: {name}", *(_median(run, stage, key, factor, form) for run in runs))
+            (f"stage {stage}: {name}", *(_format_median(run, stage, key, factor, form) for run in runs))
             for stage in stages
             for name, key, factor, form in SPEEDS
         ]
-        rows.append(("peak memory, GB", *(_peak(run) for run in runs)))
+        rows.append(("peak memory, GB", *(_format_peak(run) for run in runs)))
         parts.append(table(("", *(run.label for run in runs)), rows))
         parts.append(
-            element("p", "Speeds are medians over the steps of a stage; memory is the whole run's peak.", class_="soft")
+            element("p", "Medians over the steps of a stage; memory is the peak of the whole run.", class_="soft")
         )
     else:
         parts.append(element("p", "No step has been recorded yet."))
@@ -187,12 +189,12 @@ def _efficiency(runs: Sequence[Recorded]) -> Html:
     return join(parts)
 
 
-def _median(run: Recorded, stage: int, key: str, factor: float, form: str) -> str:
+def _format_median(run: Recorded, stage: int, key: str, factor: float, form: str) -> str:
     values = [factor * record[key] for record in run.train if record["stage"] == stage]
     return format(statistics.median(values), form) if values else "–"
 
 
-def _peak(run: Recorded) -> str:
+def _format_peak(run: Recorded) -> str:
     return f"{max(record['peak_memory_gb'] for record in run.train):.2f}" if run.train else "–"
 
 
@@ -208,16 +210,16 @@ def _maps(runs: Sequence[Recorded]) -> Html:
         return join(_figures(chosen, [(name, runs[0]) for name in chosen]) for chosen in (narrow, wide) if chosen)
     rows = ((name, [(name, run) for run in runs if name in run.maps]) for name in names)
     return join(
-        join([element("h3", _spaced(name)), _figures([run.label for _, run in row], row)]) for name, row in rows
+        join([element("h3", _add_spaces(name)), _figures([run.label for _, run in row], row)]) for name, row in rows
     )
 
 
 def _figures(captions: Sequence[str], figures: Sequence[tuple[str, Recorded]]) -> Html:
-    """Maps by name and run, beside each other unless they would be too small to read."""
+    """Returns maps, given by name and run, side by side; or below each other where one would be too small to read."""
     shown = []
     for caption, (name, run) in zip(captions, figures, strict=True):
         data = base64.b64encode(run.maps[name]).decode()
-        image = Html(f'<img src="data:image/png;base64,{data}" alt="{html.escape(_spaced(name))}">')
+        image = Html(f'<img src="data:image/png;base64,{data}" alt="{html.escape(_add_spaces(name))}">')
         shown.append(element("figure", image, element("figcaption", caption)))
     wide = any(_is_wide(run.maps[name]) for name, run in figures)
     return element("div", *shown, class_="rows" if wide else "columns")
@@ -229,7 +231,7 @@ def _is_wide(png: bytes) -> bool:
     return width > 2 * height
 
 
-def _spaced(name: str) -> str:
+def _add_spaces(name: str) -> str:
     return name.replace("-", " ").replace("_", " ")
 
 
@@ -249,7 +251,7 @@ def _ledgers(runs: Sequence[Recorded]) -> Html:
 def _configuration(runs: Sequence[Recorded]) -> Html:
     flat = [flatten(run.config) for run in runs]
     names = dict.fromkeys(name for values in flat for name in values)
-    rows = [(name, *(_value(values[name]) if name in values else "–" for values in flat)) for name in names]
+    rows = [(name, *(_format_value(values[name]) if name in values else "–" for values in flat)) for name in names]
     different = [row for row in rows if len(set(row[1:])) > 1]
     same = [row for row in rows if len(set(row[1:])) == 1]
     head = ("field", *(run.label for run in runs))
@@ -264,7 +266,7 @@ def _configuration(runs: Sequence[Recorded]) -> Html:
     )
 
 
-def _value(value: object) -> str:
+def _format_value(value: object) -> str:
     return (
         ", ".join(map(str, value))
         if isinstance(value, tuple)

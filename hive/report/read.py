@@ -1,4 +1,4 @@
-"""What a report needs of a run folder; nothing here imports torch."""
+"""Reads what a report needs from a run folder, without importing torch."""
 
 import json
 from collections.abc import Sequence
@@ -21,16 +21,16 @@ HELD_OUT = ("step", "stage", "right", "wrong", "pairs")
 
 @dataclass(frozen=True)
 class Recorded:
-    """One run as its folder tells it; what a run hasn't written yet is empty."""
+    """What one run's folder records; parts that the run has not written yet are empty."""
 
     label: str
     """The folder's name; the path as given where names repeat."""
     folder: Path
     config: RunConfig
     train: list[dict[str, Any]]
-    """A record a step."""
+    """One record for each step."""
     held_out: dict[str, list[dict[str, Any]]]
-    """Records by split, those without a readable image left out."""
+    """Records by split, without those of which no image could be read."""
     efficiency: dict[str, Any]
     maps: dict[str, bytes]
     """PNG files by name without ending, in order."""
@@ -39,59 +39,59 @@ class Recorded:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Recorded]:
-    """Reads run folders; `UserError` for what is none, or is given twice."""
+    """Returns the records of run folders; raises `UserError` for a folder that is not a run's, or is given twice."""
     places = [folder.resolve() for folder in folders]
     twice = [folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1]
     if twice:
         raise UserError(f"RUN {twice[0]} is given more than once: give each run once.")
     names = [place.name for place in places]
     labels = [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
-    return [_read(folder, label) for folder, label in zip(folders, labels, strict=True)]
+    return [_read_run(folder, label) for folder, label in zip(folders, labels, strict=True)]
 
 
-def _read(folder: Path, label: str) -> Recorded:
-    train, held_out = _metrics(folder / METRICS)
+def _read_run(folder: Path, label: str) -> Recorded:
+    train, held_out = _read_metrics(folder / METRICS)
     return Recorded(
         label,
         folder,
-        _config(folder),
+        _read_config(folder),
         train,
         held_out,
-        _efficiency(folder / EFFICIENCY),
-        _maps(folder / MAPS),
-        _records(folder / LEDGER),
+        _read_efficiency(folder / EFFICIENCY),
+        _read_maps(folder / MAPS),
+        _read_checked(folder / LEDGER),
     )
 
 
-def _config(folder: Path) -> RunConfig:
-    """Of pre-training, or of vision-language fine-tuning, whose configuration alone has a feature layer."""
+def _read_config(folder: Path) -> RunConfig:
+    """Returns the configuration of pre-training, or of fine-tuning, which is the only one with a feature layer."""
     path = folder / CONFIG_FILE
     if path.is_file() and b'"feature_layer"' in path.read_bytes():
         return load_config(folder, VLMConfig, "RUN")
     return load_config(folder, Config, "RUN")
 
 
-def _metrics(path: Path) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
-    """A record a step, and the held-out records by split."""
+def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+    """Returns one record for each step, and the held-out records by split."""
     train: list[dict[str, Any]] = []
     held_out: dict[str, list[dict[str, Any]]] = {}
-    for record in _records(path):
+    for record in _read_checked(path):
         kind = str(record.get("kind"))
         if kind == "train":
-            train.append(_with_numbers(record, STEP, path))
+            train.append(_check_numbers(record, STEP, path))
         elif kind.startswith("heldout/") and record.get("right") is not None:
-            held_out.setdefault(kind.removeprefix("heldout/"), []).append(_with_numbers(record, HELD_OUT, path))
+            held_out.setdefault(kind.removeprefix("heldout/"), []).append(_check_numbers(record, HELD_OUT, path))
     return train, held_out
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
+def _read_checked(path: Path) -> list[dict[str, Any]]:
     records = read_records(path)
     if not all(isinstance(record, dict) for record in records):
         raise _damaged(path)
     return records
 
 
-def _with_numbers(record: dict[str, Any], names: Sequence[str], path: Path) -> dict[str, Any]:
+def _check_numbers(record: dict[str, Any], names: Sequence[str], path: Path) -> dict[str, Any]:
     if not all(isinstance(record.get(name), int | float) for name in names):
         raise _damaged(path)
     return record
@@ -101,7 +101,7 @@ def _damaged(path: Path) -> UserError:
     return UserError(f"{path} has a line that no run of HIVE wrote: restore the file, or give another run.")
 
 
-def _efficiency(path: Path) -> dict[str, Any]:
+def _read_efficiency(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
@@ -111,9 +111,9 @@ def _efficiency(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"results": value}
 
 
-def _maps(folder: Path) -> dict[str, bytes]:
-    found = {path.stem: path.read_bytes() for path in sorted(folder.glob("*.png"))}
-    broken = [name for name, data in found.items() if not data.startswith(PNG) or len(data) < len(PNG) + 8]
+def _read_maps(folder: Path) -> dict[str, bytes]:
+    maps = {path.stem: path.read_bytes() for path in sorted(folder.glob("*.png"))}
+    broken = [name for name, data in maps.items() if not data.startswith(PNG) or len(data) < len(PNG) + 8]
     if broken:
         raise UserError(f"{folder / broken[0]}.png is no PNG image: draw it again, or remove it.")
-    return found
+    return maps

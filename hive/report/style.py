@@ -1,4 +1,4 @@
-"""The page's look, light and dark; print gets the light one."""
+"""The page's style sheet, light and dark; print uses the light colours."""
 
 STYLE = """
 :root { color-scheme: light; --page: #ffffff; --ink: #1c2024; --soft: #60666d; --rule: #dfe2e6; --panel: #f6f7f9;
@@ -18,7 +18,7 @@ p { margin: .4rem 0; max-width: 48rem; } .soft { color: var(--soft); }
 nav a { color: inherit; margin-right: 1rem; }
 .cards, .columns { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); }
 .columns { grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
-.card { background: var(--panel); border: 1px solid var(--rule); border-top: 4px solid var(--own); border-radius: 6px;
+.card { background: var(--panel); border: 1px solid var(--rule); border-top: 4px solid var(--run); border-radius: 6px;
   padding: .75rem 1rem; overflow-wrap: anywhere; }
 .card h3 { margin: 0 0 .25rem; }
 .card dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem .9rem; margin: 0; }
@@ -37,7 +37,7 @@ svg { display: block; width: 100%; height: auto; } svg text { fill: var(--soft);
 polyline { fill: none; stroke-width: 2; stroke-linejoin: round; }
 .faint { opacity: .28; stroke-width: 1; } .dashed { stroke-dasharray: 6 5; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; font-size: .9rem; margin: .3rem 0; }
-.legend i { display: inline-block; width: 1.6rem; border-top: 3px solid var(--own); vertical-align: middle;
+.legend i { display: inline-block; width: 1.6rem; border-top: 3px solid var(--run); vertical-align: middle;
   margin-right: .45rem; }
 figure { margin: 0; padding: .6rem; background: #ffffff; border: 1px solid var(--rule); border-radius: 6px; }
 figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
