@@ -19,7 +19,7 @@ def check_out(config: RunConfig, resume: bool) -> None:
 
 
 def make_run_folder(config: RunConfig) -> Path:
-    """Makes the run's folder and returns it: --out, or the next free runs/RECIPE-METHOD-N, which no other run can take."""
+    """Makes and returns the run's folder: --out, or the next free runs/RECIPE-METHOD-N, which no other run can take."""
     try:
         if config.out is not None:
             config.out.mkdir(parents=True, exist_ok=True)
