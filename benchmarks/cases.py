@@ -1,4 +1,4 @@
-"""What is measured: HIVE's shapes on a GPU, small ones on a CPU. The cases that matter most come first."""
+"""The cases that are measured: HIVE's shapes on a GPU, small ones on a CPU. The most important ones come first."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -23,12 +23,13 @@ class Case:
     """Attention: shortest and longest text; each length is as likely as another."""
 
     def text_lengths(self) -> list[int]:
+        """Tokens of each text, the same on every call."""
         generator = torch.Generator().manual_seed(0)
         shortest, longest = self.lengths
         return torch.randint(shortest, longest + 1, (self.sizes[0],), generator=generator).tolist()
 
     def shapes(self) -> list[tuple[int, ...]]:
-        """Of the floating inputs, in the operation's order."""
+        """Shapes of the floating-point inputs, in the operation's order."""
         if self.operation == "residual_projector":
             layers, rows, width_in, width = self.sizes
             vectors = [(layers, width_in), (layers, width_in)]
@@ -39,15 +40,16 @@ class Case:
             return [self.sizes, self.sizes, (1,)]
         batch, tokens, heads, key_heads = self.sizes
         text, image = sum(self.text_lengths()), (batch, tokens, key_heads, DIM)
-        own = [(text, key_heads, DIM)] * 2 if self.operation == "joint_attention" else []
-        return [(text, heads, DIM), *own, image, image]
+        text_keys_values = [(text, key_heads, DIM)] * 2 if self.operation == "joint_attention" else []
+        return [(text, heads, DIM), *text_keys_values, image, image]
 
     def output_shape(self) -> tuple[int, ...]:
+        """Shape of the operation's output."""
         layers, rows, *_, width = self.sizes if self.operation == "residual_projector" else (0, 0, 0)
         return (layers, rows, width) if layers else self.shapes()[0]
 
     def inputs(self, device: torch.device, dtype: torch.dtype, seed: int) -> list[Tensor]:
-        """Drawn fresh; weights scaled so that products keep the variance."""
+        """Normally distributed inputs; weights are scaled so that products keep the variance."""
         generator = torch.Generator(device).manual_seed(seed)
         tensors = [torch.randn(shape, generator=generator, device=device) for shape in self.shapes()]
         if self.operation == "residual_projector":
@@ -55,6 +57,7 @@ class Case:
         return [x.to(dtype) for x in tensors]
 
     def offsets(self, device: torch.device) -> Tensor:
+        """cu_seqlens of the texts, int32 [batch + 1]."""
         return cu_seqlens(self.text_lengths(), device)
 
 
@@ -72,7 +75,7 @@ def _projector(layers: int, rows: int, width_in: int, width: int) -> Case:
 
 
 def full() -> list[Case]:
-    """For a GPU. Someone who has to stop early has seen the headline shapes."""
+    """The cases for a GPU. The headline shapes come first, for a run that is cut off."""
     first = [_attention("cross_attention", 32, 576, (15, 5), text) for text in TEXTS]
     first += [_projector(4, 32 * 576, 1152, 960), _attention("joint_attention", 32, 576, (15, 5), "U(4,77)")]
     first += [Case("gated_residual", "gate 2464x960", (32 * 77, 960))]
@@ -89,7 +92,7 @@ def full() -> list[Case]:
 
 
 def small() -> list[Case]:
-    """For a CPU: to see that everything runs, not how fast."""
+    """The cases for a CPU, which show that everything runs, not how fast."""
     attention = [
         Case(operation, f"{operation} small", (3, 33, 6, 2), (2, 9))
         for operation in ("cross_attention", "joint_attention")

@@ -1,4 +1,4 @@
-"""Collects the rows of the session and leaves them as JSON, with the machine, where report.py says."""
+"""Collects the rows of the session and writes them as JSON, with the machine, to the folder of report.py."""
 
 import pytest
 
@@ -11,12 +11,12 @@ _ROWS = pytest.StashKey[list[Row]]()
 
 @pytest.fixture(scope="session")
 def rows(request: pytest.FixtureRequest) -> list[Row]:
-    """Every test appends its row."""
+    """The session's rows, to which every test appends one."""
     return request.config.stash.setdefault(_ROWS, [])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Writes the file, whatever has passed or failed."""
+    """Writes the JSON file and prints the table, whether tests passed or failed."""
     collected = config.stash.get(_ROWS, [])
     if collected:
         path = report.results_folder() / f"kernels-{machine_name()}.json"

@@ -1,10 +1,10 @@
-"""``python -m benchmarks.gpu_run``, which ``make gpu`` runs: everything that only a GPU can tell, in 8 minutes or less.
+"""``python -m benchmarks.gpu_run``, which ``make gpu`` runs: all checks and measurements on a GPU, within 8 minutes.
 
-The CUDA C++ backend built for this GPU where nvcc and CMake are, GPU tests, self-checks, a short training run, kernel
-benchmarks, the efficiency comparison, tuning, in this order, each within its seconds. One JSON and one short table are
-written to benchmarks/results/, or the folder in HIVE_RESULTS, after every step and every benchmark case, so that a run
-that is cut off leaves what it has. It needs what the package imports and nothing else: without pytest it says that the
-tests didn't run, without nvcc that the backend wasn't built.
+In this order, each with a time limit: building the CUDA C++ backend for this GPU where nvcc and CMake are installed,
+GPU tests, self-checks, a short training run, kernel benchmarks, the efficiency comparison, tuning. One JSON and one
+short table are written to benchmarks/results/, or the folder in HIVE_RESULTS, after every step and every benchmark
+case, so that a run that is cut off keeps its results. It needs only what the package imports: without pytest it reports
+that the tests didn't run, without nvcc that the backend wasn't built.
 """
 
 import argparse
@@ -42,30 +42,32 @@ BUDGET = {
 }
 """Seconds; 470 in all. What one step leaves over goes to the benchmarks after it."""
 BAD = ("wrong", "failed")
-"""What a benchmark row of ours mustn't be; a peer may."""
+"""Statuses of a row that count as a fault in our backends, but not in a peer."""
 
 
 @dataclass
 class Record:
-    """What has been found so far, and where it goes."""
+    """The results so far, and the folder that they are written to."""
 
     folder: Path
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
 
     def save(self) -> None:
+        """Writes the results as JSON and as text."""
         stem = f"gpu-{machine_name()}"
         content = {"machine": machine(), "steps": self.steps, "rows": report.rows_as_json(self.rows)}
         report.write(self.folder / f"{stem}.json", content)
         (self.folder / f"{stem}.txt").write_text(self.text() + "\n")
 
     def text(self) -> str:
+        """A line a step, and the table of the benchmarks."""
         lines = [f"{name}: {step['outcome']} ({step['seconds']:.0f} s)" for name, step in self.steps.items()]
         return "\n".join([*lines, report.table(self.rows)])
 
 
-def command(arguments: Sequence[str], seconds: float, program: str = sys.executable) -> dict[str, Any]:
-    """Runs ``PROGRAM ARGUMENTS``; its last lines, and what became of it."""
+def run_command(arguments: Sequence[str], seconds: float, program: str = sys.executable) -> dict[str, Any]:
+    """Runs ``PROGRAM ARGUMENTS`` for at most ``seconds``; returns its outcome, the seconds taken and its last lines."""
     start = time.monotonic()
     process = subprocess.Popen(
         [program, *arguments],
@@ -86,7 +88,7 @@ def command(arguments: Sequence[str], seconds: float, program: str = sys.executa
 
 
 def build_native(seconds: float) -> dict[str, Any]:
-    """The CUDA backend's library, unless it is there: built before, it may serve more generations than this one."""
+    """Builds the CUDA backend's library where it is missing; an existing one may support more generations of GPUs."""
     missing = [program for program in ("nvcc", "cmake", "c++") if shutil.which(program) is None]
     if native.FILE.exists() or missing:
         outcome = f"not built: no {missing[0]}" if missing and not native.FILE.exists() else "there already"
@@ -94,41 +96,43 @@ def build_native(seconds: float) -> dict[str, Any]:
     major, minor = torch.cuda.get_device_capability()
     options = f"-DHIVE_CUDA_ARCHITECTURES={major}{minor} -DHIVE_TORCH={Path(torch.__file__).parent}"
     lines = f"cmake -S . -B build/native {options} && cmake --build build/native --parallel 8"
-    return command(["-c", f"{lines} && cmake --install build/native --prefix ."], seconds, program="sh")
+    return run_command(["-c", f"{lines} && cmake --install build/native --prefix ."], seconds, program="sh")
 
 
 def run_tests(seconds: float) -> dict[str, Any]:
+    """Runs the tests that need a GPU."""
     if find_spec("pytest") is None:
         return {"outcome": "not run: pytest is not installed", "seconds": 0.0, "output": []}
     options = ["-m", "gpu", "--continue-on-collection-errors", "-rfEs", "--tb=short"]
-    return command(["-m", "pytest", *options, "tests"], seconds)
+    return run_command(["-m", "pytest", *options, "tests"], seconds)
 
 
 def run_selfcheck(backend: str, seconds: float) -> dict[str, Any]:
+    """Runs a backend's self-check."""
     reason = reason_unavailable(backend, "cuda")
     if reason is not None:
         return {"outcome": f"not run: {reason}", "seconds": 0.0, "output": []}
-    return command(["-m", "hive_kernels.selfcheck", backend], seconds)
+    return run_command(["-m", "hive_kernels.selfcheck", backend], seconds)
 
 
 def run_training(seconds: float) -> dict[str, Any]:
-    """The demo on our kernels, with the recorded steps of --profile."""
+    """Trains the demo for 20 steps with the Triton kernels, some of them profiled."""
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--kernel", "triton", "--max-steps", "20", "--profile", "--out", str(Path(folder) / "run")]
-        return command(["-m", "hive.train", *flags], seconds)
+        return run_command(["-m", "hive.train", *flags], seconds)
 
 
 def run_efficiency(folder: Path, seconds: float) -> dict[str, Any]:
-    """Stages 2 and 3 of the paper's SigLIP recipe at a usual caption's length; writes its own files."""
+    """Compares stages 2 and 3 of the paper's SigLIP recipe at a usual caption's length; writes separate files."""
     flags = ["--recipe", "siglip-l-384-mobilellm-350m", "--text-tokens", "16", "--stages", "2,3", "--runs", "3"]
     flags += ["--kernel", "triton"]
     out = str(folder / f"efficiency-{machine_name()}")
-    return command(["-m", "hive.efficiency", *flags, "--no-fit", "--no-scaling", "--out", out], seconds)
+    return run_command(["-m", "hive.efficiency", *flags, "--no-fit", "--no-scaling", "--out", out], seconds)
 
 
 def run_tuning(seconds: float) -> dict[str, Any]:
-    """What was changed, and the tables as they are now, in case that the results alone are taken away."""
-    step = command(["-m", "hive_kernels.tune", "--seconds", str(seconds - 30)], seconds)
+    """Tunes the tile tables; returns their new text too, in case only the results folder is kept."""
+    step = run_command(["-m", "hive_kernels.tune", "--seconds", str(seconds - 30)], seconds)
     tables = (report.ROOT.parent / "hive_kernels").glob("*/measured_tiles.py")
     return step | {"tables": {f"{path.parent.name}/{path.name}": path.read_text() for path in sorted(tables)}}
 
@@ -136,7 +140,7 @@ def run_tuning(seconds: float) -> dict[str, Any]:
 def run_benchmarks(
     record: Record, seconds: float, chosen: Sequence[cases.Case], device: torch.device
 ) -> dict[str, Any]:
-    """Case by case until the time is over; a case that has begun is finished."""
+    """Measures case by case until the time is over; a case that has begun is finished."""
     start = time.monotonic()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     done, unmeasured = 0, []
@@ -148,7 +152,7 @@ def run_benchmarks(
         except torch.OutOfMemoryError:
             unmeasured.append(f"{case.name}: the fp64 reference doesn't fit into memory")
             continue
-        for peer in peers.of(case, device):
+        for peer in peers.select_peers(case, device):
             record.rows.append(measure(case, peer, truth))
         done += 1
         record.save()
@@ -158,6 +162,7 @@ def run_benchmarks(
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Runs all steps; returns the exit code: 0, 1 after a failed step, 2 without a GPU."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_run", description=(__doc__ or "").split("\n")[0])
     parser.parse_args(arguments)
     if not torch.cuda.is_available():

@@ -36,16 +36,16 @@ class Row:
     """``right``, ``wrong``, ``failed`` or ``absent``."""
     reason: str = ""
     error: float = math.nan
-    """The largest, in units of what is allowed."""
+    """The largest error of outputs and gradients, in units of the allowed error."""
     median_ms: float = math.nan
     q20_ms: float = math.nan
     q80_ms: float = math.nan
     kept_bytes: int = -1
-    """What forward keeps for backward, outputs aside; on a CPU what saved-tensor hooks see, inputs aside."""
+    """Memory that forward keeps for backward, without outputs; on a CPU what saved-tensor hooks see, without inputs."""
     extra_bytes: int = -1
-    """The peak of backward above what it returns; known on a GPU."""
+    """The peak memory of backward beyond its results; measured on a GPU only."""
     host_us: float = math.nan
-    """What a forward call costs the host, in the median, when it only has to queue its work; known on a GPU."""
+    """Median time that the host takes to queue a forward call; measured on a GPU only."""
 
 
 class Truth:
@@ -68,7 +68,7 @@ class Truth:
         return [out.detach(), *torch.autograd.grad(out, leaves, self.cotangent.to(dtype))]
 
     def error(self, results: Sequence[Tensor]) -> float:
-        """The largest distance from the truth, in units of what is allowed there. NaN stays NaN."""
+        """The largest error of the results, each in units of its allowed error. NaN stays NaN."""
         errors = [_distance(a, b) / limit for a, b, limit in zip(results, self.exact, self.allowed, strict=True)]
         return math.nan if any(map(math.isnan, errors)) else max(errors)
 
@@ -78,11 +78,12 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 
 def backward(run: Run, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The gradients of the run's leaves."""
     return torch.autograd.grad(outputs, run.leaves, run.cotangents)
 
 
 def measure(case: Case, peer: Peer, truth: Truth) -> Row:
-    """Never raises for what a peer does wrong: the row says it."""
+    """Checks and measures one peer in one case. A peer's wrong result or exception becomes the row's status."""
     row = Row(case.name, case.operation, peer.name, peer.ours, "absent", peer.absent)
     if peer.absent:
         return row
@@ -108,7 +109,7 @@ def measure(case: Case, peer: Peer, truth: Truth) -> Row:
 
 
 def memory(run: Run) -> tuple[int, int]:
-    """(bytes kept for backward, backward's peak beyond its results)."""
+    """(bytes kept for backward, backward's peak beyond its results, -1 on a CPU)."""
     if not run.leaves[0].is_cuda:
         return saved_bytes(lambda: run.forward()[0], known=run.leaves), -1
     torch.cuda.synchronize()
@@ -123,7 +124,7 @@ def memory(run: Run) -> tuple[int, int]:
 
 
 def times(case: Case, peer: Peer, truth: Truth, first: Run) -> tuple[list[float], list[float]]:
-    """Milliseconds of each pass; of each forward call the host's microseconds, on a GPU."""
+    """(milliseconds of each pass, the host's microseconds of each forward call, empty on a CPU)."""
     device = truth.inputs[0].device
     if device.type != "cuda":
         return [_clocked(first) for _ in range(5)][1:], []

@@ -1,6 +1,6 @@
-"""Who is measured: our backends, and what a user would pick otherwise. Each says why it can't take part.
+"""The peers that are measured: our backends, and what a user would pick otherwise.
 
-A peer gets inputs in the layout that it likes best, prepared outside of the measured time: padded texts for SDPA and
+A peer gets inputs in the layout that suits it best, prepared outside of the measured time: padded texts for SDPA and
 FlexAttention, packed keys for the varlen functions.
 """
 
@@ -30,62 +30,67 @@ class Run:
     leaves: Sequence[Tensor]
     cotangents: Sequence[Tensor]
     results: Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]] = lambda outputs, grads: [*outputs, *grads]
-    """Outputs and gradients in the operation's own layout, for the comparison."""
+    """Makes outputs and gradients in the operation's layout, for the comparison, from those in the peer's."""
 
 
 @dataclass(frozen=True)
 class Peer:
+    """One way to compute some of the operations."""
+
     name: str
     operations: tuple[str, ...]
     build: Callable[[Case, list[Tensor], Tensor], Run]
-    """From a case, the operation's inputs and the cotangent of its output."""
+    """Makes a run from a case, the operation's inputs and the cotangent of its output."""
     absent: str = ""
-    """Why it isn't here."""
+    """Why the peer can't run on this machine; empty where it can."""
     ours: bool = False
 
 
 ATTENTION = ("cross_attention", "joint_attention")
 
 
-def of(case: Case, device: torch.device) -> list[Peer]:
+def select_peers(case: Case, device: torch.device) -> list[Peer]:
+    """The peers that compute the case's operation, absent ones included."""
     return [peer for peer in peers(device) if case.operation in peer.operations]
 
 
 @cache
 def peers(device: torch.device) -> list[Peer]:
+    """All peers, absent ones included."""
     measured = (*ATTENTION, "residual_projector", "gated_residual")
-    served = {
+    supported = {
         name: tuple(operation for operation in measured if OPERATIONS[operation].served_by(name) == name)
         for name in BACKENDS
     }
-    found = [
+    listed = [
         Peer(f"hive {name}", operations, partial(_ours, name), reason_unavailable(name, device) or "", ours=True)
-        for name, operations in served.items()
+        for name, operations in supported.items()
     ]
     recompute = partial(_ours, "triton", recompute=True)
     absent = reason_unavailable("triton", device) or ""
-    found.append(Peer("hive triton, recompute", ("residual_projector",), recompute, absent, ours=True))
-    found.append(Peer("eager", ("residual_projector",), partial(_plain, "")))
-    found.append(Peer("eager", ("gated_residual",), _eager_gate))
+    listed.append(Peer("hive triton, recompute", ("residual_projector",), recompute, absent, ours=True))
+    listed.append(Peer("eager", ("residual_projector",), partial(_plain, "")))
+    listed.append(Peer("eager", ("gated_residual",), _eager_gate))
     no_gpu = "" if device.type == "cuda" else "needs a CUDA GPU"
     compiled = {"torch.compile": "default", "torch.compile max-autotune": "max-autotune-no-cudagraphs"}
     for name, mode in compiled.items():
-        found.append(Peer(name, ("residual_projector",), partial(_plain, mode), no_gpu))
+        listed.append(Peer(name, ("residual_projector",), partial(_plain, mode), no_gpu))
     for name, backend in (
         ("SDPA flash, padded", SDPBackend.FLASH_ATTENTION),
         ("SDPA cuDNN, padded", SDPBackend.CUDNN_ATTENTION),
         ("SDPA memory-efficient, padded", SDPBackend.EFFICIENT_ATTENTION),
     ):
-        found.append(Peer(name, ("cross_attention",), partial(_sdpa, backend), no_gpu))
-    found.append(Peer("varlen_attn", ("cross_attention",), _varlen, no_gpu))
-    found.append(Peer("FlexAttention, compiled", ("cross_attention",), _flex, no_gpu))
-    flash, xformers = _missing("flash_attn"), _missing("xformers.ops")
-    found.append(Peer("flash_attn_varlen_func", ("cross_attention",), _flash_attn, no_gpu or flash))
-    found.append(Peer("xformers", ("cross_attention",), _xformers, no_gpu or xformers))
-    return found
+        listed.append(Peer(name, ("cross_attention",), partial(_sdpa, backend), no_gpu))
+    listed.append(Peer("varlen_attn", ("cross_attention",), _varlen, no_gpu))
+    listed.append(Peer("FlexAttention, compiled", ("cross_attention",), _flex, no_gpu))
+    flash, xformers = _import_error("flash_attn"), _import_error("xformers.ops")
+    listed.append(Peer("flash_attn_varlen_func", ("cross_attention",), _flash_attn, no_gpu or flash))
+    listed.append(Peer("xformers", ("cross_attention",), _xformers, no_gpu or xformers))
+    return listed
 
 
-def _missing(package: str) -> str:
+def _import_error(package: str) -> str:
+    """Why a package can't be imported; empty where it can."""
     try:
         import_module(package)
     except Exception as error:  # a package built for another torch fails in many ways
@@ -120,7 +125,7 @@ def _plain_layer(
 
 
 def _compile(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """For fixed shapes. With more shapes than the default limit it would run eagerly, unnoticed, and look slow."""
+    """Compiles for fixed shapes; beyond torch's default limit of shapes the function would silently run eagerly."""
     import torch._dynamo
 
     torch._dynamo.config.recompile_limit = 256
@@ -134,7 +139,7 @@ def _compiled_layer(mode: str) -> Callable[..., Tensor]:
 
 
 def _plain(mode: str, case: Case, inputs: list[Tensor], cotangent: Tensor) -> Run:
-    """A call a layer, its outputs not copied into one tensor."""
+    """One call a layer; the layers' outputs aren't copied into one tensor."""
     run = _compiled_layer(mode) if mode else _plain_layer
     layers = [
         _leaves([x[i].t().contiguous() if j and x.dim() == 3 else x[i] for j, x in enumerate(inputs)])

@@ -1,4 +1,4 @@
-"""The JSON file and the table of a run. A number stands in neither without the machine that it was measured on."""
+"""Writes a run's results as JSON, and formats them as a table."""
 
 import json
 import math
@@ -14,39 +14,41 @@ ROOT = Path(__file__).parent
 
 
 def results_folder() -> Path:
+    """Makes and returns the folder in HIVE_RESULTS, or benchmarks/results."""
     folder = Path(os.environ.get("HIVE_RESULTS") or ROOT / "results")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all, since a run may be cut off while it writes. NaN becomes null."""
+    """Writes JSON whole or not at all, since a run may be cut off while it writes. NaN becomes null."""
     temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps(_plain(content), indent=1) + "\n")
+    temporary.write_text(json.dumps(_without_nan(content), indent=1) + "\n")
     temporary.replace(path)
 
 
 def rows_as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows as dictionaries by field."""
     return [asdict(row) for row in rows]
 
 
-def _plain(value: Any) -> Any:
+def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Peers by case, the fastest first; how much faster ours is, only where ours and the peer are both right."""
+    """The peers of each case, the fastest first, with our speed-up where our result and the peer's are both right."""
     heads = f"{'median ms':>10}{'20 %':>9}{'80 %':>9}{'kept MB':>9}{'extra MB':>10}{'host us':>9}"
     lines = [f"{'':32}{heads}  hive triton is"]
     for case in dict.fromkeys(row.case for row in rows):
         lines.append(case)
-        here = [row for row in rows if row.case == case]
-        ours = next((row.median_ms for row in here if row.peer == "hive triton" and row.status == "right"), math.nan)
-        for row in sorted(here, key=lambda row: (row.status != "right", row.median_ms)):
+        of_case = [row for row in rows if row.case == case]
+        ours = next((row.median_ms for row in of_case if row.peer == "hive triton" and row.status == "right"), math.nan)
+        for row in sorted(of_case, key=lambda row: (row.status != "right", row.median_ms)):
             if row.status != "right":
                 lines.append(f"  {row.peer:30}{row.status}: {row.reason}")
                 continue

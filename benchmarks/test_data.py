@@ -1,4 +1,4 @@
-"""Reading, decoding and packing of the embedded pairs: images a second."""
+"""Times reading, decoding and packing of the embedded pairs: images a second."""
 
 import dataclasses
 

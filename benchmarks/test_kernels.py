@@ -1,6 +1,6 @@
 """``pytest benchmarks/ --benchmark-only``: every peer in every case; full shapes on a GPU, small ones on a CPU.
 
-pytest-benchmark's own table holds wall-clock times of a pass, launches included. The JSON and the last table hold what
+pytest-benchmark's table has wall-clock times of a pass, launches included. The JSON and the last table have what
 measure.py measures: correctness first, then the GPU's time and memory.
 """
 
@@ -17,7 +17,11 @@ GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 DTYPE = torch.bfloat16 if GPU else torch.float32
 CASES = cases.full() if GPU else cases.small()
-PAIRS = [pytest.param(case, peer, id=f"{case.name}, {peer.name}") for case in CASES for peer in peers.of(case, DEVICE)]
+PAIRS = [
+    pytest.param(case, peer, id=f"{case.name}, {peer.name}")
+    for case in CASES
+    for peer in peers.select_peers(case, DEVICE)
+]
 
 
 @cache

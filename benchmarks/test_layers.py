@@ -1,4 +1,4 @@
-"""The layers that a step is made of, forward and backward; the paper's SigLIP recipe on a GPU, the demo on a CPU."""
+"""Times the layers of a training step, forward and backward: the paper's SigLIP recipe on a GPU, the demo on a CPU."""
 
 from collections.abc import Callable
 
@@ -33,7 +33,7 @@ def models() -> dict[str, HiveModel]:
 
 
 def cases(model: HiveModel) -> dict[str, Callable[[], Tensor]]:
-    """Functions whose result has a gradient, but for the frozen tower's."""
+    """Functions that run one layer each; their results have a gradient, except for the frozen tower's."""
     batch = random_batch((TOKENS,) * SAMPLES, model).to(DEVICE)
     patches, width, selected = model.tower.patches, model.language.width, len(model.fusion.depths)
     features = torch.randn(selected, SAMPLES, patches, model.tower.width, device=DEVICE, dtype=DTYPE)

@@ -1,6 +1,6 @@
-"""What must hold on every machine, exactly: FLOPs and bytes of HIVE against self-attention at the paper's size.
+"""Asserts that HIVE needs fewer FLOPs and bytes than self-attention at the paper's size, on every machine.
 
-Not a benchmark, so `--benchmark-only` leaves it out. Times are printed by the benchmarks and asserted nowhere.
+This is no benchmark, so `--benchmark-only` leaves it out. Times are printed by the benchmarks and asserted nowhere.
 """
 
 import pytest
@@ -23,10 +23,10 @@ def rows() -> dict[tuple[Method, int], Row]:
 @pytest.mark.parametrize("method", ["hive", "hive-mlp", "hive-joint"])
 @pytest.mark.parametrize("stage", [2, 3])
 def test_hive_costs_less(rows: dict[tuple[Method, int], Row], method: Method, stage: int) -> None:
-    own, full = rows[method, stage], rows["self-attention", stage]
-    assert own.counted.language_side < 0.10 * full.counted.language_side
-    assert own.step.kept < full.step.kept
-    assert own.step.peak < (0.40 if stage == 2 else 0.60) * full.step.peak
+    hive, baseline = rows[method, stage], rows["self-attention", stage]
+    assert hive.counted.language_side < 0.10 * baseline.counted.language_side
+    assert hive.step.kept < baseline.step.kept
+    assert hive.step.peak < (0.40 if stage == 2 else 0.60) * baseline.step.peak
 
 
 @pytest.mark.parametrize("stage", [2, 3])

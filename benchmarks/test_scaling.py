@@ -1,4 +1,4 @@
-"""A step of stage 2 along each axis, HIVE beside self-attention; full axes on a GPU, short ones on a CPU."""
+"""Times a step of stage 2 along each axis, of HIVE and self-attention; full axes on a GPU, short ones on a CPU."""
 
 import pytest
 import torch

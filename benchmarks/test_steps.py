@@ -1,4 +1,4 @@
-"""Whole training steps: every method in every stage; the paper's SigLIP recipe on a GPU, the small demo on a CPU."""
+"""Times whole training steps: every method and stage; the paper's SigLIP recipe on a GPU, the small demo on a CPU."""
 
 import gc
 from itertools import cycle

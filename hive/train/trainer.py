@@ -102,6 +102,7 @@ class Trainer:
         """Trains and evaluates a stage; False if a signal stopped it before its end."""
         if number > self.position.stage:
             self.position = Position(number, 0, self.position.step)
+            self.optimizer_state = {}  # of a finished stage that --stages leaves out
         saved, self.optimizer_state = self.optimizer_state, {}
         stage = begin_stage(self.task, number, saved)
         if not self.train_stage(stage):

@@ -28,7 +28,7 @@ def test_no_speed_beside_a_wrong_result():
 
 def test_a_wrong_peer_gets_no_time_and_an_absent_one_a_reason():
     truth = Truth(GATE, CPU, torch.float32)
-    right = next(peer for peer in peers.of(GATE, CPU) if peer.name == "hive torch")
+    right = next(peer for peer in peers.select_peers(GATE, CPU) if peer.name == "hive torch")
     assert measure(GATE, right, truth).status == "right"
 
     def build(*arguments):
@@ -48,7 +48,7 @@ def test_a_wrong_peer_gets_no_time_and_an_absent_one_a_reason():
 
 def test_what_was_measured_is_kept_case_by_case(tmp_path, monkeypatch):
     record = gpu_run.Record(tmp_path)
-    monkeypatch.setattr(peers, "of", lambda case, device: [])
+    monkeypatch.setattr(peers, "select_peers", lambda case, device: [])
     step = gpu_run.run_benchmarks(record, 60, [GATE], CPU)
     assert step["outcome"] == "1 of 1 cases"
     assert gpu_run.run_benchmarks(record, -1, [GATE], CPU)["outcome"] == "0 of 1 cases"
@@ -64,7 +64,7 @@ def test_what_was_measured_is_kept_case_by_case(tmp_path, monkeypatch):
 
 
 def test_a_step_that_takes_too_long_is_cut_off():
-    step = gpu_run.command(["-c", "print('so far', flush=True); import time; time.sleep(60)"], 3)
+    step = gpu_run.run_command(["-c", "print('so far', flush=True); import time; time.sleep(60)"], 3)
     assert step["outcome"] == "cut off after 3 s"
     assert step["output"] == ["so far"]
 
@@ -84,7 +84,7 @@ def test_full_cases_have_the_shapes_that_they_say(case):
     meta = torch.device("meta")
     inputs = [torch.empty(shape, device=meta) for shape in case.shapes()]
     cotangent = torch.empty(case.output_shape(), device=meta)
-    present = [peer for peer in peers.of(case, meta) if not peer.absent]
+    present = [peer for peer in peers.select_peers(case, meta) if not peer.absent]
     assert "hive torch" in [peer.name for peer in present]
     for peer in present:
         run = peer.build(case, inputs, cotangent)

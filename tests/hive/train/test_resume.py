@@ -43,10 +43,12 @@ def test_resumed_from_a_checkpoint(step: int, never_stopped: Path, tmp_path: Pat
     assert_same(out, never_stopped)
 
 
-def test_stages_one_run_at_a_time(never_stopped: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", ["1,2,3", "2,3"])
+def test_stages_one_run_at_a_time(left: str, never_stopped: Path, tmp_path: Path) -> None:
+    """A new stage starts with a new optimiser, whether or not --stages names the finished one."""
     out = tmp_path / "out"
     assert train([*FLAGS, "--out", str(out), "--stages", "1"]) == 0
-    assert train(["--resume", str(out), "--stages", "1,2,3"]) == 0
+    assert train(["--resume", str(out), "--stages", left]) == 0
     assert_same(out, never_stopped)
 
 
