@@ -9,8 +9,9 @@ import torch
 from hive.cost.cases import random_batch
 from hive.cost.methods import METHODS, Method, build, configured
 from hive.efficiency.measure import make_step
+from hive.optimizer import build_optimizer
 from hive.recipes import load_recipe
-from hive.stages import build_optimizer, enter_stage, trained_parts
+from hive.stages import enter_stage, trained_parts
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")

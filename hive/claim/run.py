@@ -3,9 +3,7 @@
 import hashlib
 import json
 import shutil
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -119,23 +117,9 @@ def _train(job: Job, world: World, console: Console) -> None:
     config = job.config
     if resume:
         config = replace(load_config(job.folder, Config), out=job.folder, data=config.data, kernel=config.kernel)
-    with _restored_signals():
-        code = Trainer(pretraining(config, resume, world), resume, world, console).run()
+    code = Trainer(pretraining(config, resume, world), resume, world, console).run()
     if code:
         raise Stopped(code)
-
-
-@contextmanager
-def _restored_signals() -> Iterator[None]:
-    """Restores the signal handlers when the block ends; training installs handlers that save a checkpoint."""
-    handlers: dict[signal.Signals, Any] = {
-        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def run_all(

@@ -20,7 +20,8 @@ from hive.config import Schedule
 from hive.cost.counted import Counted, StepCounter
 from hive.cost.methods import Subject, loss_of
 from hive.data.text import Batch
-from hive.stages import build_optimizer, enter_stage
+from hive.optimizer import build_optimizer
+from hive.stages import enter_stage
 
 
 class PeakBytes(TorchDispatchMode):

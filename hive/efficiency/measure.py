@@ -18,8 +18,9 @@ from hive.data.text import Batch
 from hive.distributed import World
 from hive.efficiency.machine import process_bytes, wait
 from hive.efficiency.machine import seconds as clocked
+from hive.optimizer import build_optimizer
 from hive.profiling import PARTS, listening
-from hive.stages import build_optimizer, enter_stage
+from hive.stages import enter_stage
 from hive.train.step import train_step
 
 WARM_UP = 3  # steps

@@ -10,12 +10,13 @@ UNANSWERABLE = frozenset(
 
 
 def table(benchmark: Benchmark, score: Score, model_id: str) -> str:
-    """Returns a text table: each part's score, then the paper's column of Table 2 with this model's score."""
+    """Returns a text table: each part's score, then the paper's column of Table 2, if any, with this model's score."""
     rows = [f"{benchmark.name:<24}{'score':>9}{'questions':>11}"]
     rows += [f"{name.replace('_', ' '):<24}{value:>9.2f}{questions:>11,}" for name, value, questions in score.rows]
-    rows += ["", f"{'encoder':<24}{benchmark.name:>9}  paper, Table 2"]
-    rows += [f"{encoder:<24}{value:>9g}" for encoder, value in benchmark.paper.items()]
-    rows += [f"{model_id:<24}{score.headline:>9.2f}  this model"]
+    if benchmark.paper:
+        rows += ["", f"{'encoder':<24}{benchmark.name:>9}  paper, Table 2"]
+        rows += [f"{encoder:<24}{value:>9g}" for encoder, value in benchmark.paper.items()]
+        rows += [f"{model_id:<24}{score.headline:>9.2f}  this model"]
     asked = score.rows[-1][2]
     if asked != benchmark.questions:
         rows.append(f"These are {asked:,} questions, the official set has {benchmark.questions:,}: no comparison.")

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from hive.config import Schedule
 from hive.data.order import steps
+from hive.optimizer import learning_rate
 from hive.probe.adamw import BatchedAdamW
 from hive.probe.heads import AttentionHeads, Heads, LinearHeads, losses
 from hive.probe.inputs import Source
 from hive.probe.plan import TrainingPlan, in_order
 from hive.probe.protocol import HeadName, Protocol
 from hive.probe.tower import ProbedTower
-from hive.stages import learning_rate
 from hive.train.telemetry import duration
 
 REPORTS = 10  # lines of progress

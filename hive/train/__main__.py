@@ -34,7 +34,7 @@ def run(command: Command) -> int:
         trainer = Trainer(task, resume, world, console, profile=command.profile)
         code = trainer.run()
         if code == 0 and world.is_main:
-            trained = Run(trainer.folder, task.config, task.model, task.tokenizer, trainer.position.step)
+            trained = Run(trainer.folder, task.config, task.model.eval(), task.tokenizer, trainer.position.step)
             line = draw_maps(trained, task.sets[trainer.position.stage].heldout)
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         world.barrier()

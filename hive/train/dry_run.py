@@ -56,7 +56,7 @@ def report(outline: Outline) -> str:
             "what torch allocates, without the CUDA context."
             + (f" A frozen tower in {precision} is counted as one in bf16." if precision != "autocast" else ""),
             "",
-            *(outline.missing or ["Nothing is missing."]),
+            *([f"missing: {sentence}" for sentence in outline.missing] or ["Nothing is missing."]),
         ]
     )
 
@@ -65,7 +65,7 @@ def absent_weights(vision: TowerConfig, language: LanguageConfig) -> dict[str, s
     """The weights that this machine lacks, each with a sentence that says how to get them."""
     wanted = ((vision.weights, "--vision.weights"), (language.weights, "--language.weights"))
     return {
-        weights: f"missing: {how_to_get(weights, flag)}"
+        weights: how_to_get(weights, flag)
         for weights, flag in wanted
         if weights is not None and not is_present(weights)
     }
@@ -75,7 +75,7 @@ def absent_packages(vision: TowerConfig) -> list[str]:
     """A sentence for each package that the configuration needs and this machine lacks."""
     if vision.frozen_precision == "autocast" or find_spec("torchao") is not None:
         return []
-    return [f"missing: {how_to_get_torchao(vision.frozen_precision)}"]
+    return [how_to_get_torchao(vision.frozen_precision)]
 
 
 def _part_row(model: Model) -> str:

@@ -22,6 +22,8 @@ class _Interval:
     pending: list[tuple[dict[str, Any], torch.Tensor, torch.Tensor]] = field(default_factory=list)
     """Record, loss and gradient norm of each step, still on the device."""
     bad: list[BadSample] = field(default_factory=list)
+    samples: int = 0
+    """Those that could be read; not all have an image."""
     images: int = 0
     tokens: int = 0
     flops: float = 0.0
@@ -68,6 +70,7 @@ class Meter:
         self.done += 1
         interval = self._interval
         for batch in micro_batches:
+            interval.samples += batch.samples
             interval.images += batch.images
             interval.tokens += batch.token_count
             interval.flops += self.flops_of(batch)
@@ -80,7 +83,7 @@ class Meter:
         Raises `UserError` for a loss or a norm that is not finite, and for too many bad samples.
         """
         interval, self._interval = self._interval, _Interval()
-        for samples, bad in self.world.gather((interval.images, interval.bad)):
+        for samples, bad in self.world.gather((interval.samples, interval.bad)):
             ledger.count(samples, tuple(bad))
         losses = self.world.sum_tensor(torch.stack([loss for _, loss, _ in interval.pending])).tolist()
         norms = torch.stack([norm for _, _, norm in interval.pending]).tolist()

@@ -65,16 +65,17 @@ def find_inputs(config: Config) -> Inputs:
         try:
             tokenizer = load_tokenizer(tokenizer_source)
         except UserError as error:
-            missing.append(f"missing: {error}")
+            missing.append(str(error))
     try:
         pairs = open_pairs(config.data, config.image_root)
     except UserError as error:
-        missing.append(f"missing: {error}")
+        hint = ""
         if Path(config.data).name == "chat.json":
-            missing.append(
-                "         LLaVA's CC3M-595K: `hf download liuhaotian/LLaVA-CC3M-Pretrain-595K --repo-type dataset "
+            hint = (
+                "\n         LLaVA's CC3M-595K: `hf download liuhaotian/LLaVA-CC3M-Pretrain-595K --repo-type dataset "
                 f"--local-dir {Path(config.data).parent}`, then unzip its images.zip into {config.image_root}."
             )
+        missing.append(f"{error}{hint}")
     return Inputs(pairs, tokenizer, missing)
 
 

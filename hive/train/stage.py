@@ -8,7 +8,8 @@ from torch import nn
 from hive.config import RunConfig, Schedule
 from hive.data.text import Encoder
 from hive.model.vision import Encode
-from hive.stages import build_optimizer, enter_stage, stage_steps, warmup_steps
+from hive.optimizer import build_optimizer, warmup_steps
+from hive.stages import enter_stage, stage_steps
 from hive.train.task import Task, TrainingSet
 
 

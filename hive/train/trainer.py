@@ -1,7 +1,8 @@
 """The training loop: a task's stages in order, each with checkpoints and an evaluation."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -19,9 +20,9 @@ from hive.data.text import Batch, Encoder
 from hive.distributed import World
 from hive.errors import UserError
 from hive.files import replace_text
+from hive.optimizer import learning_rate
 from hive.profiling import StepProfiler
 from hive.run_folder import CONFIG_FILE, make_run_folder
-from hive.stages import learning_rate
 from hive.train.held_out import evaluate, table
 from hive.train.loss_curve import plot_losses
 from hive.train.meter import Meter
@@ -72,18 +73,17 @@ class Trainer:
 
     def run(self) -> int:
         """Trains the stages that are left; returns the exit code."""
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            signal.signal(number, self.stop)
         self.telemetry.say(introduction(self.task, self.world, self.position.stage, self.folder))
         try:
-            for stage in self._stages_left():
-                if not self.run_stage(stage):
-                    step, program = self.position.step, self.task.program
-                    self.telemetry.say(f"Saved at step {step}. Continue with: {program} --resume {self.folder}")
-                    return 128 + (self.stopped_by or signal.SIGTERM)
-            if self.world.is_main:
-                self.telemetry.say(f"{self.task.export(self.folder)}\nloss curve  {plot_losses(self.folder)}")
-            self.world.barrier()
+            with _handling_signals(self.stop):
+                for stage in self._stages_left():
+                    if not self.run_stage(stage):
+                        step, program = self.position.step, self.task.program
+                        self.telemetry.say(f"Saved at step {step}. Continue with: {program} --resume {self.folder}")
+                        return 128 + (self.stopped_by or signal.SIGTERM)
+                if self.world.is_main:
+                    self.telemetry.say(f"{self.task.export(self.folder)}\nloss curve  {plot_losses(self.folder)}")
+                self.world.barrier()
         finally:
             if self.profiler is not None:
                 self.profiler.close()
@@ -100,10 +100,10 @@ class Trainer:
 
     def run_stage(self, number: int) -> bool:
         """Trains and evaluates a stage; False if a signal stopped it before its end."""
+        saved, self.optimizer_state = self.optimizer_state, {}
         if number > self.position.stage:
             self.position = Position(number, 0, self.position.step)
-            self.optimizer_state = {}  # of a finished stage that --stages leaves out
-        saved, self.optimizer_state = self.optimizer_state, {}
+            saved = {}  # it is of the stage that was finished
         stage = begin_stage(self.task, number, saved)
         if not self.train_stage(stage):
             return False
@@ -223,6 +223,17 @@ class Trainer:
                 results[split] = evaluate(self.task.model, data, self.world, self.ledger, stage.encode)
             self.telemetry.record_held_out(split, results[split], step=step, stage=stage.number)
         self.telemetry.say(table(results))
+
+
+@contextmanager
+def _handling_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Inside, the signals that ask a run to save call `handler`; afterwards they do what they did before."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def introduction(task: Task[RunConfig, Encoder], world: World, stage: int, folder: Path) -> str:

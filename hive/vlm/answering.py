@@ -10,8 +10,7 @@ from transformers import AutoConfig, AutoProcessor, LlavaConfig, LlavaForConditi
 from transformers.utils import logging
 
 from hive.errors import UserError, first_line
-
-IMAGE = "<image>"
+from hive.vlm.conversations import IMAGE
 
 
 class Answerer:

@@ -45,14 +45,14 @@ def outline(config: VLMConfig) -> Outline:
     try:
         check_tower(config.vision.weights)
     except UserError as error:  # more helpful than how to download a tower, which `absent_weights` says
-        absent[str(config.vision.weights)] = f"missing: {error}"
+        absent[str(config.vision.weights)] = str(error)
     missing = [*absent.values(), *absent_packages(config.vision)]
     chat = None
     if (config.language.tokenizer or config.language.weights) not in absent:  # it comes with the weights
         try:
             chat, _ = load_configured_chat_tokenizer(config)
         except UserError as error:
-            missing.append(f"missing: {error}")
+            missing.append(str(error))
     with torch.device("meta"):
         model = build_vlm(dataclasses.replace(config, seed=0), "torch", pretrained=False)
     samples, lengths, lines = {}, {}, []
@@ -61,8 +61,8 @@ def outline(config: VLMConfig) -> Outline:
         try:
             data = open_stage_set(config, stage)
         except UserError as error:
-            if f"missing: {error}" not in missing:
-                missing.append(f"missing: {error}")
+            if str(error) not in missing:
+                missing.append(str(error))
         samples[stage], lengths[stage], line = _measure_data(config, stage, data, chat)
         lines.append(line)
     patches = model.tower.patches

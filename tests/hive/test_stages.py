@@ -7,8 +7,9 @@ import torch
 
 from hive.config import Config, Schedule
 from hive.data.order import steps
+from hive.optimizer import build_optimizer, learning_rate
 from hive.recipes import load_recipe
-from hive.stages import build_optimizer, learning_rate, trained_parts
+from hive.stages import trained_parts
 
 
 def test_the_decay_is_fully_decoupled() -> None:

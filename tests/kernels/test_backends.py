@@ -127,7 +127,8 @@ def test_a_backend_is_a_record_and_a_function_for_each_operation_that_it_serves(
     with pytest.raises(ValueError, match="can't run on cuda: it is a toy; allowed here: auto, torch, reference"):
         resolve("toy", "cuda")
     rows = [line.split() for line in backends.table("cpu").splitlines()]
-    assert ["cross_attention", "torch", "reference", "triton", "no", "toy"] in rows
+    (row,) = [cells for cells in rows if cells[0] == "cross_attention"]
+    assert row[1:5] + row[-1:] == ["torch", "reference", "triton", "no", "toy"]
     assert ["toy:", "not", "yet", "run", "on", "a", "GPU"] in rows
     assert CROSS_ATTENTION.limits("toy") is toy.attention
     assert JOINT_ATTENTION.limits("toy") is None
@@ -161,7 +162,7 @@ def test_imports_go_one_way():
 def test_the_table_says_what_serves_what():
     table = backends.table("cpu").splitlines()
     row = next(line for line in table if line.startswith("linear_cross_entropy")).split()
-    assert row == ["linear_cross_entropy", "torch", "reference", "torch", "no"]
+    assert row[:5] == ["linear_cross_entropy", "torch", "reference", "torch", "no"]
     assert any(line.startswith("cuda: CUDA needs a GPU") for line in table)
     assert "cuda: not yet run on a GPU" in table
     assert table[-1] == "auto means torch"

@@ -11,7 +11,8 @@ from hive.cost.cases import empty_batch
 from hive.cost.simulate import PeakBytes, StageShape, simulate
 from hive.model.build import Model, build_model
 from hive.model.frozen_tower import FrozenTower
-from hive.stages import build_optimizer, enter_stage, trained_parts
+from hive.optimizer import build_optimizer
+from hive.stages import enter_stage, trained_parts
 from tests.support.tiny_models import TINY
 
 

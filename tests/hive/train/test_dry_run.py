@@ -59,5 +59,5 @@ def test_a_missing_tokenizer_is_not_missing_data(own_data: Config) -> None:
 def test_missing_data_is_not_a_missing_tokenizer(own_data: Config) -> None:
     found = find_inputs(replace(own_data, data="/nowhere/data.json"))
     assert found.tokenizer is not None
-    assert [sentence[:34] for sentence in found.missing] == ["missing: --data /nowhere/data.json"]
+    assert [sentence[:25] for sentence in found.missing] == ["--data /nowhere/data.json"]
     assert not find_inputs(own_data).missing

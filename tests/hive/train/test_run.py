@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,13 @@ def test_two_processes_give_the_losses_of_one(finished: Path, tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "c") == pytest.approx(losses(finished), abs=1e-4)
+
+
+def test_signals_do_afterwards_what_they_did_before(tmp_path: Path) -> None:
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    assert train([*TINY, "--out", str(tmp_path / "f"), "--stages", "1", "--max-steps", "1"]) == 0
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_the_baseline_trains_in_the_same_engine(tmp_path: Path) -> None:

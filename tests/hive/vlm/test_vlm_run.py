@@ -11,7 +11,8 @@ import torch
 
 from hive import checkpoint
 from hive.files import read_records
-from hive.stages import stage_steps, warmup_steps
+from hive.optimizer import warmup_steps
+from hive.stages import stage_steps
 from hive.vlm.__main__ import main
 from hive.vlm.config import load_recipe
 from tests.support.tiny_chats import make_set, save_tower
@@ -152,6 +153,15 @@ def test_another_data_set_is_refused_on_resume(finished: Path, flags: list[str],
 def test_a_set_that_is_cut_to_nothing(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main([*flags, "--out", str(tmp_path / "out"), "--dataset.max-text-tokens", "3"]) == 2
     assert "no answer begins within 3 tokens): mend or remove them." in capsys.readouterr().err
+
+
+def test_the_ledger_counts_conversations_without_an_image(flags: list[str], tmp_path: Path) -> None:
+    out, data = tmp_path / "out", make_set(tmp_path / "set", images=4, text_only=28)
+    short = [*flags, "--data", str(data), "--data2", "None", "--stages", "1", "--max-steps", "2"]
+    assert main([*short, "--out", str(out)]) == 0
+    newest = checkpoint.newest(out / "checkpoints")
+    assert newest is not None
+    assert checkpoint.load(newest).scalars["ledger"] == {"seen": 16, "bad": 0}
 
 
 def test_bad_samples_go_to_the_ledger(flags: list[str], tmp_path: Path) -> None:
