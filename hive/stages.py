@@ -32,14 +32,14 @@ class Trainable(Protocol):
         """The parameters that a loss can reach, by the part's name."""
 
     def requires_grad_(self, requires_grad: bool = True) -> Any:
-        """`nn.Module`'s."""
+        """As `nn.Module.requires_grad_`."""
 
     def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
-        """`nn.Module`'s."""
+        """As `nn.Module.named_parameters`."""
 
 
 def enter_stage(model: Trainable, parts: frozenset[str]) -> dict[str, nn.Parameter]:
-    """Gives gradients to exactly the named parts and returns their parameters by name."""
+    """Sets `requires_grad` on the parameters of exactly the named parts, and returns these by name."""
     model.requires_grad_(False)
     for name, parameters in model.parts().items():
         for parameter in parameters:
@@ -66,12 +66,12 @@ def build_optimizer(parameters: dict[str, nn.Parameter], schedule: Schedule) -> 
 
 
 def warmup_steps(schedule: Schedule, total: int) -> int:
-    """The number of steps, of `total`, over which the learning rate climbs."""
+    """The number of steps, of `total`, over which the learning rate rises."""
     return math.ceil(schedule.warmup * total)
 
 
 def learning_rate(schedule: Schedule, step: int, total: int) -> float:
-    """The rate of 0-based `step` of `total`: a linear climb over the warm-up's steps, then a cosine to the minimum."""
+    """The learning rate of 0-based `step` of `total`: a linear warm-up, then a cosine to the minimum."""
     warmup = warmup_steps(schedule, total)
     if step < warmup:
         return schedule.peak_lr * (step + 1) / warmup
