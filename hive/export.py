@@ -104,12 +104,13 @@ def _compare(vision_model: PreTrainedModel, folder: Path) -> None:
     ).to(vision_model.device, vision_model.dtype)
     with evaluating(vision_model):
         want = vision_model(pixel_values=image).last_hidden_state
-        for mine, theirs in zip(
+        for exported, trained in zip(
             [*loaded.parameters(), *loaded.buffers()],
             [*vision_model.parameters(), *vision_model.buffers()],
             strict=True,
         ):
-            mine.data = torch.empty_like(theirs).copy_(mine)  # same device, strides and alignment: same rounding
+            # The same device, strides and alignment give the same rounding.
+            exported.data = torch.empty_like(trained).copy_(exported)
         have = loaded.eval()(pixel_values=image).last_hidden_state
     if not torch.equal(want, have):
         raise RuntimeError(

@@ -96,8 +96,8 @@ def simulate(model: Subject, stages: Sequence[StageShape], precision: torch.dtyp
 def _reading_no_values() -> Iterator[None]:
     """Inside, transformers' LLaVA doesn't read values, which these tensors don't have.
 
-    It does so in two places: it checks that there are as many image tokens as features, and asks whether a row without
-    padding holds several texts. Here there always are, and it never does.
+    It does so in two places: it checks that there are as many image tokens as features, and it looks for several texts
+    in a row without padding. The check is skipped, and no row has several texts.
     """
     with (
         patch.dict(os.environ, {"TRANSFORMERS_DISABLE_TORCH_CHECK": "1"}),

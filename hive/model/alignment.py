@@ -4,7 +4,7 @@ from hive.errors import UserError
 
 
 def group_ends(layers: int, groups: int) -> tuple[int, ...]:
-    """Last index of each of `groups` consecutive runs of `range(layers)`; where it isn't even, earlier ones are longer.
+    """Last index of each of `groups` consecutive runs that divide `range(layers)`; earlier runs share the remainder.
 
     24 layers in 6 groups end at 3, 7, 11, 15, 19, 23 and 32 layers at 5, 11, 16, 21, 26, 31: the uniform selection of
     the paper's section 3.2 and the depths of the authors' released models (30, 32, 40 and 54 layers).

@@ -26,9 +26,10 @@ def check_eight_bit(precision: EightBit, tower: VisionTower, compiled: bool) -> 
 
 
 def _problem(precision: EightBit, tower: VisionTower, compiled: bool) -> str | None:
-    odd = [width for width in (tower.width, tower.shape.mlp_size) if width % MULTIPLE]
-    if odd:
-        return f"needs widths that {MULTIPLE} divides, but the tower has one of {odd[0]}: take another tower"
+    """The end of a sentence that begins with the flag: why it can't run, and what to do; None if it can."""
+    indivisible = [width for width in (tower.width, tower.shape.mlp_size) if width % MULTIPLE]
+    if indivisible:
+        return f"needs widths that {MULTIPLE} divides, but the tower has one of {indivisible[0]}: take another tower"
     device = tower.mean.device
     if device.type == "cpu":
         return "needs a GPU, and this run is on a CPU: use int8" if precision == "fp8" else None
