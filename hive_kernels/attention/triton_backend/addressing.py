@@ -78,7 +78,7 @@ def row_offsets(rows, row, stride_token, stride_head, GROUP: tl.constexpr):
 
 @triton.jit
 def key_base(base, sample, begin, head, stride_sample, stride_token, stride_head):
-    """The address of the key at token ``begin`` of a sample."""
+    """The address of key ``begin`` of a sample or, with stride_sample 0, of all packed keys."""
     samples = sample.to(tl.int64) * stride_sample
     return base + samples + begin.to(tl.int64) * stride_token + tl.cast(head, tl.int64) * stride_head
 
