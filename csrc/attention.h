@@ -1,4 +1,4 @@
-// What the attention kernels are given, and the functions that launch them.
+// The arguments of the attention kernels, and the functions that launch them.
 #pragma once
 
 #include "types.h"
@@ -24,7 +24,7 @@ struct ForwardResults {
   float* lse;
 };
 
-// Contiguous: out, lse as the forward pass gave them, dq as q, dk and dv as k.
+// out, lse as the forward pass returned them, dq shaped as q, dk and dv as k; contiguous, except dout.
 struct BackwardTensors {
   const void* out;
   const float* lse;
@@ -32,14 +32,14 @@ struct BackwardTensors {
   int64_t dout_token, dout_head;
   void *dq, *dk, *dv;
   float* sums;  // as many as partial_sums says, or null
-  int longest;  // no text has more tokens
+  int longest;  // a bound on the tokens of a text
 };
 
 void attention_forward(const Attention&, const ForwardResults&, Element, int head_dim, Stream);
 
 void attention_backward(const Attention&, const BackwardTensors&, Element, int head_dim, Stream);
 
-// How many fp32 numbers the backward pass needs for sums of dK and dV: none where one block holds all rows of a text.
+// The number of fp32 sums of dK and dV that the backward pass needs: 0 if one block holds all rows of a text.
 int64_t partial_sums(const Attention&, int head_dim, int64_t longest);
 
 }  // namespace hive

@@ -1,13 +1,13 @@
-// The gradients of attention in one pass: five products a key tile, where a kernel for dQ and one for dK and dV need seven.
+// The gradients of attention in one pass: five products per key tile; a kernel for dQ and one for dK and dV need seven.
 //
-// A block owns one sample and key head. Queries and output gradients of ROWS packed rows stay in shared memory, their dQ
-// in registers, while keys pass by, 64 at a time. A group of four warps has 32 rows of every chunk. Within it a warp has
-// 16 of the keys and computes scores transposed, [keys, rows]: so weights and their gradients are already where the
-// products that give dV and dK want them. Only the gradients of scores go through shared memory, to dQ's product, for
-// which a warp has 16 of the group's rows and half of the columns.
+// A block has one sample and key head. Queries and output gradients of ROWS packed rows stay in shared memory and their
+// dQ in registers, while the block loops over tiles of 64 keys. A group of four warps has 32 rows of every chunk. Each
+// warp has 16 of the keys and computes scores transposed, [keys, rows]: then each lane already has the weights and
+// their gradients that its operands of the products for dV and dK need. Only the gradients of scores go through shared
+// memory, to dQ's product, in which a warp has 16 of the group's rows and half of the columns.
 //
-// Nothing is added with atomics: every output has one writer, and two groups' shares of dK and dV are added in a fixed
-// order. A text with more rows is walked ROWS at a time, with dK and dV kept in fp32 in between.
+// Nothing is added with atomics: every output has one writer, and two groups' parts of dK and dV are added in a fixed
+// order. For a text with more rows the block loops over ROWS at a time and keeps dK and dV in fp32 in between.
 #include "attention.h"
 #include "launch.h"
 #include "packing.cuh"
@@ -26,15 +26,15 @@ struct Shape {
   static constexpr int D = D_, GROUPS = GROUPS_, CHUNKS = CHUNKS_;
   static constexpr int ROWS = GROUPS * CHUNKS * CHUNK;
   static constexpr int THREADS = GROUPS * GROUP_THREADS;
-  static_assert(GROUPS == 1 || GROUPS == 2, "a group gives its share of dK or dV to one other");
+  static_assert(GROUPS == 1 || GROUPS == 2, "a group exchanges its part of dK or dV with one other");
 
-  // Shared memory. A group writes one of its two tiles of dS while the other is read.
+  // Byte offsets in shared memory. A group writes one of its two tiles of dS while the other is read.
   static constexpr uint32_t q = 0;
   static constexpr uint32_t dout = q + Tile<D>::template bytes<ROWS>;
   static constexpr uint32_t k = dout + Tile<D>::template bytes<ROWS>;
   static constexpr uint32_t v = k + Tile<D>::template bytes<KEYS>;
   static constexpr uint32_t dscores = v + Tile<D>::template bytes<KEYS>;
-  // The groups' exchange of sums takes the same place, when no dS is alive.
+  // The groups exchange sums in the same memory, when no dS is needed.
   static constexpr uint32_t dscores_bytes = 2 * GROUPS * Tile<CHUNK>::template bytes<KEYS>;
   static constexpr uint32_t exchange_bytes = (GROUPS - 1) * KEYS * D * 4;
   static constexpr uint32_t lse = dscores + (dscores_bytes > exchange_bytes ? dscores_bytes : exchange_bytes);
@@ -43,16 +43,16 @@ struct Shape {
   static_assert(bytes <= 101376, "what a block of an RTX 3090 may have");
 };
 
-// Of a row and the next one.
+// A value of a row and of the next one.
 struct alignas(8) Pair {
   float of[2];
 };
 
-// 16 keys' dK or dV of a warp, [16, D].
+// A warp's dK or dV of its 16 keys, [16, D].
 template <int D>
 using KeySums = float[D / 8][4];
 
-// A thread's place.
+// The parts of the work that a thread's warp has, and its lane's g and t (primitives.cuh).
 struct Warp {
   int group, keys, row, half, g, t;
 
@@ -65,7 +65,7 @@ struct Warp {
         t(thread % 4) {}
 };
 
-// sums [16, 32] = x y^T: a warp's 16 rows of tile x by 32 rows of tile y.
+// sums [16, 32] = x y^T, with a warp's 16 rows of tile x and 32 rows of tile y.
 template <class T, int D>
 HIVE_DEVICE void multiply_transposed(float (&sums)[4][4], Tile<D> x, int x_row, Tile<D> y, int y_row) {
 #pragma unroll
@@ -84,7 +84,7 @@ HIVE_DEVICE void multiply_transposed(float (&sums)[4][4], Tile<D> x, int x_row, 
   }
 }
 
-// sums [16, D] += x y, with x [16, 32] a warp's sums and y 32 rows of a tile.
+// sums [16, D] += x y, with a warp's sums x [16, 32] and 32 rows y of a tile.
 template <class T, int D>
 HIVE_DEVICE void add_product(KeySums<D>& sums, const float (&x)[4][4], Tile<D> y, int y_row) {
 #pragma unroll
@@ -99,7 +99,7 @@ HIVE_DEVICE void add_product(KeySums<D>& sums, const float (&x)[4][4], Tile<D> y
   }
 }
 
-// Adds 32 rows to a warp's dK and dV, and leaves its keys' dS [keys, rows] in `dscores`.
+// Adds 32 rows to a warp's dK and dV, and writes its keys' dS [keys, rows] to `dscores`.
 template <class S>
 HIVE_DEVICE void add_to_keys(KeySums<S::D>& dk, KeySums<S::D>& dv, Tile<CHUNK> dscores, int row, const Warp& warp,
                              float scale, int keys) {
@@ -112,7 +112,7 @@ HIVE_DEVICE void add_to_keys(KeySums<S::D>& dk, KeySums<S::D>& dv, Tile<CHUNK> d
   for (int n = 0; n < 4; ++n) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      // Rows and keys that don't exist weigh nothing: such rows have an lse of +inf.
+      // Rows and keys that don't exist get weight 0: such rows have an lse of +inf.
       const uint32_t statistic = (row + 8 * n + 2 * warp.t) * 4;
       const Pair lse = shared<Pair>(S::lse + statistic), delta = shared<Pair>(S::delta + statistic);
       const bool exists = warp.keys + warp.g + i / 2 * 8 < keys;
@@ -145,7 +145,7 @@ HIVE_DEVICE void add_to_queries(float (&dq)[S::D / 16][4], Tile<CHUNK> dscores, 
   }
 }
 
-// The four warps of a group. The hardware wants the barrier's number in the instruction.
+// A barrier of the four warps of a group. The instruction has the barrier's number as an immediate.
 template <class S>
 HIVE_DEVICE void synchronize_warps_of(const Warp& warp) {
   if constexpr (S::GROUPS == 1) {
@@ -157,7 +157,8 @@ HIVE_DEVICE void synchronize_warps_of(const Warp& warp) {
   }
 }
 
-// Afterwards the first group has all of dV, the second all of dK. Threads of equal places in both hold the same elements.
+// Adds the groups' parts: the first group gets all of dV, the second all of dK. The same thread of either group has the
+// same elements.
 template <class S>
 HIVE_DEVICE void exchange(KeySums<S::D>& dk, KeySums<S::D>& dv, const Warp& warp) {
   const uint32_t mine = S::dscores + thread_index() % GROUP_THREADS * 4;
@@ -173,13 +174,14 @@ HIVE_DEVICE void exchange(KeySums<S::D>& dk, KeySums<S::D>& dv, const Warp& warp
   synchronize_block();
   if (warp.group == 0) {
     take(dv);
-    give(dk);  // where this thread itself has taken from
+    give(dk);  // overwrites only what this thread has taken
   }
   synchronize_block();
   if (warp.group == 1) take(dk);
 }
 
-// Adds what earlier rows of the text left in `room`, and leaves the sum there for later ones: a thread its own.
+// Adds the sums that earlier rows of the text wrote to `room`, and writes the result there for later rows. A thread
+// reads and writes only its elements.
 template <int D>
 HIVE_DEVICE void accumulate(KeySums<D>& sums, float* room, bool first, bool last) {
   float* mine = room + thread_index() % GROUP_THREADS;
@@ -199,7 +201,7 @@ HIVE_DEVICE void store_keys(T* tile, int64_t stride, const KeySums<D>& sums, con
   }
 }
 
-// The block's text. Read again wherever it is wanted, so that nothing of it occupies registers while keys pass by.
+// The block's text. It is read again wherever it is needed, so that it occupies no registers in the loop over keys.
 HIVE_DEVICE Segment block_text(const Attention& p, const BackwardTensors& r) {
   const Segment text = segment(p.offsets_q, block_x(), p.tokens);
   return {text.begin, min(text.length, r.longest)};  // a wrong bound gives wrong results, no access outside
@@ -211,12 +213,12 @@ HIVE_DEVICE Rows<T> block_rows(const Attention& p, T* base, Segment text, int64_
   return {base + text.begin * token + int64_t{block_y()} * p.group * head, token, head, p.group};
 }
 
-// Of rows first to first + ROWS - 1: queries and output gradients, asynchronously; lse; and delta = sum(out dout). Rows
-// that don't exist get an lse of +inf, at which every weight is 0.
+// Loads rows first to first + ROWS - 1: queries and output gradients, asynchronously; lse; and delta = sum(out dout).
+// Rows that don't exist get an lse of +inf, with which every weight is 0.
 template <class S>
 HIVE_DEVICE void load_rows(const Attention& p, const BackwardTensors& r, int first) {
   using T = typename S::T;
-  constexpr int D = S::D, LANES = 8;  // a row, for delta
+  constexpr int D = S::D, LANES = 8;  // per row, for delta
   const Segment text = block_text(p, r);
   const int rows = text.length * p.group;
   const int64_t heads = int64_t{p.key_heads} * p.group;
@@ -245,7 +247,7 @@ HIVE_DEVICE void load_rows(const Attention& p, const BackwardTensors& r, int fir
   }
 }
 
-// dQ of rows from `first` on.
+// Writes dQ of the rows from `first` on.
 template <class S>
 HIVE_DEVICE void store_rows(const Attention& p, const BackwardTensors& r, int first,
                             const float (&dq)[S::CHUNKS][S::D / 16][4]) {
@@ -275,8 +277,8 @@ HIVE_DEVICE void copy_keys(const Attention& p, Segment image, int first) {
   v_tile.template copy<KEYS, S::THREADS>([&](int n) { return v + n * p.v_token; }, first, image.length);
 }
 
-// Room for the sums of the key tile that starts at `key`, dV's and behind them dK's. A sample's slots of tiles are as
-// packing.cuh has them: always enough for its keys.
+// Where the sums of the key tile that starts at `key` are kept, dV's and after them dK's. A sample has the slots of
+// tiles that packing.cuh describes, always enough for its keys.
 template <class S>
 HIVE_DEVICE float* room(const Attention& p, const BackwardTensors& r, Segment image, int key) {
   const int64_t tiles =
@@ -284,7 +286,7 @@ HIVE_DEVICE float* room(const Attention& p, const BackwardTensors& r, Segment im
   return r.sums + ((tiles + key / KEYS) * p.key_heads + block_y()) * (2 * KEYS * S::D);
 }
 
-// Writes the dK and dV of the key tile that starts at `key`, or what there is of them before the text's last rows.
+// Writes the dK and dV of the key tile that starts at `key`, or before the text's last rows their sums so far.
 template <class S>
 HIVE_DEVICE void finish_keys(const Attention& p, const BackwardTensors& r, Segment image, int key, KeySums<S::D>& dk,
                              KeySums<S::D>& dv, bool first, bool last) {
@@ -313,7 +315,7 @@ attention_backward_kernel(HIVE_GRID_CONSTANT const Attention p, HIVE_GRID_CONSTA
   const int rows = block_text(p, r).length * p.group;
   const Warp warp(thread_index());
 
-  // Without any row too, once: keys that nobody reads get gradient 0.
+  // Runs once for a text without rows too: keys that no row reads get gradient 0.
   for (int row = 0; row == 0 || row < rows; row += S::ROWS) {
     if (rows > 0) load_rows<S>(p, r, row);
     if (image.length > 0) copy_keys<S>(p, image, 0);
@@ -325,18 +327,18 @@ attention_backward_kernel(HIVE_GRID_CONSTANT const Attention p, HIVE_GRID_CONSTA
       KeySums<D> dk = {}, dv = {};
 #pragma unroll
       for (int c = 0; c < S::CHUNKS; ++c) {
-        const int chunk = c * S::GROUPS + warp.group;  // groups take turns
+        const int chunk = c * S::GROUPS + warp.group;  // chunks alternate between groups
         if (row + chunk * CHUNK >= rows) continue;
         const Tile<CHUNK> dscores{S::dscores + (2 * warp.group + c % 2) * Tile<CHUNK>::template bytes<KEYS>};
         add_to_keys<S>(dk, dv, dscores, chunk * CHUNK, warp, p.scale * LOG2_E, image.length - key);
         synchronize_warps_of<S>(warp);
         add_to_queries<S>(dq[c], dscores, warp);
       }
-      synchronize_block();  // nobody reads keys, values and dS any more, nor rows after the last tile
+      synchronize_block();  // no thread reads keys, values and dS any more, nor rows after the last tile
       if (key + KEYS < image.length) copy_keys<S>(p, image, key + KEYS);
       finish_keys<S>(p, r, image, key, dk, dv, row == 0, row + S::ROWS >= rows);
     }
-    wait_for_copies();  // of rows, where there is no key
+    wait_for_copies();  // of rows, if there are no keys
     store_rows<S>(p, r, row, dq);
   }
 }
@@ -346,7 +348,7 @@ void launch_backward(const Attention& p, const BackwardTensors& r, Stream stream
   launch(attention_backward_kernel<S>, p.batch, p.key_heads, S::THREADS, S::bytes, stream, p, r);
 }
 
-// Texts of up to 64 rows, of up to 256, and with wide heads: what registers and 99 KB of shared memory hold.
+// For texts of up to 64 rows, for longer ones, and for wide heads: what registers and 99 KB of shared memory hold.
 template <class T>
 using Small = Shape<T, 64, 1, 2>;
 template <class T>

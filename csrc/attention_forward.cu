@@ -1,7 +1,7 @@
 // out = softmax(scale q k^T) v and its log-sum-exp, each text over the keys of its own sample.
 //
-// A block has 64 packed rows of one sample and key head, a warp 16 of them. While scores of a key tile are computed its
-// values arrive; while those are summed up the next keys do.
+// A block has 64 packed rows of one sample and key head, a warp 16 of them. While a key tile's scores are computed, its
+// values are copied; while the values are summed, the next keys are copied.
 #include "attention.h"
 #include "launch.h"
 #include "packing.cuh"
@@ -13,7 +13,7 @@ namespace {
 constexpr int WARPS = 4, THREADS = 32 * WARPS, ROWS = 16 * WARPS, KEYS = 64;
 constexpr float INF = __builtin_huge_valf();
 
-// Of a lane's two rows, g and g + 8 of its warp.
+// The running softmax of a lane's two rows, g and g + 8 of its warp.
 struct Softmax {
   float highest[2] = {-INF, -INF};
   float total[2] = {0, 0};
@@ -29,7 +29,7 @@ HIVE_DEVICE float sum_over_row(float x) {
   return x + from_lane_xor(x, 2);
 }
 
-// scores [16, KEYS] = scale q k^T of a warp's rows.
+// scores [16, KEYS] = scale q k^T for a warp's rows.
 template <class T, int D>
 HIVE_DEVICE void multiply_by_keys(float (&scores)[KEYS / 8][4], const uint32_t (&q)[D / 16][4], Tile<D> keys,
                                   float scale) {
@@ -52,7 +52,7 @@ HIVE_DEVICE void multiply_by_keys(float (&scores)[KEYS / 8][4], const uint32_t (
   }
 }
 
-// Keys from `inside` on don't exist.
+// Sets the scores of keys from `inside` on, which don't exist, to -inf.
 HIVE_DEVICE void mask(float (&scores)[KEYS / 8][4], int inside) {
 #pragma unroll
   for (int n = 0; n < KEYS / 8; ++n) {
@@ -63,8 +63,8 @@ HIVE_DEVICE void mask(float (&scores)[KEYS / 8][4], int inside) {
   }
 }
 
-// Scores, which are scaled, become weights exp2(score - highest); `sums` shrinks by what the new maximum takes from the
-// old weights. One key at least exists, so the maximum is finite unless a score isn't.
+// Replaces scaled scores by weights exp2(score - highest), and multiplies `sums` by exp2(old highest - highest).
+// At least one key exists, so the maximum is finite unless a score isn't.
 template <int PIECES>
 HIVE_DEVICE void update(Softmax& softmax, float (&scores)[KEYS / 8][4], float (&sums)[PIECES][4]) {
 #pragma unroll
@@ -153,13 +153,13 @@ attention_forward_kernel(HIVE_GRID_CONSTANT const Attention p, HIVE_GRID_CONSTAN
   Softmax softmax;
   for (int first = 0; first < image.length; first += KEYS) {
     wait_for_copies();
-    synchronize_block();  // the keys are here, and nobody reads the last values any more
+    synchronize_block();  // the keys are copied, and no thread reads the last values any more
     v_tile.template copy<KEYS, THREADS>(value_row, first, image.length);
     float scores[KEYS / 8][4];
     multiply_by_keys<T, D>(scores, q_operand, k_tile, p.scale * LOG2_E);
     if (image.length - first < KEYS) mask(scores, image.length - first);
     wait_for_copies();
-    synchronize_block();  // the values are here, and nobody reads these keys any more
+    synchronize_block();  // the values are copied, and no thread reads these keys any more
     if (first + KEYS < image.length) k_tile.template copy<KEYS, THREADS>(key_row, first + KEYS, image.length);
     update(softmax, scores, sums);
     add_values<T, D>(sums, scores, v_tile);
@@ -170,7 +170,7 @@ attention_forward_kernel(HIVE_GRID_CONSTANT const Attention p, HIVE_GRID_CONSTAN
     const float total = sum_over_row(softmax.total[lower]);
     const int mine = row + 16 * warp + thread_index() % 32 / 4 + 8 * lower;
     if (mine >= rows) continue;
-    // Without any key: out = 0, lse = -inf.
+    // Without keys out is 0 and lse is -inf.
     const Rows<T> out{static_cast<T*>(r.out) + (int64_t{text.begin} * query_heads + head * p.group) * D,
                       int64_t{query_heads} * D, D, p.group};
     store_row(out.at(mine), sums, lower, total > 0 ? 1 / total : 1);

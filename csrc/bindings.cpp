@@ -1,6 +1,6 @@
 // The operators hive_kernels_cuda::*, whose schemas are in hive_kernels/*/ops.py, over torch's stable ABI: one shared
-// library serves every torch from 2.10 on and every Python. What the public functions tell their users was checked there;
-// what is checked here keeps kernels inside their tensors, whoever calls.
+// library runs with every torch from 2.10 on and every Python. The public functions check arguments for their users;
+// the checks here keep kernels inside their tensors even if an operator is called directly.
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -44,7 +44,7 @@ int as_int(int64_t x) {
   return static_cast<int>(x);
 }
 
-// Contiguous, on the device of `like`; of any content.
+// A contiguous tensor on the device of `like`, uninitialised.
 Tensor allocate(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType type) {
   std::vector<int64_t> strides(sizes.size());
   int64_t stride = 1;
@@ -70,13 +70,13 @@ Tensor allocate_like(const Tensor& x) {
 
 bool aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % ALIGNMENT == 0; }
 
-// The tensor with elements contiguous and aligned; a copy where it isn't so.
+// The tensor, or a copy if it isn't contiguous and aligned.
 Tensor packed(const Tensor& x) {
   if (!x.is_contiguous()) return torch::stable::contiguous(x);
   return aligned(x.const_data_ptr()) ? x : torch::stable::clone(x);
 }
 
-// The tensor such that kernels can read 16 bytes of a head at a time; a copy where they can't.
+// The tensor, or a copy if kernels can't read 16 bytes of a head at a time.
 Tensor addressable(const Tensor& x) {
   const auto strides = x.strides();
   const int64_t pieces = ALIGNMENT / static_cast<int64_t>(x.element_size());
@@ -85,7 +85,7 @@ Tensor addressable(const Tensor& x) {
   return fits ? x : packed(x);
 }
 
-// The tensors of a call, alive as long as the pointers in `problem` are used.
+// The tensors of a call; they must exist as long as the pointers in `problem` are used.
 struct Call {
   Tensor q, k, v, offsets_q;
   std::optional<Tensor> offsets_k;

@@ -8,8 +8,8 @@
 namespace hive {
 namespace {
 
-// It lies in libtorch_cuda, which a torch without CUDA doesn't have: looked up at its first use, it doesn't keep the
-// library from being linked or loaded there.
+// The function is in libtorch_cuda, which a torch without CUDA doesn't have. Looking it up at its first use lets the
+// library be linked and loaded without it.
 auto current_stream() {
   using Function = AOTITorchError (*)(int32_t, void**);
   static const auto function = [] {

@@ -1,4 +1,4 @@
-// The GPU and the stream that torch is working on; nothing of it in the emulator.
+// Selects the GPU and the stream that torch uses; does nothing in the emulator.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -17,13 +17,13 @@ struct OnDevice {
   Stream stream() const { return nullptr; }
 };
 
-// NaNs, so that an element that no kernel writes is seen.
+// Fills with NaNs, so that an element that no kernel writes is noticed.
 inline void poison(torch::stable::Tensor& x) { std::memset(x.data_ptr(), 0xff, x.numel() * x.element_size()); }
 
 #else
 #define HIVE_DISPATCH_KEY CUDA
 
-// While it lives, the current device is the tensor's.
+// While it exists, the current device is the tensor's.
 class OnDevice {
  public:
   explicit OnDevice(const torch::stable::Tensor& x);
@@ -31,7 +31,7 @@ class OnDevice {
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;
 
-  // The one that torch queues work on.
+  // torch's current stream on the device.
   Stream stream() const;
 
  private:

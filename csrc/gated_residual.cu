@@ -1,4 +1,4 @@
-// x + tanh(gate) y in one pass; its gradients in one pass and a sum of partials in a fixed order.
+// x + tanh(gate) y in one pass; its gradients in one pass and a sum of partial sums in a fixed order.
 #include "gated_residual.h"
 #include "launch.h"
 #include "primitives.cuh"
@@ -25,7 +25,7 @@ void with_type(Element element, Work work) {
   }
 }
 
-// A tensor of one element.
+// Reads a tensor of one element.
 HIVE_DEVICE float read(const Elements& from) {
   switch (from.element) {
     case Element::half: return to_float(*static_cast<const Half*>(from.data));
@@ -42,12 +42,12 @@ HIVE_DEVICE void write(const Elements& to, float value) {
   }
 }
 
-// Elements first to first + PER_THREAD - 1, zeros from `count` on.
+// Loads elements first to first + PER_THREAD - 1, zeros from `count` on.
 template <class T>
 HIVE_DEVICE void load(float (&to)[PER_THREAD], const T* from, int64_t first, int64_t count) {
   if (first + PER_THREAD <= count) {
-    const auto& there = *reinterpret_cast<const Pieces<T>*>(from + first);
-    const Pieces<T> pieces = there;  // read 16 bytes at a time
+    const auto& source = *reinterpret_cast<const Pieces<T>*>(from + first);
+    const Pieces<T> pieces = source;  // read 16 bytes at a time
 #pragma unroll
     for (int i = 0; i < PER_THREAD; ++i) to[i] = to_float(pieces.element[i]);
   } else {
@@ -116,7 +116,7 @@ gated_residual_backward_kernel(const X* grad, const Y* y, const Elements gate, Y
   if (thread_index() == 0) partials[block_x()] = sum;
 }
 
-// The slope of tanh as 4 e / (1 + e)^2, which doesn't cancel for an open gate.
+// grad_gate = sum(partials) tanh'(gate), the slope as 4 e / (1 + e)^2, which doesn't cancel for a large gate.
 HIVE_KERNEL(THREADS)
 gate_gradient_kernel(const float* partials, const Elements gate, const Elements grad_gate, int64_t count) {
   float sum = 0;

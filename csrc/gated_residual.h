@@ -14,8 +14,8 @@ struct Elements {
 // out = x + tanh(gate) y, `count` elements each; gate has one. out has x's element type.
 void gated_residual(Elements x, Elements y, Elements gate, Elements out, int64_t count, Stream);
 
-// grad_y = tanh(gate) grad and grad_gate = sum(grad y) tanh'(gate), each of the type of what it is the gradient of.
-// `partials` has room for gate_partials(count) numbers.
+// grad_y = tanh(gate) grad and grad_gate = sum(grad y) tanh'(gate), with the types of y and gate. `partials` has
+// gate_partials(count) elements.
 void gated_residual_backward(Elements grad, Elements y, Elements gate, Elements grad_y, Elements grad_gate,
                              float* partials, int64_t count, Stream);
 

@@ -1,7 +1,7 @@
-// Packed text: where a sample lies, and which of its rows a block covers.
+// Packed text: the tokens of a sample, and the rows of it that a block computes.
 //
-// Rows: the G query heads that share a key head are packed below each other, so row r of a sample is its token r / G
-// and, of the group, head r % G. A key tile is read once for all of them, and dK, dV sum over the group in registers.
+// Rows: the G query heads that share a key head are consecutive rows, so row r of a sample is its token r / G and head
+// r % G of the group. A key tile is read once for all of them, and dK, dV sum over the group in registers.
 #pragma once
 
 #include "primitives.cuh"
@@ -14,8 +14,8 @@ struct Segment {
   int begin, length;
 };
 
-// A sample's tokens; without offsets every sample has `total` of its own. Offsets are clamped to the tensor: wrong ones
-// give wrong results, never an access outside.
+// A sample's tokens; without offsets every sample has `total` of them, from 0. Offsets are clamped to the tensor: wrong
+// ones give wrong results, never an access outside.
 HIVE_DEVICE Segment segment(const int32_t* offsets, int sample, int total) {
   if (offsets == nullptr) return {0, total};
   const int begin = min(max(offsets[sample], 0), total);
@@ -24,12 +24,12 @@ HIVE_DEVICE Segment segment(const int32_t* offsets, int sample, int total) {
 
 struct Slot {
   int sample;
-  int row;  // its first, within the sample
+  int row;  // the slot's first, within the sample
 };
 
-// What a slot of `rows` rows covers. A token is `group` rows. Sample b owns the slots from
-// b + offsets[b] * group / rows on, which are always enough; so total * group / rows + batch slots serve every packing,
-// a number that is known without asking the device.
+// The sample and first row of a slot of `rows` rows. A token is `group` rows. Sample b has the slots from
+// b + offsets[b] * group / rows on, which are always enough; so total * group / rows + batch slots are enough for every
+// packing, a number that is known without synchronising the device.
 HIVE_DEVICE Slot locate(int slot, const int32_t* offsets, int batch, int group, int rows) {
   int before = 0;
   for (int first = 0; first < batch; first += block_threads()) {
@@ -41,7 +41,7 @@ HIVE_DEVICE Slot locate(int slot, const int32_t* offsets, int batch, int group, 
   return {sample, static_cast<int>(max(row, int64_t{0}))};
 }
 
-// A tensor of packed rows: heads and tokens apart by strides, a head's elements contiguous.
+// A tensor of packed rows, with strides between tokens and heads; a head's elements are contiguous.
 template <class T>
 struct Rows {
   T* base;  // the sample's first token, the group's first head

@@ -1,5 +1,5 @@
-// The few instructions that the kernels are made of, by the names of what they do. One lane of a warp sees one piece of
-// a matrix; which piece is said at each function, with g = lane / 4 and t = lane % 4.
+// The instructions that the kernels use, as functions named for what they do. A lane of a warp has a part of a matrix,
+// which each function's comment describes, with g = lane / 4 and t = lane % 4.
 //
 // With HIVE_EMULATED, emulator/primitives.h gives the same functions on a CPU: the kernels' tests run there.
 #pragma once
@@ -26,11 +26,11 @@ using BFloat16 = __nv_bfloat16;
 extern __shared__ __align__(128) unsigned char dynamic_shared[];
 
 HIVE_DEVICE int thread_index() {
-  __builtin_assume(threadIdx.x < 1024);  // so that the compiler divides without a thought of signs
+  __builtin_assume(threadIdx.x < 1024);  // so that the compiler divides as for unsigned numbers
   return threadIdx.x;
 }
 
-// Read anew: what is computed from it occupies no registers from before.
+// Reads the register again, so that values computed from it needn't be kept in registers.
 HIVE_DEVICE int thread_index_again() {
   unsigned index;
   asm volatile("mov.u32 %0, %%tid.x;\n" : "=r"(index));
@@ -54,14 +54,14 @@ HIVE_DEVICE uint32_t hardware_address(uint32_t address) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(dynamic_shared)) + address;
 }
 
-// 16 bytes from global to shared memory, behind the caller's back; zeros where not inside. Both sides 16-byte aligned.
+// Copies 16 bytes from global to shared memory, asynchronously; zeros unless inside. Addresses are 16-byte aligned.
 HIVE_DEVICE void copy_async(uint32_t to, const void* from, bool inside) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(hardware_address(to)), "l"(from),
                "r"(inside ? 16 : 0)
                : "memory");
 }
 
-// Waits for all of the calling thread's copies; a barrier then shows them to the others.
+// Waits for all of the calling thread's copies; after a barrier, other threads see them too.
 HIVE_DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;\n" ::: "memory"); }
 
 HIVE_DEVICE void synchronize_block() { __syncthreads(); }
@@ -73,15 +73,15 @@ HIVE_DEVICE void synchronize_group() {
   asm volatile("bar.sync %0, %1;\n" ::"n"(NUMBER), "n"(THREADS) : "memory");
 }
 
-// In how many of the block's threads `condition` holds; a barrier as well.
+// The number of the block's threads in which `condition` holds; also a barrier.
 HIVE_DEVICE int count_in_block(bool condition) { return __syncthreads_count(condition); }
 
 // ---- warps
 
 HIVE_DEVICE float from_lane_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 
-// Four 8 x 8 matrices of 16-bit elements. Lane 8 i + r gives the address of row r of matrix i, 16 bytes that are aligned
-// so. Register i receives of matrix i row g, columns 2 t and 2 t + 1.
+// Loads four 8 x 8 matrices of 16-bit elements. Lane 8 i + r passes the address of row r of matrix i, 16 bytes, 16-byte
+// aligned. Register i receives row g, columns 2 t and 2 t + 1, of matrix i.
 HIVE_DEVICE void load_matrices(uint32_t (&to)[4], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
@@ -98,8 +98,8 @@ HIVE_DEVICE void load_matrices_transposed(uint32_t (&to)[4], uint32_t address) {
 }
 
 // c [16, 8] += a [16, 16] b [16, 8] on tensor cores, fp32 sums.
-//   a: rows g, g + 8, g, g + 8, columns 2 t and 2 t + 1, in the last two registers 8 further on
-//   b: column g, rows 2 t and 2 t + 1, in the second register 8 further on
+//   a: rows g, g + 8, g, g + 8, columns 2 t and 2 t + 1, plus 8 in the last two registers
+//   b: column g, rows 2 t and 2 t + 1, plus 8 in the second register
 //   c: rows g, g, g + 8, g + 8, columns 2 t, 2 t + 1, 2 t, 2 t + 1
 template <class T>
 HIVE_DEVICE void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {

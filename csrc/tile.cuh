@@ -1,13 +1,13 @@
-// Matrices of 16-bit elements in shared memory, and the operands that tensor cores read out of them.
+// Matrices of 16-bit elements in shared memory, and the operands that tensor cores read from them.
 #pragma once
 
 #include "primitives.cuh"
 
 namespace hive {
 
-// [ROWS, COLUMNS], row-major in pieces of 16 bytes. A piece's place within its line of 128 bytes is changed by an
-// exclusive or with the line's number, so that the same piece of eight rows that follow each other, which is what
-// load_matrices reads at a time, lies in eight different groups of banks.
+// [ROWS, COLUMNS], row-major in pieces of 16 bytes, swizzled: a piece's index within its line of 128 bytes is xored
+// with the line's number, so that the same piece of eight consecutive rows, which load_matrices reads at a time, is in
+// eight different groups of banks.
 template <int COLUMNS>
 struct Tile {
   static constexpr int ROW_BYTES = 2 * COLUMNS;
@@ -19,14 +19,14 @@ struct Tile {
   template <int ROWS>
   static constexpr uint32_t bytes = ROWS * ROW_BYTES;
 
-  static HIVE_DEVICE uint32_t turned(int row, int piece) {
+  static HIVE_DEVICE uint32_t swizzled(int row, int piece) {
     const int line = COLUMNS == 32 ? (row >> 1) & 3 : row & 7;
     return row * ROW_BYTES + ((piece ^ line) << 4);
   }
 
-  HIVE_DEVICE uint32_t piece(int row, int piece) const { return address + turned(row, piece); }
+  HIVE_DEVICE uint32_t piece(int row, int piece) const { return address + swizzled(row, piece); }
 
-  // Where a warp's sums [8, 8] are that begin there: of this lane, row g and columns 2 t and 2 t + 1.
+  // This lane's address in a warp's sums [8, 8] that begin at row, column: row g, columns 2 t and 2 t + 1.
   HIVE_DEVICE uint32_t sums(int row, int column) const {
     const int lane = thread_index() % 32;
     return step(row, column, lane / 4, 0) + lane % 4 * 4;
@@ -46,9 +46,9 @@ struct Tile {
     }
   }
 
-  // The operands below are those of a step of 16 along the sum, so that four registers are, with i = 0 to 3:
-  //   of an operand a [16, 16]: its register i
-  //   of b [16, 16], two operands [16, 8] side by side: register i % 2 of operand i / 2
+  // The operands below are those of a step of 16 along the sum. Of four registers, i = 0 to 3:
+  //   an operand a [16, 16] has register i as its register i
+  //   b [16, 16], two operands [16, 8] side by side, has register i as register i % 2 of operand i / 2
 
   // a[m, k] = tile[row + m, column + k]
   HIVE_DEVICE void a(uint32_t (&to)[4], int row, int column) const { load_matrices(to, low(row, column)); }
@@ -62,21 +62,21 @@ struct Tile {
   HIVE_DEVICE void b_transposed(uint32_t (&to)[4], int row, int column) const { load_matrices(to, high(row, column)); }
 
  private:
-  // A lane's address where matrices 0 and 1 lie below each other, 2 and 3 to their right.
+  // A lane's address if matrix 1 is below matrix 0, and 2 and 3 are to their right.
   HIVE_DEVICE uint32_t low(int row, int column) const {
     const int lane = thread_index() % 32;
     return step(row, column, lane % 16, lane / 16);
   }
-  // Where 0 and 1 lie beside each other, 2 and 3 below them.
+  // A lane's address if matrix 1 is to the right of matrix 0, and 2 and 3 are below them.
   HIVE_DEVICE uint32_t high(int row, int column) const {
     const int lane = thread_index() % 32;
     return step(row, column, lane % 8 + lane / 16 * 8, lane / 8 % 2);
   }
   // piece(row + lane_row, column / 8 + lane_piece) where neither addition carries into the other's bits: `row` is a
-  // multiple of 8, and of 16 for lane_row above 7. What depends on the lane is the same for all of a kernel's steps, and
-  // the rest the compiler knows.
+  // multiple of 8, and of 16 for lane_row above 7. The part that depends on the lane is the same for all of a kernel's
+  // steps, and the rest is known at compile time.
   HIVE_DEVICE uint32_t step(int row, int column, int lane_row, int lane_piece) const {
-    return address + row * ROW_BYTES + (turned(lane_row, lane_piece) ^ (column / 8 << 4));
+    return address + row * ROW_BYTES + (swizzled(lane_row, lane_piece) ^ (column / 8 << 4));
   }
 };
 
@@ -97,7 +97,7 @@ HIVE_DEVICE void as_operand(uint32_t (&to)[4], const float (&left)[4], const flo
   to[3] = pack<T>(right[2], right[3]);
 }
 
-// Writes row g, or g + 8 with `lower`, of a warp's [16, 8 PIECES] sums: each lane its two columns of every piece.
+// Writes row g, or g + 8 with `lower`, of a warp's [16, 8 PIECES] sums; a lane writes its two columns of every piece.
 template <class T, int PIECES>
 HIVE_DEVICE void store_row(T* row, const float (&sums)[PIECES][4], int lower, float factor) {
 #pragma unroll

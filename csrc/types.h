@@ -1,4 +1,4 @@
-// What host code hands to kernels, without CUDA's headers.
+// Types that host code and kernels share, without CUDA's headers.
 #pragma once
 
 #include <cstdint>

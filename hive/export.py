@@ -1,4 +1,4 @@
-"""The trained tower as a Hugging Face model, loaded back and compared before it counts as written."""
+"""Writes the trained tower as a Hugging Face model, after it has been loaded back and compared."""
 
 import contextlib
 import json
@@ -28,8 +28,8 @@ def export_tower(vision_model: PreTrainedModel, folder: Path, image_spec: ImageS
 
     transformers 4.57 and 5.x load it bit-equal with `AutoModel` or the tower's class, and `AutoImageProcessor`. It
     is written beside `folder`, loaded back, and compared: every weight and the last hidden state of a fixed image.
-    Only then it takes the place of an earlier export. Raises `RuntimeError` when the comparison fails and `UserError`
-    when `folder` holds something else or can't be written; both leave `folder` as it was.
+    Only then does it replace an earlier export. Raises `RuntimeError` when the comparison fails and `UserError` when
+    `folder` holds something else or can't be written; both leave `folder` as it was.
     """
     assert image_spec.size == vision_model.config.image_size, (image_spec.size, vision_model.config.image_size)
     if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - FILES):
@@ -49,7 +49,7 @@ def export_tower(vision_model: PreTrainedModel, folder: Path, image_spec: ImageS
 
 
 def _weights(vision_model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """fp32, on the CPU, each owning its memory, under the keys that all versions read."""
+    """Copies of the tower's weights in fp32 on the CPU, under the keys that every version of transformers reads."""
     prefix = tower_family(vision_model).export_prefix
     return {
         prefix + name.removeprefix(prefix): value.detach()
@@ -73,12 +73,12 @@ def _write(vision_model: PreTrainedModel, folder: Path, spec: ImageSpec) -> None
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Sorted and indented, as transformers writes its files."""
+    """Writes `value` as JSON, sorted and indented as transformers writes its files."""
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def _compare(vision_model: PreTrainedModel, folder: Path) -> None:
-    """Raises `RuntimeError` unless the export in `folder` is `vision_model`, in its weights and in what it computes."""
+    """Raises `RuntimeError` unless the export in `folder` has the weights of `vision_model` and computes the same."""
     with no_progress_bar():
         loaded, report = AutoModel.from_pretrained(
             folder,
@@ -104,12 +104,13 @@ def _compare(vision_model: PreTrainedModel, folder: Path) -> None:
     ).to(vision_model.device, vision_model.dtype)
     with evaluating(vision_model):
         want = vision_model(pixel_values=image).last_hidden_state
-        for mine, theirs in zip(
+        for exported, trained in zip(
             [*loaded.parameters(), *loaded.buffers()],
             [*vision_model.parameters(), *vision_model.buffers()],
             strict=True,
         ):
-            mine.data = torch.empty_like(theirs).copy_(mine)  # same device, strides and alignment: same rounding
+            # The same device, strides and alignment give the same rounding.
+            exported.data = torch.empty_like(trained).copy_(exported)
         have = loaded.eval()(pixel_values=image).last_hidden_state
     if not torch.equal(want, have):
         raise RuntimeError(
@@ -120,7 +121,7 @@ def _compare(vision_model: PreTrainedModel, folder: Path) -> None:
 
 @contextlib.contextmanager
 def no_progress_bar() -> Iterator[None]:
-    """Keeps transformers' bars off the terminal."""
+    """Inside, transformers shows no progress bars."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -132,7 +133,10 @@ def no_progress_bar() -> Iterator[None]:
 
 @contextlib.contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Eager, deterministic, without autocast or dropout; the modules' modes come back afterwards."""
+    """Inside, the model runs eagerly and deterministically, without gradients, autocast or dropout.
+
+    Afterwards every module is in its former mode again.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -149,7 +153,10 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
 
 
 def replace_folder(folder: Path, temporary: Path) -> None:
-    """Moves the new export into place by renaming; the older one is whole until the new one stands there."""
+    """Renames the new export from `temporary` to `folder`; if that fails, an older export is in `folder` as before.
+
+    Afterwards removes what earlier exports left beside it.
+    """
     if folder.exists():
         older = temporary.with_name(f"{temporary.name}-older")
         os.rename(folder, older)
@@ -160,7 +167,7 @@ def replace_folder(folder: Path, temporary: Path) -> None:
             raise
     else:
         os.rename(temporary, folder)
-    ours = re.compile(rf"\.{re.escape(folder.name)}-[0-9a-f]{{8}}(-older)?")  # also those of a killed process
+    leftover = re.compile(rf"\.{re.escape(folder.name)}-[0-9a-f]{{8}}(-older)?")  # also that of a killed process
     for path in folder.parent.iterdir():
-        if ours.fullmatch(path.name):
+        if leftover.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)

@@ -27,12 +27,12 @@ def build_optimizer(parameters: dict[str, nn.Parameter], schedule: Schedule) -> 
 
 
 def warmup_steps(schedule: Schedule, total: int) -> int:
-    """The number of steps, of `total`, over which the learning rate climbs."""
+    """The number of steps, of `total`, over which the learning rate rises."""
     return math.ceil(schedule.warmup * total)
 
 
 def learning_rate(schedule: Schedule, step: int, total: int) -> float:
-    """The rate of 0-based `step` of `total`: a linear climb over the warm-up's steps, then a cosine to the minimum."""
+    """The learning rate of 0-based `step` of `total`: a linear warm-up, then a cosine to the minimum."""
     warmup = warmup_steps(schedule, total)
     if step < warmup:
         return schedule.peak_lr * (step + 1) / warmup

@@ -30,14 +30,14 @@ class Trainable(Protocol):
         """The parameters that a loss can reach, by the part's name."""
 
     def requires_grad_(self, requires_grad: bool = True) -> Any:
-        """`nn.Module`'s."""
+        """As `nn.Module.requires_grad_`."""
 
     def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
-        """`nn.Module`'s."""
+        """As `nn.Module.named_parameters`."""
 
 
 def enter_stage(model: Trainable, parts: frozenset[str]) -> dict[str, nn.Parameter]:
-    """Gives gradients to exactly the named parts and returns their parameters by name."""
+    """Sets `requires_grad` on the parameters of exactly the named parts, and returns these by name."""
     model.requires_grad_(False)
     for name, parameters in model.parts().items():
         for parameter in parameters:

@@ -1,4 +1,4 @@
-"""Fused operations for text that reads images. Needs torch, and triton on a GPU; knows tensors, not models.
+"""Fused operations for text that reads images. They take tensors, not models; need torch, and triton on a GPU.
 
 Every operation takes ``backend="auto"``, or the name of one of the backends in :mod:`hive_kernels.backends`.
 """
@@ -14,7 +14,7 @@ from hive_kernels.linear_cross_entropy.api import linear_cross_entropy
 from hive_kernels.projector.api import residual_projector
 from hive_kernels.validation import debug
 
-first_use.check_with(selfcheck.run)  # what a backend's first launch on a GPU runs
+first_use.check_with(selfcheck.run)  # a backend's first launch on a GPU runs it
 flops.register()  # so that torch's FlopCounterMode counts attention on a CPU as well
 
 __all__ = [

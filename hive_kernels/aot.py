@@ -1,4 +1,4 @@
-"""Compiles every Triton kernel and tile configuration for GPUs that needn't be here.
+"""Compiles every Triton kernel and tile configuration for several GPU generations; no GPU is needed.
 
 ``python -m hive_kernels.aot [--arch 80,86,89,90,100,120] [--json FILE] [--only TEXT]`` prints, and writes as JSON, what
 each needs: shared memory, registers, spilled bytes, tensor-core instructions. It exits with 1 when one doesn't compile,
@@ -35,18 +35,18 @@ class Report:
     name: str
     capability: int
     shared: int = 0
-    """Bytes a block."""
+    """Bytes per block."""
     registers: int = 0
-    """A thread."""
+    """Per thread."""
     spilled: int = 0
-    """Bytes of local memory a thread."""
+    """Bytes of local memory per thread."""
     tensor_core: str = ""
-    """The kind of tensor-core instructions in the PTX, or none."""
+    """The kinds of tensor-core instructions, or nothing."""
     error: str = ""
 
     @property
     def problem(self) -> str:
-        """Why it can't be in a tile table, or nothing."""
+        """Why the tile can't be in a tile table, or nothing."""
         if self.error:
             return self.error
         if self.shared > SHARED_MEMORY[self.capability]:
@@ -55,14 +55,14 @@ class Report:
 
 
 def cases(capability: int) -> Iterator[CompileCase]:
-    """Those of every module that computes an operation with Triton: its ``compile_cases``."""
+    """The ``compile_cases`` of every module that computes an operation with Triton."""
     functions = [operation.functions["triton"] for operation in OPERATIONS.values() if "triton" in operation.functions]
     for module in dict.fromkeys(function.__module__ for function in functions):
         yield from sys.modules[module].compile_cases(capability)
 
 
 def compile_case(case: CompileCase, capability: int) -> Report:
-    """Compiles it and reads the machine code's resource usage with the cuobjdump that Triton brings."""
+    """Compiles the case and reports what its machine code needs, or the compiler's error."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -78,25 +78,26 @@ def compile_case(case: CompileCase, capability: int) -> Report:
         file.write(kernel.asm["cubin"])
         file.flush()
         usage = resource_usage(cuobjdump("--dump-resource-usage", Path(file.name)))
-    found = [kind for kind, pattern in TENSOR_CORE.items() if re.search(pattern, kernel.asm["ptx"])]
+    kinds = [kind for kind, pattern in TENSOR_CORE.items() if re.search(pattern, kernel.asm["ptx"])]
     return Report(
         case.name,
         capability,
         shared=kernel.metadata.shared,
         registers=usage["REG"],
         spilled=usage["STACK"] + usage["LOCAL"],
-        tensor_core=" ".join(found),
+        tensor_core=" ".join(kinds),
     )
 
 
 def _by_position(case: CompileCase) -> Iterator[tuple[int, Any]]:
+    """The position and value of every constexpr argument."""
     for position, name in enumerate(case.signature):
         if case.signature[name] == "constexpr":
             yield position, case.constexprs[name]
 
 
 def cuobjdump(option: str, file: Path) -> str:
-    """What the cuobjdump that Triton brings says of machine code."""
+    """What cuobjdump, which Triton includes, prints about a file of machine code."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -104,17 +105,21 @@ def cuobjdump(option: str, file: Path) -> str:
 
 
 def resource_usage(listing: str) -> dict[str, int]:
-    """Of the first function in cuobjdump's listing: REG, and STACK, LOCAL, SHARED in bytes."""
+    """REG, and STACK, LOCAL, SHARED in bytes, of the first function in cuobjdump's listing."""
     return {name: int(re.findall(rf"\b{name}:(\d+)", listing)[0]) for name in ("REG", "STACK", "LOCAL", "SHARED")}
 
 
 def _compile_share(capability: int, share: int, shares: int, only: str) -> list[Report]:
-    """Every ``shares``-th case. A worker lists the cases itself, since a kernel can't be sent to another process."""
+    """Compiles every ``shares``-th case, from ``share`` on.
+
+    A worker lists the cases itself, since a kernel can't be sent to another process.
+    """
     chosen = [case for case in cases(capability) if only in case.name]
     return [compile_case(case, capability) for case in chosen[share::shares]]
 
 
 def table(reports: list[Report]) -> str:
+    """The reports as text, one a line under a heading."""
     width = max((len(r.name) for r in reports), default=4)
     lines = [f"{'sm':>4}  {'kernel':{width}}  shared KB  registers  spilled  tensor cores"]
     for r in reports:
@@ -128,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--arch", default=",".join(map(str, SHARED_MEMORY)), help="compute capabilities, as in 86,90")
     parser.add_argument("--json", type=Path, help="file to write the reports to")
     parser.add_argument("--only", default="", help="only kernels whose name contains this")
-    parser.add_argument("--jobs", type=int, default=2, help="processes; 2 unless told")
+    parser.add_argument("--jobs", type=int, default=2, help="processes; 2 by default")
     options = parser.parse_args(arguments)
     try:
         capabilities = [int(number) for number in options.arch.split(",")]

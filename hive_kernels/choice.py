@@ -1,7 +1,8 @@
-"""One decision that ``python -m hive_kernels.tune`` takes, and how a table of decisions is written down.
+"""One decision that ``python -m hive_kernels.tune`` takes, and the source text of a table of decisions.
 
-An operation that can be tuned has a module ``tuning`` with ``choices(device)``, which yields these for its usual
-shapes, the most rewarding first; ``TABLE_FILE``; and ``render()``, that file's text for the tables in memory.
+An operation that can be tuned has a module ``tuning`` with ``choices(device)``, which yields a :class:`Choice` for each
+entry and usual shape, those that matter most first; ``TABLE_FILE``, the path of measured_tiles.py; and ``render()``,
+that file's text for the tables in memory.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,16 +18,17 @@ HEADER = (
 
 
 class Choice(NamedTuple):
-    """Which value ``table[key]`` should have; None stands for no entry, that is, for the default."""
+    """The candidates for the value of ``table[key]``; None means no entry, that is, the default."""
 
     name: str
     table: dict[Any, Any]
     key: Any
     candidates: Sequence[Any]
     call: Callable[[], Sequence[Tensor]]
-    """Runs what the entry decides on, looking it up in ``table``; the results are compared between candidates."""
+    """Runs the kernel that looks the entry up in ``table``; its results are compared between candidates."""
 
     def put(self, value: Any) -> None:
+        """Sets ``table[key]``, or removes the entry for None."""
         if value is None:
             self.table.pop(self.key, None)
         else:

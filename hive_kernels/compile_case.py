@@ -1,4 +1,4 @@
-"""One Triton kernel at one tile configuration, described well enough to be compiled without a GPU."""
+"""One Triton kernel at one tile configuration, as it is compiled without a GPU."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 class CompileCase:
     """What ``triton.compile(ASTSource(...))`` needs.
 
-    ``compile_cases(capability)`` of an operation's ``triton_backend`` yields these, one a kernel, tile configuration
+    ``compile_cases(capability)`` of an operation's ``triton_backend`` yields one for each kernel, tile configuration
     and dtype of that GPU generation.
     """
 
@@ -27,6 +27,6 @@ class CompileCase:
 
 
 def aligned(signature: dict[str, str], *others: str) -> dict[tuple[int], list[list[Any]]]:
-    """``attrs`` in which addresses and integers, except ``others``, are multiples of 16, as they mostly are."""
+    """``attrs`` that declare addresses and integers, except ``others``, multiples of 16, as most launches have them."""
     plain = [i for i, (name, kind) in enumerate(signature.items()) if kind[0] in "*i" and name not in others]
     return {(i,): [["tt.divisibility", 16]] for i in plain}

@@ -1,7 +1,7 @@
 """Checks a backend's kernels once on each GPU of a process, before they are first launched there.
 
-The check launches kernels itself, so this module can't import it: the package hands it over with :func:`check_with`.
-HIVE_SKIP_SELFCHECK=1 or ``skip()`` leaves it out.
+The check launches kernels, whose modules import this one, so it can't be imported here: the package sets it with
+:func:`check_with`. HIVE_SKIP_SELFCHECK=1 or ``skip()`` turns it off.
 """
 
 import os
@@ -20,27 +20,27 @@ _lock = threading.RLock()
 
 
 def check_with(check: Check) -> None:
-    """Sets what :func:`ensure` runs."""
+    """Sets the check that :func:`ensure` runs."""
     global _check
     _check = check
 
 
 def skip(on: bool = True) -> None:
-    """Sets whether first launches from now on go without the check."""
+    """Turns the check of first launches off, or with ``on=False`` on again."""
     global _skipped
     _skipped = on
 
 
 def mark_checked(device: torch.device, backend: str) -> None:
-    """From now on :func:`ensure` does nothing for this device, which has its index, and this backend."""
+    """Makes :func:`ensure` do nothing for this backend and device, which has an index, from now on."""
     _checked.add((device, backend))
 
 
 def ensure(device: torch.device, backend: str) -> None:
-    """Runs the backend's check unless this process has done so for ``device``, is doing so, or was told not to.
+    """Runs the backend's check unless it has begun for ``device`` in this process or is turned off.
 
-    Forward passes come first, so it never starts in autograd's thread, which its own backward passes need. A check that
-    failed runs again at the next launch. Raises what the check raises.
+    A forward pass comes first, so the check never starts in autograd's thread, which its own backward passes need. A
+    check that failed runs again at the next launch. Raises what the check raises.
     """
     key = (device, backend)
     if key in _checked or _check is None or _skipped or os.environ.get("HIVE_SKIP_SELFCHECK") == "1":
@@ -48,7 +48,7 @@ def ensure(device: torch.device, backend: str) -> None:
     with _lock:
         if key in _checked:
             return
-        mark_checked(device, backend)  # first, since the check's own launches come through here
+        mark_checked(device, backend)  # before it runs, since its launches call this function too
         check, failures = _check, []
 
         def work() -> None:
@@ -58,7 +58,7 @@ def ensure(device: torch.device, backend: str) -> None:
             except BaseException as error:
                 failures.append(error)
 
-        # In a thread of its own neither the caller's autocast and grad mode nor a dispatch mode takes part.
+        # A new thread has neither the caller's autocast and grad mode nor its dispatch modes.
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()

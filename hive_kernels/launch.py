@@ -1,6 +1,6 @@
-"""What our Triton kernels need around them: whether Triton can run, their operators' library, and a launch's context.
+"""What the Triton backends share: whether Triton can run, the library of operators, and the context of a launch.
 
-Triton itself is imported by the modules with kernels alone, which are imported when a kernel is first launched.
+Only the modules with kernels import Triton, and they are imported when a kernel is first launched.
 """
 
 import os
@@ -14,10 +14,10 @@ from hive_kernels import first_use, profiling
 from hive_kernels.validation import invalid
 
 LIBRARY = torch.library.Library("hive_kernels", "FRAGMENT")
-"""The operators of the Triton kernels: their schemas and what runs."""
+"""The operators of the Triton kernels: schemas and implementations."""
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 HAS_TRITON = find_spec("triton") is not None
-# Triton reads it when it is imported, and so do we: setting it later would change nothing.
+# Triton reads the variable when it is imported, so setting it later would change nothing.
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 
@@ -33,14 +33,14 @@ def reason_unavailable(kind: str) -> str | None:
 
 
 def implement(operator: str, function: Callable[..., object]) -> None:
-    """Makes ``function`` what the library's operator runs, on GPUs and, for the interpreter, on CPUs."""
+    """Registers ``function`` as the operator's implementation on GPUs and, for the interpreter, on CPUs."""
     for device in ("CPU", "CUDA"):
         LIBRARY.impl(operator, function, device)
 
 
 @contextmanager
 def ready(name: str, device: torch.device, *dtypes: torch.dtype) -> Iterator[None]:
-    """The device selected, self-checked once (see :mod:`hive_kernels.first_use`), and ``name`` shown in profiles.
+    """Inside, ``device`` is selected and checked (see :mod:`hive_kernels.first_use`), and profiles show ``name``.
 
     Raises:
         ValueError: the kernels don't support one of ``dtypes`` here.
@@ -62,7 +62,7 @@ def ready(name: str, device: torch.device, *dtypes: torch.dtype) -> Iterator[Non
 
 
 def capability(device: torch.device) -> int:
-    """The key of tile tables: 86 for an RTX 3090, 90 for an H100, 0 for the interpreter."""
+    """The compute capability as tile tables have it: 86 for an RTX 3090, 90 for an H100, 0 for the interpreter."""
     if device.type != "cuda":
         return 0
     major, minor = torch.cuda.get_device_capability(device)

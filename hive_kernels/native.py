@@ -1,4 +1,4 @@
-"""The CUDA C++ backend's shared library: whether it is built and can run, loaded when it is first asked for.
+"""The CUDA C++ backend's shared library: whether it is built and can run; it is loaded at the first such question.
 
 ``make native`` in a clone or ``HIVE_BUILD_CUDA=1 pip install .`` builds it from csrc/ with nvcc. On a CPU,
 HIVE_CUDA_EMULATOR=FILE names a library with the same kernels in an emulator, for tests (docs/kernels.md).
@@ -13,7 +13,7 @@ import torch
 from hive_kernels import first_use
 
 LIBRARY = torch.library.Library("hive_kernels_cuda", "FRAGMENT")
-"""Of the operators' schemas, which the backends define; the shared library brings what runs."""
+"""The operators' schemas, which the backends define; the shared library has the implementations."""
 FILE = Path(__file__).parent / "lib" / "libhive_kernels_cuda.so"
 EMULATOR = os.environ.get("HIVE_CUDA_EMULATOR") or None
 CAPABILITY = (8, 0)
@@ -39,7 +39,7 @@ def reason_unavailable(kind: str) -> str | None:
 
 @cache
 def _load(path: str, key: str) -> str | None:
-    """None, or why it can't be loaded, or isn't for the devices of this dispatch key."""
+    """Loads the library; None, or why it can't be loaded or has no kernels for this dispatch key."""
     try:
         torch.ops.load_library(path)
     except OSError as error:

@@ -5,6 +5,7 @@ kernel spills or an attention kernel doesn't use tensor cores. Dynamic shared me
 asserted when csrc/ is compiled.
 """
 
+import argparse
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from hive_kernels.aot import Report, cuobjdump, resource_usage, table
 
 
 def reports(library: Path) -> list[Report]:
-    """A report a kernel and GPU generation."""
+    """A report for each kernel and GPU generation."""
     usage = cuobjdump("--dump-resource-usage", library)
     code = cuobjdump("--dump-sass", library)
     tensor_core = {
@@ -28,8 +29,8 @@ def reports(library: Path) -> list[Report]:
         for capability, section in _sections(usage, r"^arch = sm_(\d+)")
         for mangled, body in _sections(section, r"^\s*Function (\w+):")
     }
-    names = _readable(sorted({mangled for _, mangled in needs}))
-    found = [
+    names = _demangle(sorted({mangled for _, mangled in needs}))
+    kernels = [
         Report(
             names[mangled],
             int(capability),
@@ -40,17 +41,17 @@ def reports(library: Path) -> list[Report]:
         )
         for (capability, mangled), need in needs.items()
     ]
-    return sorted(found, key=lambda report: (report.capability, report.name))
+    return sorted(kernels, key=lambda report: (report.capability, report.name))
 
 
 def _sections(text: str, heading: str) -> list[tuple[str, str]]:
-    """What a heading's group matched, and the text up to the next one."""
+    """For each heading, what its group matched and the text up to the next heading."""
     parts = re.split(heading, text, flags=re.MULTILINE)
     return list(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def _readable(mangled: list[str]) -> dict[str, str]:
-    """As "attention_backward bf16, 64, 2, 4": a kernel's name and its template's arguments."""
+def _demangle(mangled: list[str]) -> dict[str, str]:
+    """By mangled name, the kernel's name and its template arguments, as "attention_backward bf16, 64, 2, 4"."""
     listing = subprocess.run(["c++filt", "-p", *mangled], check=True, capture_output=True, text=True).stdout
     names = {}
     for symbol, line in zip(mangled, listing.splitlines(), strict=True):
@@ -62,26 +63,33 @@ def _readable(mangled: list[str]) -> dict[str, str]:
 
 
 def problem(report: Report) -> str:
-    """Why the library isn't good enough, or nothing."""
+    """Why the kernel isn't good enough, or nothing."""
     if report.problem:
         return report.problem
     return "no tensor cores" if report.name.startswith("attention") and not report.tensor_core else ""
 
 
-def main(arguments: list[str]) -> int:
-    library = Path(arguments[0]) if arguments else native.FILE
+def main(arguments: list[str] | None = None) -> int:
+    """Prints what every kernel of the library needs; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hive_kernels.native_check", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument(
+        "library", nargs="?", type=Path, default=native.FILE, metavar="FILE", help="%(default)s if left out"
+    )
+    library = parser.parse_args(arguments).library
     if not library.exists():
         print(f"{library} doesn't exist: run make native first", file=sys.stderr)
         return 2
-    found = reports(library)
-    print(table(found))
-    failed = [f"sm_{report.capability} {report.name}: {problem(report)}" for report in found if problem(report)]
-    print("\n".join([*failed, f"{len(found)} kernels in {library.name}, {len(failed)} not good enough"]))
-    return 1 if failed or not found else 0
+    kernels = reports(library)
+    print(table(kernels))
+    failed = [f"sm_{report.capability} {report.name}: {problem(report)}" for report in kernels if problem(report)]
+    print("\n".join([*failed, f"{len(kernels)} kernels in {library.name}, {len(failed)} not good enough"]))
+    return 1 if failed or not kernels else 0
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(sys.argv[1:]))
+        sys.exit(main())
     except subprocess.CalledProcessError as error:
         sys.exit(f"{Path(error.cmd[0]).name} failed: {error.stderr.strip()}")

@@ -1,4 +1,4 @@
-"""Packed text [T, ...] to padded [B, L, ...] and back, by index arithmetic alone.
+"""Pads packed text [T, ...] to [B, L, ...] and packs it again, by index arithmetic alone.
 
 Shapes depend on host integers only, so this runs on meta and fake tensors and never synchronises a GPU.
 """
@@ -13,23 +13,26 @@ from hive_kernels.validation import invalid
 
 
 def longest(argument: str, cu_seqlens: Tensor) -> int:
-    """The longest sample's tokens, for the bound ``argument`` that the caller left out. Synchronises a GPU."""
+    """The number of tokens of the longest sample, for a caller that left out the bound ``argument``.
+
+    Synchronises a GPU. Raises ValueError on the meta device.
+    """
     if cu_seqlens.is_meta:
         raise invalid(argument, None, "an int on the meta device, where cu_seqlens holds no values")
     return int(cu_seqlens.diff().max()) if cu_seqlens.shape[0] > 1 else 0
 
 
 def sample_of_token(cu_seqlens: Tensor, total: int) -> Tensor:
-    """The sample that each packed token belongs to, int64 [T]. Samples without tokens own none."""
+    """The sample that each packed token belongs to, int64 [T]. Samples may be empty."""
     token = torch.arange(total, dtype=cu_seqlens.dtype, device=cu_seqlens.device)
     return torch.searchsorted(cu_seqlens, token, right=True) - 1
 
 
 @dataclass(frozen=True)
 class PaddedLayout:
-    """Where packed tokens lie in a right-padded batch of ``batch`` x ``length``.
+    """The positions of packed tokens in a right-padded batch of ``batch`` x ``length``.
 
-    ``rows`` [T] is each token's row in [batch * length]; None when no padding is needed and both layouts are one.
+    ``rows`` [T] is each token's row in [batch * length]; None when no padding is needed and both layouts are the same.
     """
 
     batch: int

@@ -8,7 +8,7 @@ _enabled = False
 
 
 def enable(on: bool = True) -> None:
-    """Whether each launch from now on is named in a profile."""
+    """Turns the ranges of launches on or off from now on."""
     global _enabled
     _enabled = on
 

@@ -34,9 +34,9 @@ def random_lengths(batch: int, longest: int, generator: torch.Generator) -> list
 
 
 def with_gradients(operation: Operation, tensors: Sequence[Tensor], backend: str, seed: int = 0) -> list[Tensor]:
-    """The output, then the gradient of every tensor under one random cotangent, the same for every dtype.
+    """The output, then the gradient of every tensor under a random cotangent, the same for every dtype.
 
-    The output alone where the operation is not differentiable.
+    Only the output if the operation is not differentiable.
     """
     leaves = [x.detach().requires_grad_() for x in tensors]  # no copies: a view stays one
     out = operation(*leaves, backend=backend)
@@ -49,7 +49,7 @@ def with_gradients(operation: Operation, tensors: Sequence[Tensor], backend: str
 
 @dataclass(frozen=True)
 class Result:
-    """One output or gradient under the rule."""
+    """The error of one output or gradient, and what the rule allows."""
 
     name: str
     dtype: torch.dtype
@@ -59,11 +59,11 @@ class Result:
 
     @property
     def passes(self) -> bool:
-        return self.dtype == self.expected_dtype and self.error <= self.allowed  # so written that a NaN fails
+        return self.dtype == self.expected_dtype and self.error <= self.allowed  # written so that a NaN fails
 
 
 def measure(operation: Operation, tensors: Sequence[Tensor], dtype: torch.dtype, backend: str) -> list[Result]:
-    """Every output and gradient of ``backend`` against the fp64 reference.
+    """The results of ``backend``'s output and gradients, compared with the fp64 reference.
 
     Args:
         operation: called as ``operation(*tensors, backend=...)``, returns one tensor.
@@ -85,10 +85,10 @@ def measure(operation: Operation, tensors: Sequence[Tensor], dtype: torch.dtype,
 
 
 def assert_accurate(operation: Operation, tensors: Sequence[Tensor], dtype: torch.dtype, backend: str) -> None:
-    """The rule for the output and every gradient, arguments as in :func:`measure`.
+    """Checks the output and every gradient by the rule; arguments as in :func:`measure`.
 
     Raises:
-        AssertionError: says which result is off, by how much, and how much is allowed.
+        AssertionError: a result breaks the rule; says which, its error and what is allowed.
     """
     for r in measure(operation, tensors, dtype, backend):
         assert r.dtype == r.expected_dtype, f"{r.name}: {r.dtype}, not {r.expected_dtype}"
@@ -97,9 +97,9 @@ def assert_accurate(operation: Operation, tensors: Sequence[Tensor], dtype: torc
 
 @contextmanager
 def poisoned_allocations() -> Iterator[None]:
-    """Inside, torch.empty, empty_like and empty_strided give NaN, so that an element nobody wrote is seen.
+    """Inside, torch.empty, empty_like and empty_strided give NaN, so that an element that isn't written is noticed.
 
-    They do so in the caller's thread and in autograd's, since the functions themselves are exchanged.
+    They do so in the caller's thread and in autograd's, since the functions themselves are replaced.
     """
     originals = {name: getattr(torch, name) for name in ("empty", "empty_like", "empty_strided")}
 
@@ -120,7 +120,7 @@ def poisoned_allocations() -> Iterator[None]:
 
 
 def saved_bytes(run: Callable[[], Tensor], known: Sequence[Tensor] = ()) -> int:
-    """Bytes that ``run`` keeps for its backward pass, each storage once, those of ``known`` (parameters) left out."""
+    """Bytes that ``run`` keeps for its backward pass, each storage once, without those of ``known`` (parameters)."""
     parameters = {x.untyped_storage().data_ptr() for x in known}
     storages: dict[int, int] = {}
 

@@ -1,8 +1,9 @@
 """``python -m hive_kernels.tune [--seconds N] [--only TEXT]``: measures tile configurations on this machine's GPU.
 
 For each entry of the operations' tile tables it times the candidates, keeps the fastest whose results agree with the
-present one's, and rewrites each operation's measured_tiles.py. What changed is printed. It ends early when its seconds
-are over, with what it has decided so far. The first launch of each candidate compiles it, which is most of the time.
+present one's, and rewrites each operation's measured_tiles.py. It prints what changed. When its seconds are over it
+stops early and keeps what it has decided so far. The first launch of each candidate compiles it, which is most of the
+time.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from torch import Tensor
 import hive_kernels
 from hive_kernels.choice import Choice
 
-WORTH = 0.97  # a candidate has to run in less than this part of the present time, or nothing changes
+WORTH = 0.97  # of the present time: a candidate that isn't below it changes nothing
 AGREEMENT = 0.02  # of the largest value: several roundings of bf16
 
 Timer = Callable[[Callable[[], object]], float]
@@ -29,6 +30,8 @@ Timer = Callable[[Callable[[], object]], float]
 
 
 class Decision(NamedTuple):
+    """A table's entry before and after tuning, and the time of each."""
+
     name: str
     key: Any
     before: Any
@@ -40,7 +43,7 @@ class Decision(NamedTuple):
 
 
 def settle(choice: Choice, timer: Timer) -> Decision:
-    """Times every candidate and leaves the winner in the table; a candidate that can't be launched is passed over."""
+    """Times every candidate and puts the fastest into the table; one that is too large for the GPU is skipped."""
     before = choice.table.get(choice.key)
     expected = [x.clone() for x in choice.call()]
     present = best_time = timer(choice.call)
@@ -74,7 +77,7 @@ def _agree(results: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
 
 
 def _too_large(error: Exception) -> bool:
-    """Triton's refusal of a tile for lack of shared memory, registers or threads."""
+    """Whether Triton refused a tile for lack of shared memory, registers or threads."""
     return type(error).__name__ in ("OutOfResources", "PTXASError")
 
 
@@ -88,7 +91,7 @@ def tunable() -> Iterator[ModuleType]:
 def tune(
     modules: Sequence[ModuleType], device: torch.device, timer: Timer, seconds: float, only: str
 ) -> list[Decision]:
-    """Decides within ``seconds``, shared among the operations, and rewrites each one's file when it is through."""
+    """Settles choices for at most ``seconds``, divided among the operations, and rewrites each operation's file."""
     end = time.monotonic() + seconds
     decisions = []
     for place, module in enumerate(modules):
@@ -106,6 +109,7 @@ def tune(
 
 
 def report(decisions: Sequence[Decision]) -> str:
+    """What changed and what was wrong, a line each, then the totals; times in ms."""
     lines = []
     for d in decisions:
         if d.after != d.before:

@@ -17,7 +17,10 @@ _debugging = False
 
 
 class debug:  # noqa: N801 - used as a function, or as a context manager
-    """From now on, or inside a ``with`` block, also look at values on a GPU: offsets and targets. It synchronises."""
+    """Turns checks of values on a GPU, which synchronise it, on or off: from now on, or inside a ``with`` block.
+
+    The values are offsets and targets.
+    """
 
     def __init__(self, on: bool) -> None:
         global _debugging
@@ -32,18 +35,19 @@ class debug:  # noqa: N801 - used as a function, or as a context manager
 
 
 def _readable(x: Tensor) -> bool:
-    """Whether values may be looked at: on a CPU always, elsewhere when debugging; fake and traced tensors have none."""
+    """Whether values may be read: on a CPU always, elsewhere when debugging; fake and traced tensors have none."""
     if type(x) is not Tensor or x.is_meta or torch.compiler.is_compiling():
         return False
     return x.device.type == "cpu" or _debugging
 
 
 def invalid(argument: str, given: Any, allowed: str) -> ValueError:
+    """The error that names an argument, what was given and what is allowed."""
     return ValueError(f"{argument} is {given}; allowed: {allowed}")
 
 
 def check_tensor(argument: str, x: Any, shape: tuple[int | str, ...], device: torch.device) -> None:
-    """``shape`` holds an int where a size is fixed and a letter where it is free."""
+    """Raises unless ``x`` is a tensor of ``shape`` on ``device``; ``shape`` has a letter where a size is free."""
     if not isinstance(x, Tensor):
         raise invalid(argument, f"a {type(x).__name__}", f"a tensor of shape {_text(shape)}")
     fits = len(shape) == x.dim()
@@ -57,7 +61,7 @@ def check_tensor(argument: str, x: Any, shape: tuple[int | str, ...], device: to
 
 
 def check_float(argument: str, x: Tensor, dtype: torch.dtype | None = None) -> None:
-    """A floating-point tensor, and of ``dtype`` where one is given."""
+    """Raises unless ``x`` is of a floating-point dtype, and of ``dtype`` where one is given."""
     if x.dtype not in FLOATS:
         raise invalid(f"{argument}.dtype", x.dtype, ", ".join(map(str, FLOATS)))
     if dtype is not None and x.dtype != dtype:
@@ -65,9 +69,9 @@ def check_float(argument: str, x: Tensor, dtype: torch.dtype | None = None) -> N
 
 
 def check_cu_seqlens(argument: str, cu_seqlens: Any, total: int, max_seqlen: int | None, device: torch.device) -> None:
-    """int32 [B+1], from 0 to ``total``, never decreasing, no step above ``max_seqlen``.
+    """Raises unless the offsets are int32 [B+1], from 0 to ``total``, never decreasing, no step above ``max_seqlen``.
 
-    Values are looked at on a CPU, and under :class:`debug`; elsewhere that would synchronise.
+    Values are read on a CPU, and under :class:`debug`; elsewhere that would synchronise.
     """
     check_tensor(argument, cu_seqlens, ("B+1",), device)
     if cu_seqlens.dtype != torch.int32:
@@ -91,7 +95,10 @@ def check_cu_seqlens(argument: str, cu_seqlens: Any, total: int, max_seqlen: int
 
 
 def check_targets(argument: str, targets: Tensor, classes: int, ignored: int) -> None:
-    """In [0, classes), or ``ignored``; looked at under :class:`debug` only: torch notices by itself, but later."""
+    """Raises under :class:`debug` unless targets are in [0, classes) or ``ignored``.
+
+    Without it torch raises, but later.
+    """
     if not _debugging or not _readable(targets):
         return
     wrong = (targets != ignored) & ((targets < 0) | (targets >= classes))
@@ -101,7 +108,7 @@ def check_targets(argument: str, targets: Tensor, classes: int, ignored: int) ->
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """The dtype that torch.autocast asks for where ``x`` is; None when it is off or, as for fp64, has no say."""
+    """The dtype of torch.autocast on the device of ``x``; None when it is off or, as for fp64, doesn't apply."""
     device = x.device.type
     if x.dtype == torch.float64 or not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return None
@@ -109,13 +116,13 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
 
 
 def under_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors as autocast hands them to a matrix product, so that all backends see the same inputs."""
+    """The tensors as autocast casts them for a matrix product, so that all backends get the same inputs."""
     dtype = autocast_dtype(tensors[0])
     return tensors if dtype is None else tuple(x.to(dtype) for x in tensors)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Inside, dtypes are as written. The meta device has no autocast to switch off."""
+    """A context without autocast on ``device``; a null context where, as on the meta device, there is none."""
     available = torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 

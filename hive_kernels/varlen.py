@@ -1,4 +1,4 @@
-"""torch's packed FlashAttention-2 (torch.nn.attention.varlen), behind one signature for torch 2.11 and later."""
+"""torch's packed FlashAttention-2 (torch.nn.attention.varlen), with one signature for torch 2.11 and later."""
 
 import inspect
 from functools import cache
@@ -17,7 +17,7 @@ def _flash_capable(index: int | None) -> bool:
 
 
 def usable(q: Tensor, k: Tensor) -> bool:
-    """Whether FlashAttention-2 takes these packed tensors: fp16 or bf16, Ampere or later, at least one token."""
+    """Whether FlashAttention-2 supports these packed tensors: fp16 or bf16, Ampere or later, at least one token."""
     return (
         q.is_cuda
         and q.dtype in (torch.float16, torch.bfloat16)
@@ -32,7 +32,7 @@ def usable(q: Tensor, k: Tensor) -> bool:
 def attention(
     q: Tensor, k: Tensor, v: Tensor, cu_q: Tensor, cu_k: Tensor, max_q: int, max_k: int, *, causal: bool, scale: float
 ) -> Tensor:
-    """q [T, Hq, D], k, v [Tk, Hkv, D], cu_q, cu_k int32 [B+1] -> [T, Hq, D]."""
+    """softmax(scale q k^T) v: q [T, Hq, D], k, v [Tk, Hkv, D], cu_q, cu_k int32 [B+1] -> [T, Hq, D]."""
     groups = q.shape[1] // k.shape[1]
     options: dict[str, Any] = {}
     if groups > 1 and _HAS_GQA:
@@ -42,5 +42,5 @@ def attention(
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     window = (-1, 0) if causal else (-1, -1)
     out = varlen_attn(q, k, v, cu_q, cu_k, max_q, max_k, scale=scale, window_size=window, **options)
-    assert isinstance(out, Tensor)  # a tuple only when its log-sum-exp is asked for
+    assert isinstance(out, Tensor)  # a tuple only when the log-sum-exp is requested
     return out

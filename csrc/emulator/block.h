@@ -1,8 +1,8 @@
 // CUDA blocks on one CPU thread, for tests: every CUDA thread is a fiber that runs until it has to wait.
 //
-// What a GPU leaves undefined is made as bad as it can be, so that a kernel that relies on it fails here:
+// What a GPU leaves undefined happens in the worst way, so that a kernel that relies on it fails here:
 //   - a warp runs as far as it can before the next one starts, first to last or last to first;
-//   - a few blocks are under way at a time, and take turns where all of their threads wait;
+//   - a few blocks run at a time, and one gives way to the next where all of its threads wait;
 //   - shared memory is full of NaNs at the start;
 //   - an asynchronous copy reads and writes at the last moment, when its thread waits for it, or else at once.
 // Waiting for ever, lanes of a warp at different instructions, and addresses outside of shared memory are errors.
@@ -20,7 +20,7 @@ namespace hive::emulator {
 
 constexpr int WARP = 32;
 
-// What a GPU leaves open, and tests choose.
+// The order of events that a GPU doesn't define; tests set it.
 struct Timing {
   bool last_warp_first = false;
   bool copies_at_once = false;
@@ -46,19 +46,19 @@ class Block {
   int threads() const { return static_cast<int>(fibers_.size()); }
   int x, y, grid_y;
 
-  // `bytes` bytes of shared memory, aligned to their number; anything else is an error.
+  // `bytes` bytes of shared memory at `address`; throws unless they are inside and aligned to their number.
   unsigned char* shared(uint32_t address, uint32_t bytes);
 
   void copy(Copy copy);
   void wait_for_copies();
 
-  // Waits until `threads` threads are at this barrier. Returns in how many of them the condition holds.
+  // Waits until `threads` threads are at this barrier. Returns the number of those in which the condition holds.
   int barrier(int number, int threads, bool condition);
 
-  // All lanes of a warp hand over their operands; the last to arrive calls `work` with those of lanes 0 to 31.
+  // Waits until all lanes of a warp have passed their operands; the last one calls `work` with those of lanes 0 to 31.
   void together(const char* instruction, void* operands, const std::function<void(void* const*)>& work);
 
-  // How often lanes of a load_matrices had to take turns at a bank, since the library was loaded.
+  // The number of bank conflicts of load_matrices since the library was loaded.
   static int64_t bank_conflicts;
 
  private:
@@ -79,7 +79,7 @@ class Block {
   };
 
   void begin(const std::function<void()>& kernel, int x, int y, int grid_y);
-  bool run();  // every warp as far as it can go; whether one could
+  bool run();  // runs every warp as far as it can go; returns whether one could
   void end() const;
 
   static void start();

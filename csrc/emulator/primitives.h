@@ -1,4 +1,4 @@
-// The functions of primitives.cuh on a CPU. Results are those of the PTX manual's layouts, computed from whole matrices.
+// The functions of primitives.cuh on a CPU, computed from whole matrices that are laid out as in the PTX manual.
 #pragma once
 
 #include <torch/headeronly/util/BFloat16.h>

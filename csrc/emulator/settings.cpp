@@ -1,4 +1,4 @@
-// What tests of the emulator's library set and read, through ctypes.
+// Functions through which tests set and read the emulator's state, with ctypes.
 #include "emulator/block.h"
 #include "launch.h"
 
@@ -10,6 +10,6 @@ void hive_emulator_timing(bool last_warp_first, bool copies_at_once) {
 
 int64_t hive_emulator_bank_conflicts() { return hive::emulator::Block::bank_conflicts; }
 
-// Blocks along x and y, threads, and bytes of shared memory.
+// The last launch: blocks along x and y, threads, and bytes of shared memory.
 const int64_t* hive_emulator_last_launch() { return hive::emulator::last_launch; }
 }

@@ -1,4 +1,4 @@
-"""On what is compared: micro-batches of images with texts of some lengths."""
+"""The micro-batches that methods are compared on: images with texts of given lengths."""
 
 from dataclasses import dataclass
 from itertools import accumulate
@@ -17,17 +17,17 @@ class Texts:
     """The captions of a micro-batch."""
 
     name: str
-    """Tokens a caption, such as "77", or "data"."""
+    """Tokens per caption, such as "77", or "data"."""
     lengths: tuple[int, ...]
 
     @property
     def mean(self) -> float:
-        """Tokens a caption."""
+        """Mean tokens per caption."""
         return sum(self.lengths) / len(self.lengths)
 
 
 def texts(name: str, config: Config, samples: int) -> Texts:
-    """As many tokens a caption as `name` says, or those that the first training batch of the recipe's data has.
+    """Captions of as many tokens as `name` says, or for "data" those in the first training batch of the recipe's data.
 
     Raises `UserError` where the data or its tokenizer can't be read.
     """
@@ -41,7 +41,7 @@ def texts(name: str, config: Config, samples: int) -> Texts:
 
 
 def random_batch(lengths: tuple[int, ...], model: Subject, *, seed: int = 0) -> Batch:
-    """A micro-batch of noise on the CPU, with texts of these lengths."""
+    """A micro-batch of random values on the CPU, with texts of these lengths."""
     generator = torch.Generator().manual_seed(seed)
     size = image_size(model)
     return Batch(
@@ -55,7 +55,7 @@ def random_batch(lengths: tuple[int, ...], model: Subject, *, seed: int = 0) -> 
 
 
 def empty_batch(lengths: tuple[int, ...], model: Subject) -> Batch:
-    """The same without values, on the meta device."""
+    """A micro-batch without values, on the meta device, with texts of these lengths."""
     size, total = image_size(model), sum(lengths)
     with torch.device("meta"):
         return Batch(

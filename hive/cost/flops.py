@@ -20,7 +20,7 @@ from hive.model.hive import HiveModel
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs of a part."""
+    """FLOPs of a part of the model."""
 
     forward: float = 0.0
     backward: float = 0.0
@@ -35,19 +35,19 @@ class Cost:
 
 
 def gemm(rows: float, inputs: int, outputs: int, *, input_grad: bool, weight_grad: bool) -> Cost:
-    """[rows, inputs] @ [inputs, outputs]."""
+    """Cost of [rows, inputs] @ [inputs, outputs]."""
     forward = 2.0 * rows * inputs * outputs
     return Cost(forward, forward * (input_grad + weight_grad))
 
 
 def attention(scores: float, heads: int, head_dim: int, *, grad: bool) -> Cost:
-    """Two products over `scores` query-key pairs a head."""
+    """Cost of attention's two products over `scores` query-key pairs per head."""
     forward = 4.0 * scores * heads * head_dim
     return Cost(forward, 2.5 * forward * grad)
 
 
 def step_flops(model: Subject, trained: frozenset[str], samples: int, text_lengths: Sequence[int]) -> dict[str, Cost]:
-    """Cost of one pass over `samples` images and texts of these many tokens each, by part.
+    """Cost by part of a forward and backward pass over `samples` images and texts of these lengths in tokens.
 
     `trained` names the parts of `model.parts()` that have gradients.
     """
@@ -68,7 +68,7 @@ def tower_flops(model: Model, trained: bool, samples: int) -> Cost:
 
 
 def _tower_pieces(shape: TowerConfig, samples: int, tokens: int, trained: bool) -> tuple[Cost, Cost]:
-    """The patch embedding, and one encoder layer over `tokens` an image."""
+    """Costs of the patch embedding and of one encoder layer over `tokens` per image."""
     width, patches = shape.hidden_size, (shape.image_size // shape.patch_size) ** 2
     patch = gemm(samples * patches, 3 * shape.patch_size**2, width, input_grad=False, weight_grad=trained)
     rows = samples * tokens
@@ -84,7 +84,7 @@ def _hive_parts(model: HiveModel, trained: frozenset[str], samples: int, lengths
     vision_width, width = model.tower.width, model.language.width
     rows = samples * model.tower.patches * len(fusion.depths)
     trains = "projector" in trained
-    # LayerNorm's own weights are folded into the maps behind it, so only a trained tower needs an input gradient.
+    # LayerNorm's weights are folded into the maps after it, so only a trained tower needs an input gradient.
     first = gemm(rows, vision_width, width, input_grad="tower" in trained, weight_grad=trains)
     project = first + gemm(rows, width, width, input_grad=trains, weight_grad=trains)
     if projector.skip_weight is not None:
@@ -94,9 +94,9 @@ def _hive_parts(model: HiveModel, trained: frozenset[str], samples: int, lengths
     text, depths = sum(lengths), len(fusion.depths)
     weights = "fusion" in trained
     fuse = gemm(rows, width, fusion.key_value.shape[-1], input_grad=trains, weight_grad=weights)
-    own_blocks = depths if isinstance(fusion, HierarchicalFusion) else 0
-    for index in range(own_blocks):
-        # With frozen blocks the first query reads text that no trained parameter has touched.
+    blocks = depths if isinstance(fusion, HierarchicalFusion) else 0
+    for index in range(blocks):
+        # With frozen blocks the first query's input depends on no trained parameter.
         query_input = index > 0 or bool(trained & {"fusion", "language"})
         fuse += gemm(text, width, heads * head_dim, input_grad=query_input, weight_grad=weights)
         fuse += gemm(text, heads * head_dim, width, input_grad=True, weight_grad=weights)
@@ -118,9 +118,9 @@ def _self_attention_parts(
 def sequence_flops(
     model: Model, trained: frozenset[str], images: int, sequences: Sequence[int], predicted: int
 ) -> dict[str, Cost]:
-    """Cost of connector and language model, where images stand in sequences of these lengths, by part.
+    """Cost by part of projector and language model over sequences of these lengths, which include `images` images.
 
-    `predicted` rows pay for the head.
+    The head runs over `predicted` rows.
     """
     width, trains = model.language.width, "projector" in trained
     rows = images * model.tower.patches
@@ -130,11 +130,11 @@ def sequence_flops(
 
 
 def _usual_parts(model: UsualLlava, trained: frozenset[str], samples: int, lengths: Sequence[int]) -> dict[str, Cost]:
-    """Every text is as long as the longest; where that takes padding, attention computes all scores and masks half."""
+    """Costs by part. Texts are padded to the longest; where any is, attention computes all scores and masks half."""
     vision, text = model.vision, model.text
     tokens = model.patches + model.family.class_tokens
     patch, layer = _tower_pieces(vision, samples, tokens, "tower" in trained)
-    # The last layer is computed and thrown away, and so is a pooling head: its keys and values of every token.
+    # The last layer is computed but not used, and so are a pooling head's keys and values of every token.
     tower = sum([layer] * (vision.layers - 1), patch) + Cost(layer.forward)
     if model.family.pools_by_attention:
         tower += Cost(4.0 * samples * tokens * vision.hidden_size**2)
@@ -153,7 +153,7 @@ def _usual_parts(model: UsualLlava, trained: frozenset[str], samples: int, lengt
 def _language(
     model: Model, sequences: Sequence[int], predicted: int, trained: bool, first_injected: int
 ) -> dict[str, Cost]:
-    """The decoder over packed sequences of these lengths, and the head over `predicted` rows."""
+    """Costs of the decoder over packed sequences of these lengths and of the head over `predicted` rows."""
     scores = sum(length * (length + 1) / 2 for length in sequences)
     language = model.language
     return _decoder(language.shape, language.head_dim, sum(sequences), scores, predicted, trained, first_injected)
@@ -168,7 +168,7 @@ def _decoder(
     trained: bool,
     first_injected: int,
 ) -> dict[str, Cost]:
-    """Decoder layers over `rows` tokens and `scores` query-key pairs a head, and the head over `predicted` rows."""
+    """Costs of the decoder layers over `rows` tokens and `scores` query-key pairs per head, and of the head."""
     width = shape.hidden_size
     layers = Cost()
     for depth in range(shape.layers):

@@ -1,4 +1,4 @@
-"""The methods that are compared, each a model behind one interface."""
+"""The methods that are compared, each as a model with the same interface."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,12 +23,12 @@ METHODS: dict[Method, str] = {
     "self-attention": "self-attention, this engine",
     "transformers": "self-attention, transformers' LLaVA",
 }
-"""Names for people."""
+"""Each method's name in tables and figures."""
 Subject = Model | UsualLlava
 
 
 def configured(config: Config, method: Method) -> Config:
-    """The recipe with what the method changes in it; weights are fresh, because they change no cost."""
+    """The recipe with the method's settings and no pretrained weights, which would change no cost."""
     plain = dataclasses.replace(
         config,
         vision=dataclasses.replace(config.vision, weights=None),
@@ -45,7 +45,10 @@ def configured(config: Config, method: Method) -> Config:
 
 
 def build(config: Config, method: Method, backend: str) -> Subject:
-    """The method's model with fresh weights in fp32 on the current default device; `backend` serves HIVE's own."""
+    """The method's model with fresh weights in fp32 on the current default device.
+
+    `backend` is that of this engine's models; transformers' LLaVA has none.
+    """
     config = configured(config, method)
     if method != "transformers":
         return build_model(config, backend)
@@ -54,14 +57,14 @@ def build(config: Config, method: Method, backend: str) -> Subject:
 
 
 def loss_of(model: Subject, parts: frozenset[str], dtype: torch.dtype) -> Callable[[Batch], Tensor]:
-    """What a stage that trains these parts minimises, as the trainer computes it: a frozen tower has its own form."""
+    """The loss of a stage that trains these parts, as the trainer computes it: a frozen tower runs as `FrozenTower`."""
     if isinstance(model, UsualLlava) or "tower" in parts:
         return model
     return partial(model, encode=FrozenTower(model.tower, dtype))
 
 
 def spec_of(model: Subject) -> ImageSpec:
-    """How the model's tower wants its images."""
+    """The size, resizing and normalisation of the images that the model's tower expects."""
     return model.spec if isinstance(model, UsualLlava) else model.tower.spec
 
 
@@ -71,5 +74,5 @@ def image_size(model: Subject) -> int:
 
 
 def vocab_size(model: Subject) -> int:
-    """Rows of the embedding."""
+    """Tokens in the model's vocabulary."""
     return model.text.vocab_size if isinstance(model, UsualLlava) else model.language.shape.vocab_size

@@ -1,4 +1,4 @@
-"""What the paper says about cost: its formulas, restored, its numbers, and where they are at odds."""
+"""What the paper says about cost: its formulas, restored, its numbers, and where they contradict each other."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ LLAVA_NEXT_CONVERSATIONS = 738_590  # LLaVA-NeXT's, stage 2 of Table 5
 def self_attention_complexity(layers: int, width: int, visual: int, text: int) -> float:
     """Equations 2 and 4: L (N^2 d / 2 + N d^2) with N visual and text tokens together; half the square is masked.
 
-    An order of growth, in multiply-adds without their constants. The formulas were lost in the paper's text and are
+    An order of growth, in multiply-adds without their constants. The formulas are missing from the paper's text and are
     restored from the words around them.
     """
     tokens = visual + text
@@ -18,13 +18,13 @@ def self_attention_complexity(layers: int, width: int, visual: int, text: int) -
 
 
 def cross_attention_complexity(layers: int, selected: int, width: int, visual: int, text: int) -> float:
-    """Equations 3 and 5: S N_t N_v d + L (N_t^2 d / 2 + N_t d^2); only text passes the language model."""
+    """Equations 3 and 5: S N_t N_v d + L (N_t^2 d / 2 + N_t d^2); only text passes through the language model."""
     return selected * text * visual * width + layers * (text**2 * width / 2 + text * width**2)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A number of the paper's."""
+    """A comparison that the paper makes, as it writes the numbers."""
 
     table: str
     what: str

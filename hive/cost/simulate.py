@@ -1,4 +1,4 @@
-"""A training step run on tensors that have shapes but no data: its peak memory, what it keeps, its FLOPs."""
+"""Runs a training step on tensors that have shapes but no data: its peak memory, what it keeps, its FLOPs."""
 
 import gc
 import os
@@ -25,7 +25,7 @@ from hive.stages import enter_stage
 
 
 class PeakBytes(TorchDispatchMode):
-    """Adds up the storages that operations make, and takes them off when they are freed."""
+    """Adds up the bytes of storages that operations allocate, and subtracts those that are freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class PeakBytes(TorchDispatchMode):
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is torch.ops.prim.device.default:  # two calls of three: answered here, to save time
+        if func is torch.ops.prim.device.default:  # two of three calls; answering here saves time
             return args[0].fake_device
         out = func(*args, **(kwargs or {}))
         for leaf in (out,) if isinstance(out, Tensor) else tree_leaves(out):
@@ -69,10 +69,10 @@ class StageShape:
 
 @dataclass(frozen=True)
 class Step:
-    """What a stage's step takes on one device."""
+    """Bytes that a stage's step needs on one device."""
 
     peak: int
-    """Most bytes in use: weights, gradients, optimiser state, activations and what passes by."""
+    """Most bytes in use: weights, gradients, optimiser state, activations and temporaries."""
     parameters: int
     gradients: int
     optimizer: int
@@ -81,22 +81,25 @@ class Step:
 
 
 def simulate(model: Subject, stages: Sequence[StageShape], precision: torch.dtype) -> list[Step]:
-    """Runs a step of each stage.
+    """Runs a step of each stage and returns its memory.
 
-    `model` lies on the meta device and is not usable afterwards. The step is a full one: the optimiser has its state,
-    and where a batch has several micro-batches, the gradients of the earlier ones lie there while the last one is run.
-    `precision` is autocast's dtype and that of a frozen tower's copy, also where a run's has 8 bits. Allocator
-    rounding, cuBLAS workspaces and the CUDA context come on top of the peak.
+    `model` is on the meta device and is not usable afterwards. The step is a full one: the optimiser has its state, and
+    where a batch has several micro-batches, the gradients of the earlier ones are held while the last one runs.
+    `precision` is autocast's dtype and that of a frozen tower's copy, even if the run's tower has 8 bits. Allocator
+    rounding, cuBLAS workspaces and the CUDA context add to the peak.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True), PeakBytes() as memory, _unread():
+    with FakeTensorMode(allow_non_fake_inputs=True), PeakBytes() as memory, _reading_no_values():
         _materialise(model)
         return [_run_step(model, stage, precision, memory) for stage in stages]
 
 
 @contextmanager
-def _unread() -> Iterator[None]:
-    """transformers' LLaVA reads values in two places, and there are none: it checks that the image's tokens are as many
-    as its features, and looks whether a batch without padding holds several texts. The answers are yes and no."""
+def _reading_no_values() -> Iterator[None]:
+    """Inside, transformers' LLaVA doesn't read values, which these tensors don't have.
+
+    It does so in two places: it checks that there are as many image tokens as features, and it looks for several texts
+    in a row without padding. The check is skipped, and no row has several texts.
+    """
     with (
         patch.dict(os.environ, {"TRANSFORMERS_DISABLE_TORCH_CHECK": "1"}),
         patch("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None),
@@ -105,7 +108,7 @@ def _unread() -> Iterator[None]:
 
 
 def _materialise(model: Subject) -> None:
-    """From the meta device to memory, a tied weight once: `to_empty` makes two of it."""
+    """Moves the model from the meta device to memory; tied weights stay one, which `to_empty` alone would split."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -125,9 +128,11 @@ def _run_step(model: Subject, stage: StageShape, precision: torch.dtype, memory:
     optimizer = build_optimizer(parameters, stage.schedule)
     for parameter in parameters.values():
         parameter.grad = torch.empty_like(parameter)
-    optimizer.step()  # the step before, which made the optimiser's state
+    optimizer.step()  # stands for an earlier step, which allocated the optimiser's state
     state = [leaf for leaf in tree_leaves(optimizer.state_dict()["state"]) if isinstance(leaf, Tensor)]
-    own, trained, moments = (sum(map(_nbytes, tensors)) for tensors in (model.parameters(), parameters.values(), state))
+    weights, trained, moments = (
+        sum(map(_nbytes, tensors)) for tensors in (model.parameters(), parameters.values(), state)
+    )
     del state
     if stage.schedule.batch_size <= batch.samples:
         optimizer.zero_grad(set_to_none=True)  # nothing accumulates
@@ -137,16 +142,16 @@ def _run_step(model: Subject, stage: StageShape, precision: torch.dtype, memory:
     loss.backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return Step(memory.peak, own, trained, moments, kept.bytes)
+    return Step(memory.peak, weights, trained, moments, kept.bytes)
 
 
 def count_flops(model: Subject, stages: Sequence[StageShape]) -> list[Counted]:
     """FLOPs of a micro-batch in each stage, by torch's counter; `model` as in `simulate`.
 
-    A pass of its own, because the counter holds on to what modules return and would change the peak.
+    It is a separate pass because the counter keeps what modules return, which would change the peak.
     """
     counts = []
-    with FakeTensorMode(allow_non_fake_inputs=True), _unread():
+    with FakeTensorMode(allow_non_fake_inputs=True), _reading_no_values():
         _materialise(model)
         for stage in stages:
             enter_stage(model, stage.parts)
@@ -163,7 +168,7 @@ def _nbytes(tensor: Tensor) -> int:
 
 
 class _Kept(saved_tensors_hooks):
-    """Adds up the storages that autograd keeps, each once, parameters left out."""
+    """Adds up the bytes of storages that autograd keeps, each once, without parameters."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(self._pack, lambda tensor: tensor)
@@ -181,11 +186,11 @@ class _Kept(saved_tensors_hooks):
 def biggest_micro_batch(
     fresh: Callable[[], Subject], shape: Callable[[int], StageShape], capacities: Sequence[int], precision: torch.dtype
 ) -> list[int]:
-    """The most samples of a micro-batch whose step takes at most so many bytes, 0 where not one fits.
+    """For each of `capacities` in bytes, the most samples of a micro-batch whose step fits; 0 if not one does.
 
-    `fresh` gives the model on the meta device, `shape` the stage for so many samples, in one micro-batch. In a large
-    batch every sample takes as much as the next, so two simulations give the line, and a third one the truth about each
-    answer; where that is too large, the next smaller is tried.
+    `fresh` returns the model on the meta device, `shape` the stage with a number of samples in one micro-batch. In a
+    large batch every sample takes the same memory, so two simulations give a line. The guess from it is simulated, and
+    lowered by one until it fits.
     """
     small, large = 32, 64
     low, high = (step.peak for step in simulate(fresh(), [shape(small), shape(large)], precision))

@@ -16,10 +16,10 @@ IGNORED = -100
 
 
 class UsualLlava(nn.Module):
-    """`LlavaForConditionalGeneration` behind the interface of HIVE's own models, on the same packed batches.
+    """`LlavaForConditionalGeneration` with the interface of this engine's models, on the same packed batches.
 
-    From the same weights it computes the loss of `SelfAttentionModel`. What differs is how: the tower runs to its end,
-    texts are padded to the longest one, attention is masked then, and the head predicts image and padding rows as well.
+    From the same weights it computes the loss of `SelfAttentionModel` at a higher cost: the tower runs to its end,
+    texts are padded to the longest one and attention is masked, and the head predicts image and padding rows as well.
     """
 
     mean: Tensor
@@ -48,14 +48,14 @@ class UsualLlava(nn.Module):
         model = self.llava.model
         layer = model.language_model.layers[0]
         self.head_dim = LANGUAGES[text.family].attention_parts(layer).head_dim
-        model.multi_modal_projector.register_forward_pre_hook(_passes("tower", "projector"))
+        model.multi_modal_projector.register_forward_pre_hook(_mark_boundary("tower", "projector"))
         model.multi_modal_projector.register_forward_hook(
             lambda module, args, out: boundary(out, "projector", "language")
         )
-        self.llava.lm_head.register_forward_pre_hook(_passes("language", "head"))
+        self.llava.lm_head.register_forward_pre_hook(_mark_boundary("language", "head"))
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
-        """The parameters that a loss can reach, by the part that the stages name: the tower is read before its end."""
+        """The parameters that a loss can reach, by the part that the stages name; the tower's last layer isn't read."""
         model = self.llava.model
         language = [*model.language_model.parameters(), *self.llava.lm_head.parameters()]
         return {
@@ -73,7 +73,7 @@ class UsualLlava(nn.Module):
         out = self.llava(
             input_ids=ids,
             pixel_values=pixels,
-            attention_mask=mask if padded else None,  # plain causal attention, as transformers would find out itself
+            attention_mask=mask if padded else None,  # None: plain causal, as transformers would choose
             labels=labels,
             use_cache=False,
             num_items_in_batch=1,  # a sum, as the Trainer of transformers asks for it
@@ -84,22 +84,22 @@ class UsualLlava(nn.Module):
         """Ids, attention mask, labels, each int64 [B, 1 + N + L]: BOS, image, caption, padding on the right.
 
         L is the longest caption. A token that equals the image's placeholder, the vocabulary's last id, is
-        exchanged for its neighbour: what is measured here is cost.
+        replaced by the id before it, which changes no cost.
         """
         layout = padded_layout(batch.cu_seqlens, batch.token_count, batch.max_seqlen)
         captions = layout.pad(batch.targets)
-        there = layout.pad(torch.ones_like(batch.targets))
+        exists = layout.pad(torch.ones_like(batch.targets))
         samples = batch.samples
-        front = there.new_ones(samples, 1 + self.patches)
-        mask = torch.cat([front, there], 1)
-        labels = torch.cat([front * IGNORED, captions.masked_fill(there == 0, IGNORED)], 1)
+        front = exists.new_ones(samples, 1 + self.patches)
+        mask = torch.cat([front, exists], 1)
+        labels = torch.cat([front * IGNORED, captions.masked_fill(exists == 0, IGNORED)], 1)
         bos = batch.tokens[batch.cu_seqlens[:-1].long()]
         text = [part.clamp(max=self.image_token - 1) for part in (bos[:, None], captions)]
         return torch.cat([text[0], front[:, 1:] * self.image_token, text[1]], 1), mask, labels
 
 
-def _passes(before: str, after: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    """A hook in front of a module, whose input is the boundary between two parts."""
+def _mark_boundary(before: str, after: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    """A forward pre-hook that marks a module's input as the boundary between two parts."""
 
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         boundary(args[0], before, after)

@@ -1,1 +1,1 @@
-"""The model: vision tower, projector, fusion, language model, and the two ways to join them."""
+"""The model: vision tower, projector, fusion, language model, and the two models that join them."""

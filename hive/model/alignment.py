@@ -4,7 +4,7 @@ from hive.errors import UserError
 
 
 def group_ends(layers: int, groups: int) -> tuple[int, ...]:
-    """Last index of each of `groups` runs that share out `range(layers)`, earlier runs one longer where it isn't even.
+    """Last index of each of `groups` consecutive runs that divide `range(layers)`; earlier runs share the remainder.
 
     24 layers in 6 groups end at 3, 7, 11, 15, 19, 23 and 32 layers at 5, 11, 16, 21, 26, 31: the uniform selection of
     the paper's section 3.2 and the depths of the authors' released models (30, 32, 40 and 54 layers).
@@ -21,7 +21,8 @@ def select_hidden_states(selection: str, density: float, layers: int) -> tuple[i
     """Indices of the hidden states that are read: 0 = embeddings, k = output of layer k of `layers`.
 
     "uniform" spreads round(density * layers) of them over the depth; "later" takes as many up to the last but one
-    (17..22 of 24, section 4.5 for SigLIP); otherwise `selection` is a list of indices such as "3,7,11".
+    (17..22 of 24, section 4.5 for SigLIP); otherwise `selection` is a list of indices such as "3,7,11". Raises
+    `UserError` for a list that isn't rising or leaves the range.
     """
     count = max(1, round(density * layers))
     if selection == "uniform":
@@ -32,7 +33,11 @@ def select_hidden_states(selection: str, density: float, layers: int) -> tuple[i
 
 
 def align_depths(depths: str, groups: int, layers: int) -> tuple[int, ...]:
-    """Decoder layers (0-based) in front of which the `groups` selected hidden states are read, in order."""
+    """Decoder layers (0-based) that read the `groups` selected hidden states, in order, before their own attention.
+
+    "aligned" spreads them over the depth as `group_ends` does; otherwise `depths` is a list of indices. Raises
+    `UserError` if there are fewer layers than groups, or not one valid index for each group.
+    """
     if depths == "aligned":
         if groups > layers:
             raise UserError(

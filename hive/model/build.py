@@ -1,4 +1,4 @@
-"""From a configuration to a model: pretrained weights or fresh ones, on a real device or on "meta"."""
+"""Builds the model that a configuration describes: pretrained weights or fresh ones, on a real device or on "meta"."""
 
 import dataclasses
 
@@ -20,8 +20,8 @@ Model = HiveModel | SelfAttentionModel
 def build_model(config: Config, backend: str, *, pretrained: bool = True) -> Model:
     """The model in fp32 on the current default device, weights fixed by `config.seed`.
 
-    `backend` is a resolved kernel name. With `pretrained=False` nothing is loaded, as a dry run needs on the meta
-    device: weights that are here give only their shape, and the configuration gives that of missing ones. Otherwise
+    `backend` is a name that `kernel_for` returned. With `pretrained=False` no weights are loaded, as for a dry run on
+    the meta device: the shape is that of the pretrained weights if they are present, else the configured one. Otherwise
     missing weights raise `UserError`.
     """
     torch.manual_seed(config.seed)
@@ -46,7 +46,7 @@ def build_model(config: Config, backend: str, *, pretrained: bool = True) -> Mod
 
 
 def resolved(config: AnyConfig, model: Model) -> AnyConfig:
-    """The configuration with the shapes that the model has: pretrained weights bring their own, whatever the flags."""
+    """The configuration with the model's families and shapes; those of pretrained weights replace the flags'."""
     tower, language = model.tower, model.language
     return dataclasses.replace(
         config,

@@ -1,6 +1,6 @@
 """8-bit matrix products for modules that only run forward, by torchao's dynamic quantisation.
 
-Weights are rounded once, with a scale an output channel; activations at every call, with a scale a token.
+Weights are rounded once, with one scale per output channel; activations at every call, with one scale per token.
 """
 
 from typing import Any, Literal
@@ -18,7 +18,7 @@ MULTIPLE = 16  # torchao leaves a weight of other sizes unrounded in fp8, and mu
 
 
 def check_eight_bit(precision: EightBit, tower: VisionTower, compiled: bool) -> None:
-    """Raises `UserError` where the tower's layers can't run in 8 bits: nothing else takes their place."""
+    """Raises `UserError` if the tower's layers can't run in 8 bits on their device or torchao is missing."""
     problem = _problem(precision, tower, compiled)
     if problem is not None:
         raise UserError(f"{FLAG} {precision} {problem}, or leave the flag out.")
@@ -26,9 +26,10 @@ def check_eight_bit(precision: EightBit, tower: VisionTower, compiled: bool) -> 
 
 
 def _problem(precision: EightBit, tower: VisionTower, compiled: bool) -> str | None:
-    odd = [width for width in (tower.width, tower.shape.mlp_size) if width % MULTIPLE]
-    if odd:
-        return f"needs widths that {MULTIPLE} divides, but the tower has one of {odd[0]}: take another tower"
+    """The end of a sentence that begins with the flag: why it can't run, and what to do; None if it can."""
+    indivisible = [width for width in (tower.width, tower.shape.mlp_size) if width % MULTIPLE]
+    if indivisible:
+        return f"needs widths that {MULTIPLE} divides, but the tower has one of {indivisible[0]}: take another tower"
     device = tower.mean.device
     if device.type == "cpu":
         return "needs a GPU, and this run is on a CPU: use int8" if precision == "fp8" else None
@@ -36,7 +37,8 @@ def _problem(precision: EightBit, tower: VisionTower, compiled: bool) -> str | N
     if capability < lowest:
         needed, given = (".".join(map(str, version)) for version in (lowest, capability))
         return f"needs a GPU of compute capability {needed} or above, and this one has {given}: use another GPU"
-    # Uncompiled, torchao's int8 product waits for the GPU at every call, and either rounding is a pass of its own.
+    # Uncompiled, torchao's int8 product synchronises the GPU at every call, and in both precisions rounding the
+    # activations takes a separate pass over them.
     return None if compiled else "needs --compile on a GPU: add it"
 
 
@@ -65,7 +67,7 @@ def _torchao(precision: EightBit) -> Any:
 
 
 def how_to_get_torchao(precision: EightBit) -> str:
-    """One sentence for somebody who lacks it."""
+    """The sentence that tells a user without torchao how to install it."""
     return (
         f'{FLAG} {precision} needs torchao 0.18 or above: pip install --no-deps "torchao>=0.18", or leave the flag out.'
     )

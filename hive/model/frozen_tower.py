@@ -1,4 +1,4 @@
-"""A tower that doesn't train, rebuilt for speed: what runs in stages 1 and 2 in place of transformers' layers."""
+"""A frozen tower rebuilt for speed; stages 1 and 2 run it instead of transformers' layers."""
 
 from collections.abc import Sequence
 
@@ -15,19 +15,20 @@ from hive_kernels.validation import without_autocast
 
 
 class FrozenTower(nn.Module):
-    """A `VisionTower`'s selected hidden states by copies of its weights in the compute dtype, for inference alone.
+    """Computes a `VisionTower`'s selected hidden states from copies of its weights in the compute dtype, no gradients.
 
     Rounds as autocast does: products in the compute dtype, LayerNorms and the residual stream in fp32. The copies don't
-    follow the tower's weights, so a stage makes its own and drops it at its end; no part of the model that is trained,
-    saved or exported holds one.
+    follow later changes of the tower's weights, so each stage builds a new `FrozenTower` and drops it at its end. No
+    module that is trained, saved or exported contains one.
     """
 
     def __init__(
         self, tower: VisionTower, dtype: torch.dtype, precision: FrozenPrecision = "autocast", *, compiled: bool = False
     ) -> None:
-        """`dtype` is that of the products; with an 8-bit `precision`, of their results. `compiled` by torch.compile.
+        """Copies the weights of `tower`, in `dtype` or rounded to an 8-bit `precision`.
 
-        Raises `UserError` where the 8-bit precision can't run.
+        `dtype` is that of the products; with an 8-bit `precision`, of their results. `compiled` says whether the layers
+        run under torch.compile. Raises `UserError` if the 8-bit precision can't run on the tower's device.
         """
         super().__init__()
         if precision != "autocast":
@@ -48,10 +49,10 @@ class FrozenTower(nn.Module):
     # no_grad, not inference_mode: the projector saves its input for backward, which an inference tensor refuses.
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels [B, 3, H, W] to the selected hidden states of the patch tokens, fp32 [S, B, N, Dv]."""
+        """The selected hidden states of the patch tokens, fp32 [S, B, N, Dv], of uint8 pixels [B, 3, H, W]."""
         with without_autocast(pixels.device):
             hidden = self.first_norm(self.embed(self.normalise(pixels)))  # [B, class token + N, Dv]
-            # Written one by one into their place: a stack at the end would hold all of them twice.
+            # Each state is copied into its place at once: stacking them at the end would hold all of them twice.
             features = hidden.new_empty(len(self.selected), len(pixels), self.patches, hidden.shape[-1])
             places = dict(zip(self.selected, features, strict=True))
             for index, layer in enumerate([nn.Identity(), *self.layers]):
@@ -61,7 +62,7 @@ class FrozenTower(nn.Module):
         return features
 
     def embed(self, images: Tensor) -> Tensor:
-        """Normalised images [B, 3, H, W] to patch, class and position embeddings, fp32 [B, class token + N, Dv]."""
+        """Token and position embeddings, fp32 [B, class token + N, Dv], of normalised images [B, 3, H, W]."""
         return functional_call(self.embeddings, self.patch_projection, images)
 
 
@@ -72,13 +73,13 @@ class FrozenLayer(nn.Module):
         super().__init__()
         self.dtype, self.heads = dtype, layer.heads
         self.norm1, self.norm2, self.activation = layer.norm1, layer.norm2, layer.activation
-        self.qkv = _side_by_side([layer.query, layer.key, layer.value], dtype)
-        self.out = _side_by_side([layer.output], dtype)
-        self.fc1 = _side_by_side([layer.fc1], dtype)
-        self.fc2 = _side_by_side([layer.fc2], dtype)
+        self.qkv = _concatenate([layer.query, layer.key, layer.value], dtype)
+        self.out = _concatenate([layer.output], dtype)
+        self.fc1 = _concatenate([layer.fc1], dtype)
+        self.fc2 = _concatenate([layer.fc2], dtype)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """fp32 [B, N, Dv] to the same."""
+        """The layer's output, of the shape and dtype of its input, fp32 [B, class token + N, Dv]."""
         heads = self.qkv(self.norm1(hidden).to(self.dtype)).unflatten(-1, (3, self.heads, -1))
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)  # views, [B, H, N, d]
         attended = F.scaled_dot_product_attention(query, key, value)
@@ -86,8 +87,8 @@ class FrozenLayer(nn.Module):
         return hidden + self.fc2(self.activation(self.fc1(self.norm2(hidden).to(self.dtype))))
 
 
-def _side_by_side(sources: Sequence[nn.Linear], dtype: torch.dtype) -> nn.Linear:
-    """One Linear with the outputs of all sources, one after the other."""
+def _concatenate(sources: Sequence[nn.Linear], dtype: torch.dtype) -> nn.Linear:
+    """One Linear whose outputs are those of all sources, in their order."""
     first = sources[0]
     joined = nn.Linear(first.in_features, sum(source.out_features for source in sources), device="meta")
     for name in ("weight", "bias"):
@@ -100,7 +101,7 @@ def _side_by_side(sources: Sequence[nn.Linear], dtype: torch.dtype) -> nn.Linear
 def frozen_effect(
     tower: VisionTower, pixels: Tensor, precisions: Sequence[FrozenPrecision], dtype: torch.dtype = torch.bfloat16
 ) -> dict[FrozenPrecision, list[float]]:
-    """|features - exact| / |exact| of each selected state in each precision; exact are those of the fp32 tower.
+    """By precision, |features - exact| / |exact| of each selected state; `exact` are the states of the fp32 tower.
 
     pixels uint8 [B, 3, H, W]; norms are over B, N and Dv. Raises `UserError` for a precision that can't run here.
     """

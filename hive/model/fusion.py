@@ -15,7 +15,7 @@ from hive_kernels import cross_attention, gated_residual
 
 
 class PackedText(Protocol):
-    """What fusion and language model need to know of the packed texts of B samples, T tokens together."""
+    """The layout of the packed texts of B samples, T tokens in all, as fusion and the language model read it."""
 
     @property
     def cu_seqlens(self) -> Tensor:
@@ -23,11 +23,11 @@ class PackedText(Protocol):
 
     @property
     def positions(self) -> Tensor:
-        """int64 [T]: each token's place in its own text."""
+        """int64 [T]: each token's position in its text."""
 
     @property
     def max_seqlen(self) -> int:
-        """Tokens of the longest text; a host integer, so that no kernel has to ask the device."""
+        """Tokens of the longest text; a host integer, so that no kernel has to synchronise the device."""
 
 
 class CrossAttentionBlock(nn.Module):
@@ -46,7 +46,7 @@ class CrossAttentionBlock(nn.Module):
         self.gate = nn.Parameter(torch.zeros(())) if gate else None
 
     def forward(self, hidden: Tensor, key: Tensor, value: Tensor, text: PackedText) -> Tensor:
-        """`hidden` [T, D]; `key`, `value` [B, N, Hkv, d]; returns [T, D]."""
+        """The changed hidden states [T, D] of `hidden` [T, D] and the images' `key`, `value` [B, N, Hkv, d]."""
         query = self.query(self.norm(hidden)).unflatten(-1, (-1, self.head_dim))  # [T, Hq, d]
         attended = cross_attention(
             query,
@@ -64,24 +64,24 @@ class CrossAttentionBlock(nn.Module):
 
 @dataclass(frozen=True)
 class Injection:
-    """What the decoder layers get to read, by their 0-based index."""
+    """What is added to the decoder layers for the images, by the layer's 0-based index."""
 
     before_layer: Mapping[int, Callable[[Tensor], Tensor]] = field(default_factory=dict)
-    """Blocks that change a layer's input, [T, D] to [T, D]."""
+    """Functions of a layer's input, [T, D] to [T, D], that run before the layer."""
     images: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Keys and values [B, N, Hkv, d] that a layer's own attention sees beside the text's."""
+    """Keys and values [B, N, Hkv, d] that a layer's self-attention reads together with the text's."""
 
 
 class JointFusion(nn.Module):
-    """The released variant: the host layer's own attention sees the image's keys and values in the same softmax.
+    """The released variant: the host layer's self-attention reads the image's keys and values in the same softmax.
 
-    The image's key and value projections start as copies of the host's; queries and output are the host's own. Image
-    keys are not rotated. Keys and values depend on the image alone, so one batched GEMM makes them for all S depths
-    before the text is read.
+    The image's key and value projections start as copies of the host's; the query and output projections are the
+    host's. Image keys are not rotated. Keys and values depend on the image alone, so one batched GEMM computes them for
+    all S depths before the text is read.
     """
 
     def __init__(self, hosts: Mapping[int, AttentionParts]) -> None:
-        """`hosts`: the self-attention of the layers that read the image, by their index."""
+        """Copies key and value weights of `hosts`, the self-attention of the layers that read the image, by index."""
         super().__init__()
         self.depths = tuple(hosts)
         self.head_dim = hosts[self.depths[0]].head_dim
@@ -89,7 +89,7 @@ class JointFusion(nn.Module):
         self.key_value = nn.Parameter(torch.stack(weights).detach().clone())  # [S, D, 2 * Hkv * d]
 
     def keys_values(self, features: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
-        """Projected features [S, B, N, D] to (key, value) by depth, each [B, N, Hkv, d]."""
+        """(key, value) by depth, each [B, N, Hkv, d], of projected features [S, B, N, D]."""
         selected, samples, patches, _ = features.shape
         stacked = boundary(torch.bmm(features.flatten(1, 2), self.key_value), "projector", "language")
         split = stacked.view(selected, samples, patches, 2, -1, self.head_dim)
@@ -98,19 +98,19 @@ class JointFusion(nn.Module):
         return dict(zip(self.depths, pairs, strict=True))
 
     def forward(self, features: Tensor, text: PackedText) -> Injection:
-        """Projected features [S, B, N, D] to what the decoder layers read."""
+        """What is added to the decoder layers for projected features [S, B, N, D]."""
         return Injection(images=self.keys_values(features))
 
 
 class HierarchicalFusion(JointFusion):
-    """The paper's variant: a cross-attention block of its own in front of each aligned decoder layer (section 3.3)."""
+    """The paper's variant: a separate cross-attention block in front of each aligned decoder layer (section 3.3)."""
 
     def __init__(self, hosts: Mapping[int, AttentionParts], gate: bool, backend: str) -> None:
         super().__init__(hosts)
         self.blocks = nn.ModuleList(CrossAttentionBlock(host, gate, backend) for host in hosts.values())
 
     def forward(self, features: Tensor, text: PackedText) -> Injection:
-        """Projected features [S, B, N, D] to what the decoder layers read."""
+        """What is added to the decoder layers for projected features [S, B, N, D]."""
         keys_values = self.keys_values(features)
         return Injection(
             before_layer={

@@ -11,7 +11,7 @@ from hive.profiling import begin, boundary
 
 
 class HiveModel(nn.Module):
-    """Tower -> projectors -> keys and values -> language model; one number out."""
+    """Tower -> projectors -> keys and values -> language model -> summed loss."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class HiveModel(nn.Module):
         }
 
     def forward(self, batch: Batch, encode: Encode | None = None) -> Tensor:
-        """Cross-entropy summed over the batch's supervised tokens, fp32 scalar; `encode` takes the tower's place."""
+        """Cross-entropy summed over the batch's supervised tokens, fp32 scalar; `encode` replaces the tower."""
         begin("tower")
         features = boundary((encode or self.tower)(batch.pixels), "tower", "projector")  # [S, B, N, Dv]
         injection = self.fusion(self.projector(features), batch)

@@ -1,4 +1,4 @@
-"""The backend of the fused operations that a run uses."""
+"""Chooses the backend of the fused operations."""
 
 import torch
 
@@ -8,7 +8,10 @@ from hive_kernels import backends
 
 
 def kernel_for(name: Kernel, device: torch.device) -> Kernel:
-    """The backend that `--kernel` means on the device; `UserError` says why it can't run there, and which can."""
+    """The backend that `--kernel` means on the device.
+
+    Raises `UserError` if it can't run there, with the reason and the backends that can.
+    """
     try:
         return backends.resolve(name, device)
     except ValueError as error:

@@ -17,7 +17,7 @@ from hive_kernels import causal_attention, joint_attention, linear_cross_entropy
 
 
 class LanguageModel(nn.Module):
-    """Packed hidden states through transformers' own layers, whose parameters and names stay untouched.
+    """Runs transformers' decoder layers over packed hidden states; their parameters and names stay as they are.
 
     T packed tokens, D width, Hq and Hkv query and key/value heads of d channels.
     """
@@ -40,11 +40,11 @@ class LanguageModel(nn.Module):
         return {depth: self.family.attention_parts(self.parts.layers[depth]) for depth in depths}
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """int64 [T] to [T, D]."""
+        """Embeddings [T, D] of tokens int64 [T]."""
         return self.parts.embedding(tokens)
 
     def forward(self, hidden: Tensor, text: PackedText, injection: Injection | None = None) -> Tensor:
-        """`hidden` [T, D] through all layers and the final norm, with what `injection` gives them to read."""
+        """Final hidden states [T, D] of `hidden` [T, D]: all layers, with what `injection` adds, and the final norm."""
         injection = injection or Injection()
         cos, sin = self.parts.rotary(hidden, text.positions[None])
         rotary = (cos[0, :, None], sin[0, :, None])  # [T, 1, d]
@@ -58,7 +58,7 @@ class LanguageModel(nn.Module):
         return self.parts.norm(hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Final hidden states [T, D] to [T, V]."""
+        """Logits [T, V] of final hidden states [T, D]."""
         return self.parts.head(hidden)
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class PackedAttention(nn.Module):
     ) -> Tensor:
         """[T, Hq, d] of query [T, Hq, d], key and value [T, Hkv, d].
 
-        With `image` (keys, values, each [B, N, Hkv, d]) the image's keys stand in the same softmax as the text's.
+        With `image` (keys, values, each [B, N, Hkv, d]) one softmax covers the image's keys and the text's.
         """
         if image is None:
             return causal_attention(query, key, value, cu_seqlens, max_seqlen=max_seqlen, backend=self.backend)

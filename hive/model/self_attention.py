@@ -1,4 +1,4 @@
-"""The baseline, LLaVA-style: image tokens stand in the text's sequence and pass every layer of the language model."""
+"""The baseline, as LLaVA: image tokens are part of the text's sequence and pass every layer of the language model."""
 
 from dataclasses import dataclass
 
@@ -25,9 +25,9 @@ class Interleaved:
 
 
 def interleave(batch: Batch, patches: int) -> Interleaved:
-    """BOS, image, caption for each sample, by arithmetic on the device: nothing waits for it.
+    """The layout BOS, image, caption of each sample, computed on the device without synchronising it.
 
-    BOS's own successor is an image token, so the first caption token is predicted by the last image token.
+    After BOS comes an image token, so the last image token predicts the first caption token.
     """
     device, samples = batch.tokens.device, batch.cu_seqlens.numel() - 1
     sample = torch.arange(samples, device=device)
@@ -46,7 +46,7 @@ def interleave(batch: Batch, patches: int) -> Interleaved:
 
 
 class SelfAttentionModel(nn.Module):
-    """Tower's last layer but one -> MLP -> the language model's input sequence; one number out."""
+    """Tower's last layer but one -> MLP -> the language model's input sequence -> summed loss."""
 
     def __init__(self, tower: VisionTower, projector: MLPProjector, language: LanguageModel) -> None:
         super().__init__()
@@ -63,17 +63,17 @@ class SelfAttentionModel(nn.Module):
         }
 
     def layout(self, batch: Batch, patches: int) -> Interleaved:
-        """Where text and image tokens stand."""
+        """The rows of text and image tokens in the sequences."""
         return interleave(batch, patches)
 
     def forward(self, batch: Batch, encode: Encode | None = None) -> Tensor:
-        """Cross-entropy summed over the batch's supervised tokens, fp32 scalar; `encode` takes the tower's place."""
+        """Cross-entropy summed over the batch's supervised tokens, fp32 scalar; `encode` replaces the tower."""
         hidden, layout = self.hidden(batch, encode)
-        # Only rows that predict text pay for the head.
+        # The head runs only on rows that predict text: no loss needs the others' logits.
         return self.language.loss(hidden[layout.predicting_rows], batch.targets)
 
     def hidden(self, batch: Batch, encode: Encode | None = None) -> tuple[Tensor, Interleaved]:
-        """Final hidden states of all rows, [rows, D], and where they stand."""
+        """Final hidden states of all rows, [T + B*N, D], and their layout."""
         begin("tower")
         features = boundary((encode or self.tower)(batch.pixels)[0], "tower", "projector")  # [B, N, Dv]
         image = boundary(self.projector(features).flatten(0, 1), "projector", "language")

@@ -15,7 +15,7 @@ Encode = Callable[[Tensor], Tensor]
 
 
 class VisionTower(nn.Module):
-    """Pixels to the selected hidden states of the patch tokens.
+    """Computes the selected hidden states of the patch tokens from pixels.
 
     B images, N = `patches` patch tokens an image, S selected hidden states, Dv = `width`.
     """
@@ -30,9 +30,9 @@ class VisionTower(nn.Module):
         checkpoint_activations: bool = False,
         keep_class_token: bool = False,
     ) -> None:
-        """`selected`: rising hidden-state indices, 0 = embeddings, k = output of layer k.
+        """Runs `model` up to the last of the `selected` hidden states: rising, 0 = embeddings, k = output of layer k.
 
-        `keep_class_token` leaves a class token in front of the patch tokens.
+        `keep_class_token` keeps a class token, if the tower has one, in front of the patch tokens.
         """
         super().__init__()
         self.model = model
@@ -63,13 +63,13 @@ class VisionTower(nn.Module):
         return self.parts.parameters(self.selected[-1])
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] to the floats that the tower was trained on."""
+        """Normalised images, floats as the tower was trained on, of uint8 pixels [B, 3, H, W]."""
         return (pixels.to(self.mean.dtype) - self.mean) / self.std
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels [B, 3, H, W] to the selected hidden states of the patch tokens, [S, B, N, Dv].
+        """The selected hidden states of the patch tokens, [S, B, N, Dv], of uint8 pixels [B, 3, H, W].
 
-        A tower of which nothing trains runs without autograd.
+        Runs without autograd unless a parameter that they depend on is trained.
         """
         trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.reached_parameters())
         with torch.set_grad_enabled(trains):

@@ -9,13 +9,13 @@ def check_keys(
     k: Tensor, shape: tuple[int | str, int], cu_seqlens_q: Tensor, cu_seqlens_k: Tensor | None,
     max_seqlen_k: int | None, *, name: str, suffix: str, texts: str,
 ) -> None:  # fmt: skip
-    """Visual keys [B, N, Hkv, D], or packed ones [Tk, Hkv, D] with an offset for each of the texts'.
+    """Raises unless k holds visual keys [B, N, Hkv, D] or, with ``cu_seqlens_k`` [B+1], packed ones [Tk, Hkv, D].
 
     Args:
         shape: (Hkv, D), where a letter is a free size.
-        name: the argument that k is, as "k".
-        suffix: of the arguments ``cu_seqlens_…`` and ``max_seqlen_…`` of packed keys, as "k".
-        texts: the argument that cu_seqlens_q is.
+        name: the caller's argument that k is, as "k".
+        suffix: of the caller's arguments ``cu_seqlens_…`` and ``max_seqlen_…`` of packed keys, as "k".
+        texts: the caller's argument that cu_seqlens_q is.
     """
     if cu_seqlens_k is None:
         check_tensor(name, k, (cu_seqlens_q.shape[0] - 1, "N", *shape), cu_seqlens_q.device)
@@ -31,6 +31,6 @@ def check_keys(
 
 
 def check_groups(name: str, k: Tensor, heads: int) -> None:
-    """The key heads, the last dimension but one of the argument ``name``, divide the query heads."""
+    """Raises unless the key heads, the last dimension but one of the argument ``name``, divide the query heads."""
     if k.shape[-2] == 0 or heads % k.shape[-2]:
         raise invalid(f"{name}.shape[{k.dim() - 2}]", k.shape[-2], f"a divisor of the {heads} query heads")

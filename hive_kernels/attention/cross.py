@@ -1,4 +1,4 @@
-"""Hierarchical cross-attention's inner operation: packed text reads its own sample's visual tokens."""
+"""The attention of hierarchical cross-attention: packed text reads its own sample's visual tokens."""
 
 from typing import Literal, overload
 
@@ -59,17 +59,17 @@ def cross_attention(
         v: visual values, shaped as k, same dtype.
         cu_seqlens_q: int32 [B+1], where each sample's text starts, ending with T. Texts may be empty.
         max_seqlen_q: no text has more tokens than this. When None, backend ``torch`` reads it from cu_seqlens_q, which
-            synchronises a GPU; ``triton`` and ``cuda`` do without, but know no short captions then.
+            synchronises a GPU; ``triton`` and ``cuda`` don't, but then can't use their kernels for short texts.
         cu_seqlens_k: int32 [B+1] for packed keys: images of different sizes, several a text, or none.
-        max_seqlen_k: the same as max_seqlen_q, of cu_seqlens_k; only with it.
+        max_seqlen_k: no image has more tokens than this; as max_seqlen_q, and only with cu_seqlens_k.
         scale: factor on the scores; D ** -0.5 when None.
         backend: see :func:`hive_kernels.resolve`.
         return_lse: whether to return the log-sum-exp too.
 
     Returns:
         out [T, Hq, D] in q's dtype; with ``return_lse`` also lse [T, Hq], the natural logarithm of the sum of
-        exp(scale * q k^T), fp32 (fp64 for fp64 inputs), not differentiable. A text without an image reads 0,
-        has lse = -inf and gets gradient 0.
+        exp(scale * q k^T), fp32 (fp64 for fp64 inputs), not differentiable. For a text without an image out is 0,
+        lse is -inf and the gradient is 0.
 
     Raises:
         ValueError: a shape, dtype or device doesn't fit; on a CPU also offsets that don't.

@@ -1,7 +1,7 @@
 """Cross-attention by our CUDA C++ kernels (csrc/), behind the operators of the namespace ``hive_kernels_cuda``.
 
-Memory of the backward beyond its results: none where the packed rows of a text fit one block, 256 for heads of 64 and
-64 for heads of 128; otherwise fp32 sums of dK and dV.
+Backward needs no memory beyond its results if the packed rows of every text fit one block, 256 rows for heads of 64 and
+64 for heads of 128; otherwise it needs fp32 sums of dK and dV.
 """
 
 import torch

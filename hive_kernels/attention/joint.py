@@ -31,14 +31,14 @@ def joint_attention(
         v_image: visual values, shaped as k_image, same dtype.
         cu_seqlens: int32 [B+1], where each sample's text starts, ending with T. Texts may be empty.
         max_seqlen: no text has more tokens than this. When None, backend ``torch`` reads it from cu_seqlens, which
-            synchronises a GPU; ``triton`` does without.
+            synchronises a GPU; ``triton`` doesn't.
         cu_seqlens_image: int32 [B+1] for packed visual keys: images of different sizes, several a text, or none.
-        max_seqlen_image: the same as max_seqlen, of cu_seqlens_image; only with it.
+        max_seqlen_image: no image has more tokens than this; as max_seqlen, and only with cu_seqlens_image.
         scale: factor on the scores; D ** -0.5 when None.
         backend: see :func:`hive_kernels.resolve`.
 
     Returns:
-        [T, Hq, D] in q's dtype. A text without an image is plain causal self-attention.
+        [T, Hq, D] in q's dtype. For a text without an image this is causal self-attention.
 
     Raises:
         ValueError: a shape, dtype or device doesn't fit; on a CPU also offsets that don't.

@@ -1,8 +1,8 @@
-"""The operators of fused attention, which torch.compile sees as they are, and their autograd.
+"""The operators of fused attention, which torch.compile doesn't look into, and their autograd.
 
-A fused backend has two operators an operation, one a direction, in the namespace of its library:
-``hive_kernels::cross_attention`` are our Triton kernels, ``hive_kernels_cuda::cross_attention`` those in CUDA C++. The
-joint operation has text keys and values before the visual ones. Kept for backward: the inputs, out and lse, nothing
+A fused backend has two operators per operation, forward and backward, in the namespace of its library:
+``hive_kernels::cross_attention`` runs our Triton kernels, ``hive_kernels_cuda::cross_attention`` those in CUDA C++. The
+joint operation has text keys and values before the visual ones. The inputs, out and lse are kept for backward, nothing
 else. Attention maps have one operator, which isn't differentiable.
 """
 
@@ -20,13 +20,15 @@ _TAGS = (torch.Tag.pt2_compliant_tag,)
 
 
 def define(library: torch.library.Library, operation: str, tensors: tuple[str, ...]) -> None:
-    """The schemas of ``operation`` and its backward, results without values, and FLOPs; lse is fp32, in base 2.
+    """Defines the operators of ``operation`` and its backward: schemas, results without values, and FLOPs.
+
+    Of the inputs, ``longest`` bounds the tokens of a text: T if no smaller bound is known without synchronising the
+    device. The lse is fp32, in base 2.
 
     Args:
-        library: defines them in its namespace.
+        library: has the operators in its namespace.
         operation: the operator's name; its backward has the suffix ``_backward``.
-        tensors: the differentiable inputs, CROSS or JOINT. ``longest`` bounds the tokens of a text; T will do where
-            nothing better is known without asking the device.
+        tensors: the names of the differentiable inputs, CROSS or JOINT.
     """
     inputs = ", ".join(f"Tensor {name}" for name in tensors)
     inputs += ", Tensor cu_seqlens_q, Tensor? cu_seqlens_k, float scale, SymInt longest"
@@ -94,7 +96,7 @@ def _backward_fake(grad: Tensor, out: Tensor, lse: Tensor, *inputs: Any) -> tupl
 
 
 def _visible_pairs(cu_seqlens_q: Tensor, tokens: int, k: Tensor, cu_seqlens_k: Tensor | None) -> int:
-    """Pairs of a text token and a visual key of its sample; where offsets have no values, were all images alike."""
+    """Pairs of a text token and a visual key of its sample; offsets without values count as images of one size."""
     if cu_seqlens_k is None:
         return tokens * k.shape[1]
     if type(cu_seqlens_k) is not Tensor or cu_seqlens_k.is_meta:
@@ -103,7 +105,7 @@ def _visible_pairs(cu_seqlens_q: Tensor, tokens: int, k: Tensor, cu_seqlens_k: T
 
 
 def _forward_flops(q: Tensor, *inputs: Any, **_: Any) -> int:
-    """Two products a query head. The joint operation's causal pairs count in full, as in torch's own formulas."""
+    """Two products per query head. The joint operation's causal pairs count in full, as in torch's own formulas."""
     *keys_values, cu_seqlens_q, cu_seqlens_k, _scale, _longest = inputs
     pairs = _visible_pairs(cu_seqlens_q, q.shape[0], keys_values[-2], cu_seqlens_k)
     if len(keys_values) > 2:
@@ -112,12 +114,12 @@ def _forward_flops(q: Tensor, *inputs: Any, **_: Any) -> int:
 
 
 def _backward_flops(grad: Tensor, out: Tensor, lse: Tensor, *inputs: Any, **_: Any) -> int:
-    """Five products: the scores again, dP, dV, dQ, dK. That two kernels compute scores and dP twice isn't counted."""
+    """Five products: the scores again, dP, dV, dQ, dK. Two kernels that both compute scores and dP count them once."""
     return _forward_flops(*inputs) * 5 // 2
 
 
 def define_weights(library: torch.library.Library) -> None:
-    """The schema of ``cross_attention_weights``, its result without values, and FLOPs; lse is natural."""
+    """Defines ``cross_attention_weights``: the schema, the result without values, and FLOPs; lse is natural."""
     library.define(
         "cross_attention_weights(Tensor q, Tensor k, Tensor lse, Tensor tokens, Tensor samples, Tensor? cu_seqlens_k, "
         "float scale, SymInt width, bool head_mean) -> Tensor",
@@ -137,5 +139,5 @@ def _weights_fake(
 def _weights_flops(
     q: Any, k: Any, lse: Any, tokens: Any, samples: Any, cu_k: Any, scale: float, width: int, *_: Any, **__: Any
 ) -> int:
-    """One product a query head and chosen token."""
+    """One product per query head and chosen token."""
     return 2 * tokens[0] * q[1] * q[2] * width

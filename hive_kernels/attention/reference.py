@@ -1,4 +1,4 @@
-"""The definition of the four operations: one sample after the other, plain products, any floating dtype.
+"""The definition of the four operations: sample by sample, plain products, any floating dtype.
 
 Softmax and log-sum-exp are in fp32 or above.
 """
@@ -15,13 +15,13 @@ def cross_attention(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, max_seqlen_q: int | None, cu_seqlens_k: Tensor | None,
     max_seqlen_k: int | None, scale: float, return_lse: bool,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """q [T, Hq, D], k, v [B, N, Hkv, D] or packed [Tk, Hkv, D] -> out [T, Hq, D], and lse [T, Hq] where asked for."""
+    """q [T, Hq, D], k, v [B, N, Hkv, D] or packed [Tk, Hkv, D] -> out [T, Hq, D], and lse [T, Hq] on request."""
     images = _offsets(cu_seqlens_k)
     outputs, sums = [q[:0]], [q[:0, :, 0].to(_wide(q))]
     for i, (start, end) in enumerate(pairwise(cu_seqlens_q.tolist())):
         image = _image(i, images)
         scores = _scores(q[start:end], k[image], scale)
-        # With no key the sum over none is 0: out = 0, and log 0 = -inf.
+        # Without keys the sums are empty: out = 0, and lse = log 0 = -inf.
         outputs.append(_read(scores, v[image], q))
         sums.append(scores.logsumexp(-1).transpose(0, 1))
     return torch.cat(outputs), torch.cat(sums).detach() if return_lse else None
@@ -33,7 +33,7 @@ def joint_attention(
 ) -> Tensor:  # fmt: skip
     """q [T, Hq, D], k_text, v_text [T, Hkv, D], k_image, v_image [B, N, Hkv, D] or packed [Tk, Hkv, D] -> [T, Hq, D].
 
-    Image and text keys concatenated.
+    One softmax over the concatenated image and text keys.
     """
     images, outputs = _offsets(cu_seqlens_image), [q[:0]]
     for i, (start, end) in enumerate(pairwise(cu_seqlens.tolist())):
@@ -57,10 +57,7 @@ def cross_attention_weights(
     q: Tensor, k: Tensor, lse: Tensor, tokens: Tensor, samples: Tensor, cu_seqlens_k: Tensor | None, scale: float,
     width: int, head_mean: bool,
 ) -> Tensor:  # fmt: skip
-    """Maps of ``tokens`` [R], which lie in ``samples`` [R]: [R, Hq, width], or [R, width]; in lse's dtype.
-
-    One token after the other.
-    """
+    """Maps of ``tokens`` [R], which belong to ``samples`` [R]: [R, Hq, width] or their mean [R, width]; lse's dtype."""
     images = _offsets(cu_seqlens_k)
     with without_autocast(q.device):
         chosen, sums = q[tokens].to(lse.dtype), lse[tokens]
@@ -82,7 +79,7 @@ def _offsets(cu_seqlens: Tensor | None) -> list[int] | None:
 
 
 def _image(sample: int, offsets: list[int] | None) -> int | slice:
-    """What selects a sample's keys [N, Hkv, D]: from dense keys, or from packed ones with ``offsets``."""
+    """The index of a sample's keys [N, Hkv, D] in dense keys or, with ``offsets``, in packed ones."""
     return sample if offsets is None else slice(offsets[sample], offsets[sample + 1])
 
 

@@ -1,9 +1,9 @@
 """Which tile each attention kernel runs with: looked up in a frozen table, never tuned at run time.
 
 The rule below was chosen by hand, among tiles that compile without a spill (``python -m hive_kernels.aot``); nothing of
-it has been measured. ``python -m hive_kernels.tune`` measures :func:`candidates` and writes what it finds faster to
-measured_tiles.py, which comes before the rule. A tuner at run time would be keyed on totals that change every step,
-ranks would disagree, and results would stop being reproducible.
+it has been measured. ``python -m hive_kernels.tune`` measures :func:`candidates` and writes those that are faster to
+measured_tiles.py, which has precedence over the rule. A tuner at run time would be keyed on totals that change every
+step, ranks would disagree, and results would not be reproducible.
 """
 
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ import torch
 from hive_kernels.attention.measured_tiles import MEASURED
 
 MAX_HEAD_DIM = 128
-SHORT = 64  # packed rows (tokens times heads of a group) up to which a caption is short
+SHORT = 64  # a text of at most so many packed rows (tokens times query heads per key head) is short
 ROLES = ("forward", "query_gradient", "key_gradient", "one_pass")
 
 
 class Tile(NamedTuple):
     """A launch: ``rows`` packed query rows by ``keys`` keys, on ``warps`` warps, loads ``stages`` deep.
 
-    For one_pass, ``rows`` is also the most that a sample may have; 0 where two kernels serve all.
+    For one_pass, ``rows`` is also the most that a sample may have; TWO_KERNELS, without rows, never uses that kernel.
     """
 
     rows: int
@@ -63,7 +63,7 @@ RULE = {
     ("one_pass", 32, 64): Tile(64, 32, 8, 1),
     ("one_pass", 32, 128): TWO_KERNELS,
 }
-# By kernel, bits and head size too: the tiles of some generations. 90 and 100 have the most shared memory.
+# By the same keys, the tiles of generations that differ from RULE. 90 and 100 have the most shared memory.
 EXCEPTIONS = {
     ("forward", 16, 32): {120: Tile(64, 32, 4, 3)},
     ("forward", 16, 64): {120: Tile(64, 32, 4, 3)},
@@ -83,7 +83,7 @@ EXCEPTIONS = {
 
 
 def by_rule() -> dict[Key, Tile]:
-    """RULE and EXCEPTIONS for every generation and both sizes; they differ in one_pass, which serves short captions."""
+    """RULE and EXCEPTIONS for every generation and both sizes, which differ only in one_pass, for short captions."""
     return {
         (role, capability, bits, padded, size): TWO_KERNELS
         if (role, size) == ("one_pass", "long")
@@ -110,7 +110,7 @@ def table_key(role: str, capability: int, dtype: torch.dtype, head_dim: int, row
         capability: of the GPU.
         dtype: fp16, bf16 or fp32.
         head_dim: at most MAX_HEAD_DIM.
-        rows: no sample has more packed rows.
+        rows: a bound on the packed rows of a sample.
     """
     return role, capability, dtype.itemsize * 8, block_d(head_dim), "short" if rows <= SHORT else "long"
 
@@ -118,13 +118,13 @@ def table_key(role: str, capability: int, dtype: torch.dtype, head_dim: int, row
 def lookup(role: str, capability: int, dtype: torch.dtype, head_dim: int, rows: int) -> Tile:
     """The tile for a launch; arguments as in :func:`table_key`.
 
-    A GPU that the table doesn't know gets the tile of the nearest older one, the interpreter (capability 0) the oldest.
+    A GPU that isn't in the table gets the tile of the nearest older one, the interpreter (capability 0) the oldest.
 
     Raises:
         ValueError: the GPU is older than every one in the table.
     """
     launch = TABLE.get(table_key(role, capability, dtype, head_dim, rows))
-    if launch is not None:  # every launch comes through here: the search below would be a good part of its cost
+    if launch is not None:  # every launch calls this: the search below would be a good part of its cost
         return Tile(*launch)
     known = sorted({key[1] for key in TABLE})
     for older in reversed(known):

@@ -12,14 +12,17 @@ from hive_kernels.validation import without_autocast
 
 
 class Segments(NamedTuple):
-    """Where samples lie in a packed tensor: cu_seqlens int32 [B+1], and a bound on their lengths."""
+    """The samples of a packed tensor: cu_seqlens int32 [B+1], and a bound on their lengths."""
 
     cu_seqlens: Tensor
     longest: int
 
 
 def _segments(cu_seqlens: Tensor, bound: int | None, argument: str) -> Segments:
-    """With the longest sample where the caller gave no ``bound`` in ``argument``: synchronises a GPU then."""
+    """The samples bounded by ``bound`` or, if the caller left that ``argument`` out, by the longest one's length.
+
+    Computing that length synchronises a GPU.
+    """
     return Segments(cu_seqlens, longest(argument, cu_seqlens) if bound is None else bound)
 
 
@@ -46,13 +49,13 @@ def cross_attention(
     keys, mask = _padded_keys(k, images)
     values, _ = _padded_keys(v, images)
     if mask is not None:
-        # A sample without keys would be a softmax over nothing; let it see one key of zeros, and zero it below.
+        # A softmax over no keys is NaN. A sample without any reads one key of zeros instead, and is zeroed below.
         mask = mask | (torch.arange(mask.shape[-1], device=q.device) == 0)
     out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
     out = _tokens_by_query_head(out, q.shape[1], layout)
     if images is not None:
-        blind = images.cu_seqlens.diff()[sample_of_token(texts.cu_seqlens, q.shape[0])] == 0
-        out = out.masked_fill(blind[:, None, None], 0)
+        no_image = images.cu_seqlens.diff()[sample_of_token(texts.cu_seqlens, q.shape[0])] == 0
+        out = out.masked_fill(no_image[:, None, None], 0)
     return out, lse
 
 
@@ -60,7 +63,7 @@ def joint_attention(
     q: Tensor, k_text: Tensor, v_text: Tensor, k_image: Tensor, v_image: Tensor, cu_seqlens: Tensor,
     max_seqlen: int | None, cu_seqlens_image: Tensor | None, max_seqlen_image: int | None, scale: float,
 ) -> Tensor:  # fmt: skip
-    """As reference.joint_attention: image and text keys concatenated, with a mask."""
+    """As reference.joint_attention, with a mask over the concatenated image and text keys."""
     texts, images = _segments(cu_seqlens, max_seqlen, "max_seqlen"), None
     if cu_seqlens_image is not None:
         images = _segments(cu_seqlens_image, max_seqlen_image, "max_seqlen_image")
@@ -98,7 +101,7 @@ def cross_attention_weights(
     q: Tensor, k: Tensor, lse: Tensor, tokens: Tensor, samples: Tensor, cu_seqlens_k: Tensor | None, scale: float,
     width: int, head_mean: bool,
 ) -> Tensor:  # fmt: skip
-    """As reference.cross_attention_weights, on the images of the chosen tokens gathered."""
+    """As reference.cross_attention_weights; gathers the images of the chosen tokens."""
     exists = None
     with without_autocast(q.device):
         if cu_seqlens_k is None:

@@ -14,11 +14,12 @@ from hive_kernels.testing import cu_seqlens
 
 TABLE_FILE = Path(measured_tiles.__file__)
 BATCH, KEYS, HEADS, GROUP, DTYPE = 32, 576, 5, 3, torch.bfloat16
-# The most tokens of a caption, and what is tuned at such. At 42, 126 rows, one kernel could still serve long ones.
+# The most tokens of a caption, and the kernels tuned at it. At 42 tokens, 126 rows, one_pass may still suit long texts.
 CAPTIONS = ((77, tiles.ROLES[:3]), (42, ("one_pass",)), (21, tiles.ROLES))
 
 
 def choices(device: torch.device) -> Iterator[Choice]:
+    """See :mod:`hive_kernels.choice`."""
     from hive_kernels.attention.triton_backend import backward, forward
     from hive_kernels.attention.triton_backend.problem import Problem
 
@@ -62,7 +63,7 @@ def choices(device: torch.device) -> Iterator[Choice]:
 
 
 def render() -> str:
-    """measured_tiles.py for the table as it is: what differs from the rule."""
+    """The text of measured_tiles.py: the entries of the table in memory that differ from the rule."""
     rule = tiles.by_rule()
     measured = {key: tile for key, tile in tiles.TABLE.items() if tile != rule.get(key)}
     return f"""{HEADER}

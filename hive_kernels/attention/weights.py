@@ -1,4 +1,4 @@
-"""Attention maps of chosen tokens, from the log-sum-exp that the forward pass left."""
+"""Attention maps of chosen tokens, from the log-sum-exp that the forward pass returned."""
 
 import torch
 from torch import Tensor
@@ -32,15 +32,15 @@ def cross_attention_weights(
         cu_seqlens_q: int32 [B+1], where each sample's text starts, ending with T.
         tokens: int64 [R], the packed positions of the tokens whose map is wanted; any order, repeats allowed.
         cu_seqlens_k: int32 [B+1] for packed keys.
-        max_seqlen_k: no image has more keys than this; only with cu_seqlens_k. When None it is read from it, which
-            synchronises a GPU.
+        max_seqlen_k: no image has more keys than this; only with cu_seqlens_k. When None, it is computed from
+            cu_seqlens_k, which synchronises a GPU.
         scale: factor on the scores; D ** -0.5 when None.
         head_mean: whether to average over the query heads.
         backend: see :func:`hive_kernels.resolve`.
 
     Returns:
         [R, Hq, N], or [R, N] with ``head_mean``; N = max_seqlen_k for packed keys, 0 after an image's last key.
-        fp32 (fp64 for fp64), not differentiable. Rows sum to 1, and to 0 for a text without an image.
+        fp32 (fp64 for fp64), not differentiable. Rows sum to 1, or to 0 for a text without an image.
 
     Raises:
         ValueError: a shape, dtype or device doesn't fit; on a CPU also offsets and tokens that don't.

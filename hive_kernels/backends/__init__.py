@@ -1,7 +1,7 @@
-"""The table of who computes what: the public functions look up here which function serves a call.
+"""The table of backends and operations, in which the public functions look up the function that computes a call.
 
-BACKENDS lists the backends, and each :class:`Operation` the functions that compute it; to add a backend is to add to
-both. ``python -m hive_kernels.backends`` prints the table for this machine.
+BACKENDS lists the backends, and each :class:`Operation` the functions that compute it; a new backend is added to both.
+``python -m hive_kernels.backends`` prints the table for this machine.
 """
 
 from collections.abc import Callable
@@ -53,7 +53,7 @@ BACKENDS = {
             native.reason_unavailable,
             has_run_on_a_gpu=False,
             attention=cuda_attention.LIMITS,
-            checked={"cuda": _HALF, "cpu": _HALF},  # it has no fp32 attention, nor needs it
+            checked={"cuda": _HALF, "cpu": _HALF},  # it has no attention in fp32
         ),
     )
 }
@@ -63,29 +63,28 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 @dataclass(frozen=True)
 class Operation(Generic[Function]):
-    """An operation, and the functions that compute it, all of one signature."""
+    """An operation, and the functions that compute it, all with the same signature."""
 
     name: str
     functions: dict[str, Function]
-    """By backend. A backend that isn't here leaves the operation to the one that its record names."""
+    """By backend. A backend that isn't here leaves the operation to its ``leaves_to``."""
 
     def served_by(self, backend: str) -> str:
         """The backend whose function computes the operation under ``backend``."""
         return backend if backend in self.functions else BACKENDS[backend].leaves_to
 
     def function(self, backend: str, device: torch.device) -> Function:
-        """What computes the operation; ``backend`` and the errors are those of :func:`resolve`."""
-        name = resolve(backend, device)
-        return self.functions.get(name) or self.functions[self.served_by(name)]
+        """The function that computes the operation; ``backend`` and the errors are those of :func:`resolve`."""
+        return self.functions[self.served_by(resolve(backend, device))]
 
     def limits(self, backend: str) -> Limits | None:
-        """The queries that attention under ``backend`` supports; None: all."""
+        """The queries that the attention behind ``backend`` supports; None means all."""
         return BACKENDS[self.served_by(backend)].attention
 
 
-# Two operations are left to torch by all others: causal attention over text is FlashAttention-2, and the loss is two
-# large GEMMs a chunk, where a kernel of ours has nothing to win. ``cuda`` has kernels for what text does with images in
-# every layer.
+# Two operations have no kernels here: torch's causal attention over text is FlashAttention-2, and the loss is two large
+# GEMMs per chunk, which kernels would not speed up. ``cuda`` has kernels only for cross-attention and its gate, which
+# run in every layer that reads images.
 CAUSAL_ATTENTION = Operation(
     "causal_attention",
     {"reference": reference_attention.causal_attention, "torch": torch_attention.causal_attention},
@@ -156,7 +155,7 @@ def reason_unavailable(name: str, device: torch.device | str) -> str | None:
 
 
 def resolve(name: str, device: torch.device | str) -> str:
-    """The backend that ``name`` means on ``device``.
+    """The name of the backend that ``name`` means on ``device``.
 
     Args:
         name: ``auto``, ``reference`` (the definition, any dtype up to fp64), ``torch`` (SDPA, batched GEMMs),
@@ -164,7 +163,7 @@ def resolve(name: str, device: torch.device | str) -> str:
         device: where the tensors are, as a ``torch.device`` or its name.
 
     Returns:
-        A name other than ``auto``, to be passed to every operation.
+        A name other than ``auto``, which every operation accepts as its ``backend``.
 
     Raises:
         ValueError: the name is unknown, or the backend can't run there; the message says why and names those that can.
@@ -184,7 +183,7 @@ def resolve(name: str, device: torch.device | str) -> str:
 
 
 def table(device: torch.device | str) -> str:
-    """Operations by backends: what serves each on ``device``, and why a backend can't run there."""
+    """A text of operations by backends: what computes each on ``device``, and why a backend can't run there."""
     width = max(map(len, OPERATIONS)) + 2
     lines = [f"{'on ' + str(device):{width}}" + "".join(f"{name:11}" for name in BACKENDS)]
     reasons = {name: reason_unavailable(name, device) for name in BACKENDS}

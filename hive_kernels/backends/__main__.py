@@ -1,4 +1,4 @@
-"""python -m hive_kernels.backends: what serves each operation on this machine, and why a backend can't run."""
+"""python -m hive_kernels.backends: prints what computes each operation on this machine, and why a backend can't run."""
 
 import torch
 

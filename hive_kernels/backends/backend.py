@@ -1,4 +1,4 @@
-"""What the package has to know of a backend."""
+"""What the package needs to know about a backend."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,9 @@ class Backend:
     has_run_on_a_gpu: bool = True
     """Whether a result in benchmarks/results/ shows it."""
     attention: Limits | None = None
-    """The queries that its attention supports; None: all."""
+    """The queries that its attention supports; None means all."""
     checked: Mapping[str, tuple[torch.dtype, ...]] = field(default_factory=dict)
-    """By a device's type the dtypes in which hive_kernels.selfcheck compares its kernels with the reference; empty for
-    a backend whose kernels others test."""
+    """By a device's type, the dtypes in which hive_kernels.selfcheck compares its kernels with the reference.
+
+    Empty for a backend without kernels in this package.
+    """

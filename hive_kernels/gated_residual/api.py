@@ -1,4 +1,4 @@
-"""A residual connection behind a learned gate."""
+"""A residual connection with a learned gate."""
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ from hive_kernels.validation import check_float, check_tensor, invalid
 def gated_residual(x: Tensor, y: Tensor, gate: Tensor, *, backend: str = "auto") -> Tensor:
     """x + tanh(gate) * y, as Flamingo and Llama-3.2-Vision gate what an image adds to the text.
 
-    At gate = 0 the result is x, y gets no gradient and only the gate moves.
+    At gate = 0 the result is x, y gets gradient 0, and the gate has a gradient.
 
     Args:
         x: the residual stream, any shape; fp16, bf16, fp32 or fp64.
@@ -18,7 +18,7 @@ def gated_residual(x: Tensor, y: Tensor, gate: Tensor, *, backend: str = "auto")
         backend: see :func:`hive_kernels.resolve`.
 
     Returns:
-        x's shape and dtype.
+        A tensor of x's shape and dtype.
 
     Raises:
         ValueError: a shape, dtype or device doesn't fit.

@@ -1,6 +1,6 @@
-"""The two operators of a fused backend, one a direction, and their autograd, which keeps y and the gate.
+"""The two operators of a fused backend, forward and backward, and their autograd, which keeps y and the gate.
 
-``hive_kernels::gated_residual`` are our Triton kernels, ``hive_kernels_cuda::gated_residual`` those in CUDA C++.
+``hive_kernels::gated_residual`` runs our Triton kernels, ``hive_kernels_cuda::gated_residual`` those in CUDA C++.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 
 def define(library: torch.library.Library) -> None:
-    """The schemas in the library's namespace, and results without values."""
+    """Defines both operators in the library's namespace: schemas, and results without values."""
     tags = (torch.Tag.pt2_compliant_tag,)
     library.define("gated_residual(Tensor x, Tensor y, Tensor gate) -> Tensor", tags=tags)
     library.define(

@@ -1,4 +1,4 @@
-"""Tile configurations of the gated residual, frozen; what measured_tiles.py doesn't hold gets the first candidate."""
+"""Tile configurations of the gated residual, frozen: from measured_tiles.py, or else the first candidate."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from hive_kernels.gated_residual.measured_tiles import ELEMENTWISE
 
 
 class Tile(NamedTuple):
-    """Elements that a program handles, forward or backward; also those that one partial gate gradient sums."""
+    """Elements that a program computes, forward or backward, and that one partial of the gate's gradient sums."""
 
     elements: int
     num_warps: int
@@ -16,4 +16,5 @@ CANDIDATES = (Tile(2048, 4), Tile(1024, 4), Tile(4096, 8), Tile(4096, 4))
 
 
 def elementwise(capability: int, dtype: str) -> Tile:
+    """The tile for ``dtype``, as "bfloat16", of the residual stream."""
     return Tile(*ELEMENTWISE.get((capability, dtype), CANDIDATES[0]))

@@ -1,4 +1,4 @@
-"""One pass of torch's own."""
+"""One call of torch.addcmul."""
 
 import torch
 from torch import Tensor

@@ -17,6 +17,7 @@ TOKENS, WIDTH = 32 * 77, 960
 
 
 def choices(device: torch.device) -> Iterator[Choice]:
+    """See :mod:`hive_kernels.choice`."""
     for dtype in (torch.bfloat16, torch.float32):  # fp32 is the stream under autocast
         x, y = (torch.randn(TOKENS, WIDTH, device=device, dtype=dtype) for _ in range(2))
         gate = torch.full((1,), 0.5, device=device)
@@ -30,7 +31,7 @@ def choices(device: torch.device) -> Iterator[Choice]:
 
 
 def render() -> str:
-    """measured_tiles.py for the table as it is."""
+    """The text of measured_tiles.py for the table in memory."""
     return f"""{HEADER}
 
 # (compute capability, dtype of the residual stream): Tile

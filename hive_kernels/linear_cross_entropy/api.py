@@ -9,13 +9,13 @@ from hive_kernels.validation import check_float, check_targets, check_tensor, in
 
 
 def linear_cross_entropy(h: Tensor, w: Tensor, targets: Tensor, *, backend: str = "auto") -> Tensor:
-    """The sum over rows of -log softmax(h w^T)[target]; the caller divides by its global number of supervised tokens.
+    """The sum over rows of -log softmax(h w^T)[target]; a caller divides by its global number of supervised tokens.
 
     Args:
         h: hidden states [T, D], row t predicting targets[t]; fp16, bf16, fp32 or fp64.
         w: output embedding [V, D], same dtype. No gradient is computed for it unless it requires one.
-        targets: int64 [T], in [0, V), or -100 for a row that doesn't count. Better leave such rows out: they cost as
-            much as others, because dropping them here would need their number on the host.
+        targets: int64 [T], in [0, V), or -100 for a row that doesn't count. It is better to leave such rows out: they
+            cost as much as others, because dropping them here would need their number on the host.
         backend: see :func:`hive_kernels.resolve`.
 
     Returns:

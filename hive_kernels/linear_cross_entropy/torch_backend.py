@@ -1,8 +1,8 @@
-"""Logits in a few large chunks, gradients computed while a chunk's logits are there.
+"""Logits in a few large chunks; gradients are computed while a chunk's logits are in memory.
 
 torch's own F.linear_cross_entropy (2.13) is not used. It returns the loss in h's dtype, so a bf16 sum over a batch
 keeps three digits; it ignores autocast; its weight gradient is added by index_add_, which uses atomics on a GPU; FLOP
-and memory counters can't see into it; a second backward pass is an error unless it is asked for; and by default its
+and memory counters don't see its operations; a second backward pass is an error unless requested; and by default its
 chunks at a vocabulary of 32,000 are so small that a few hundred rows take longer than with plain logits.
 """
 
@@ -26,9 +26,12 @@ def linear_cross_entropy(h: Tensor, w: Tensor, targets: Tensor) -> Tensor:
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Gradients are made in forward: recomputing the logits in backward would cost a fourth GEMM and save only the
-    gradient of h, [T, D]; the weight's gradient is allocated at the start of the backward pass anyway, this being the
-    network's last operation. Backward scales copies, so it can run more than once (retain_graph)."""
+    """The loss; its forward pass computes the gradients too.
+
+    Recomputing the logits in backward would cost a fourth GEMM and save only the gradient of h, [T, D]; the weight's
+    gradient is allocated at the start of the backward pass anyway, because this is the network's last operation.
+    Backward scales copies, so it can run more than once (retain_graph).
+    """
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, w: Tensor, targets: Tensor, need_h: bool, need_w: bool) -> Tensor:

@@ -33,13 +33,13 @@ def residual_projector(
         w2, b2: second layer [S, D, D], [S, D].
         w_skip, b_skip: linear skip [S, Dv, D], [S, D]; both None for the identity, which needs Dv == D.
         eps: LayerNorm's epsilon.
-        recompute: keep x alone for the backward pass, which then runs forward again; ``triton`` runs its first
-            product again, and otherwise keeps x and that product's result.
+        recompute: whether to keep only x for the backward pass, which then computes the forward pass again; ``triton``
+            computes only the first product again, whose result it keeps otherwise.
         backend: see :func:`hive_kernels.resolve`.
 
     Returns:
-        [S, M, D] in x's dtype. Under torch.autocast products run in, and the result has, autocast's dtype; LayerNorm's
-        statistics are fp32, and parameters may then have another dtype than x.
+        [S, M, D] in x's dtype. Under torch.autocast, products and result have autocast's dtype, LayerNorm's statistics
+        are fp32, and parameters may have another dtype than x.
 
     Raises:
         ValueError: a shape, dtype or device doesn't fit.

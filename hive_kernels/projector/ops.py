@@ -1,6 +1,6 @@
-"""The two operators of a fused projector, one a direction, that torch.compile sees as they are, and their autograd.
+"""The operators of a fused projector, forward and backward, which torch.compile doesn't look into, and their autograd.
 
-Kept for backward: x, the parameters and the hidden product h, or without h where it is to ``recompute``.
+x, the parameters and, unless ``recompute``, the hidden product h are kept for backward.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ _INPUTS = f"{_PARAMETERS}, float eps, ScalarType dtype"
 
 
 def define(library: torch.library.Library) -> None:
-    """The schemas in the library's namespace, results without values, and FLOPs."""
+    """Defines both operators in the library's namespace: schemas, results without values, and FLOPs."""
     tags = (torch.Tag.pt2_compliant_tag,)
     library.define(f"residual_projector(Tensor x, {_INPUTS}) -> (Tensor out, Tensor h)", tags=tags)
     library.define(
@@ -82,7 +82,7 @@ def _forward_flops(x: Any, *rest: Any, **kwargs: Any) -> int:
 
 
 def _backward_flops(grad: Any, x: Any, h: Any, *rest: Any, **kwargs: Any) -> int:
-    """Two products for each in forward, and the hidden one again where it was not kept."""
+    """One or two products for each in forward, and the hidden one again if it was not kept."""
     (layers, rows, width_in), width = x, grad[2]
     need_parameters = rest[-1]
     forward = _forward_flops(x, *rest)

@@ -1,4 +1,4 @@
-"""The definition: one layer after the other, any floating dtype."""
+"""The definition: layer by layer, any floating dtype."""
 
 import torch
 import torch.nn.functional as F
@@ -11,14 +11,14 @@ from hive_kernels.projector.parameters import Parameters
 def residual_projector(
     x: Tensor, parameters: Parameters, eps: float, gemm_dtype: torch.dtype, recompute: bool
 ) -> Tensor:
-    """x [S, M, Dv] -> [S, M, D] in ``gemm_dtype``; ``recompute`` keeps the inputs alone for the backward pass."""
+    """x [S, M, Dv] -> [S, M, D] in ``gemm_dtype``; ``recompute`` keeps only the inputs for the backward pass."""
     if recompute:
         return checkpoint(_compute, x, parameters, eps, gemm_dtype, use_reentrant=False, preserve_rng_state=False)
     return _compute(x, parameters, eps, gemm_dtype)
 
 
 def _compute(x: Tensor, parameters: Parameters, eps: float, gemm_dtype: torch.dtype) -> Tensor:
-    """Under autocast the products below follow it by themselves."""
+    """x [S, M, Dv] -> [S, M, D] in ``gemm_dtype``; under autocast torch casts the products' inputs."""
     ln_w, ln_b, w1, b1, w2, b2, w_skip, b_skip = parameters
     outputs = []
     for i in range(x.shape[0]):

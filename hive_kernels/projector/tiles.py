@@ -1,6 +1,6 @@
 """Tile configurations of the projector's kernels, frozen: a lookup never measures and never synchronises.
 
-What measured_tiles.py doesn't hold gets the default: for elementwise kernels a tile of moderate size, for GEMMs cuBLAS.
+What isn't in measured_tiles.py gets the default: for elementwise kernels a tile of moderate size, for GEMMs cuBLAS.
 """
 
 from typing import NamedTuple
@@ -8,12 +8,12 @@ from typing import NamedTuple
 from hive_kernels.projector.measured_tiles import ELEMENTWISE, GEMM
 
 KERNELS = ("layer_norm", "layer_norm_backward", "gelu", "gelu_backward")
-PRODUCTS = ("hidden", "output", "features")  # what they are: triton_backend/gemm.py
+PRODUCTS = ("hidden", "output", "features")  # triton_backend/gemm.py defines them
 FEWEST_ROWS = 4096  # of all layers together; below, a GEMM goes to cuBLAS whatever the table says
 
 
 class Tile(NamedTuple):
-    """A tile of ``rows`` x ``columns``; kernels that sum over rows walk through ``chunk`` of them in a program."""
+    """A tile of ``rows`` x ``columns``; in kernels that sum over rows a program loops over ``chunk`` of them."""
 
     rows: int
     columns: int
@@ -32,17 +32,18 @@ class Gemm(NamedTuple):
 
 
 def elementwise(kernel: str, capability: int, dtype: str, width: int) -> Tile:
-    """``kernel`` is one of KERNELS, ``width`` a row's."""
+    """The tile of ``kernel``, one of KERNELS, for rows of ``width`` elements of ``dtype``, as "bfloat16"."""
     key = elementwise_key(kernel, capability, dtype, width)
     return Tile(*ELEMENTWISE[key]) if key in ELEMENTWISE else elementwise_candidates(kernel, key[3])[0]
 
 
 def elementwise_key(kernel: str, capability: int, dtype: str, width: int) -> tuple[str, int, str, int]:
+    """The key of ELEMENTWISE; arguments as in :func:`elementwise`."""
     return kernel, capability, dtype, max(16, 1 << (width - 1).bit_length())
 
 
 def elementwise_candidates(kernel: str, block: int) -> tuple[Tile, ...]:
-    """The default first. A LayerNorm's row lies whole in one tile, so its columns are ``block``."""
+    """Tiles worth measuring, the default first. A tile of a LayerNorm has whole rows, so its columns are ``block``."""
     if kernel == "layer_norm":
         return tuple(Tile(rows, block, rows, warps) for rows, warps in _row_tiles(block, 2048, 4096))
     if kernel == "layer_norm_backward":
@@ -54,18 +55,18 @@ def elementwise_candidates(kernel: str, block: int) -> tuple[Tile, ...]:
 
 
 def _row_tiles(block: int, *elements: int) -> list[tuple[int, int]]:
-    """(rows, warps) for tiles of about so many elements, 16 a thread."""
+    """(rows, warps) for tiles of about so many elements, 16 per thread."""
     return [(max(1, n // block), min(16, max(4, max(n, block) // 512))) for n in elements]
 
 
 def gemm(product: str, capability: int, dtype: str, rows: int, inner: int, columns: int) -> Gemm | None:
-    """None is cuBLAS. ``product`` is one of PRODUCTS, ``rows`` are those of all layers."""
+    """The tile of ``product``, one of PRODUCTS, or None for cuBLAS; ``rows`` are those of all layers together."""
     entry = GEMM.get((product, capability, dtype, inner, columns))
     return None if entry is None or rows < FEWEST_ROWS else Gemm(*entry)
 
 
 def gemm_candidates(product: str, capability: int) -> tuple[Gemm, ...]:
-    """What fits into a block's shared memory and, with the product's epilogue, into its registers."""
+    """Tiles that fit a block's shared memory and, with the product's epilogue, its registers."""
     if capability in (90, 100):
         wide = () if product == "hidden" else (Gemm(128, 256, 64, 8, 3),)
         return (Gemm(128, 128, 64, 8, 4), Gemm(128, 128, 64, 8, 3), Gemm(128, 128, 32, 8, 4), *wide)

@@ -1,4 +1,4 @@
-"""Batched GEMMs over the layers, biases and the skip as their accumulators."""
+"""Batched GEMMs over the layers, which start from biases and the skip as their accumulators."""
 
 import torch
 import torch.nn.functional as F
@@ -12,18 +12,18 @@ from hive_kernels.validation import without_autocast
 def residual_projector(
     x: Tensor, parameters: Parameters, eps: float, gemm_dtype: torch.dtype, recompute: bool
 ) -> Tensor:
-    """x [S, M, Dv] -> [S, M, D] in ``gemm_dtype``; ``recompute`` keeps the inputs alone for the backward pass."""
+    """x [S, M, Dv] -> [S, M, D] in ``gemm_dtype``; ``recompute`` keeps only the inputs for the backward pass."""
     if recompute:
         return checkpoint(_compute, x, parameters, eps, gemm_dtype, use_reentrant=False, preserve_rng_state=False)
     return _compute(x, parameters, eps, gemm_dtype)
 
 
 def _compute(x: Tensor, parameters: Parameters, eps: float, gemm_dtype: torch.dtype) -> Tensor:
-    """LayerNorm's weight and bias are folded into the linear maps behind it.
+    """x [S, M, Dv] -> [S, M, D] in ``gemm_dtype``, with LayerNorm's weight and bias folded into the maps after it.
 
     They differ by layer, which F.layer_norm can't do in one call: n w + b = z (ln_w w) + (b + ln_b w) with z the
-    normalised x. That costs one pass over a weight instead of three passes over, and one more saved copy of, the
-    M >> Dv rows.
+    normalised x. Folding costs one pass over each weight matrix. Applying them to z would cost three passes over its
+    M >> Dv rows and one more saved copy.
     """
     ln_w, ln_b, w1, b1, w2, b2, w_skip, b_skip = parameters
     with without_autocast(x.device):

@@ -17,6 +17,7 @@ WIDTHS = ((1152, 960), (768, 960), (1024, 960))  # (tower, host)
 
 
 def choices(device: torch.device) -> Iterator[Choice]:
+    """See :mod:`hive_kernels.choice`."""
     gpu = capability(device)
     for width_in, width in WIDTHS:
         arguments = _arguments(width_in, width, device)
@@ -60,7 +61,7 @@ def _arguments(width_in: int, width: int, device: torch.device) -> list[Tensor]:
 
 
 def render() -> str:
-    """measured_tiles.py for the tables as they are."""
+    """The text of measured_tiles.py for the tables in memory."""
     return f"""{HEADER}
 
 # (kernel, compute capability, dtype of the products, width rounded up to a power of two): Tile

@@ -1,4 +1,4 @@
-"""Checks the fused kernels on this device against the fp64 reference, forward and every gradient, at small shapes.
+"""Compares the fused kernels on this device with the fp64 reference, forward and every gradient, at small shapes.
 
 Compilers miscompile: a kernel that is right on one GPU generation with one Triton release has been wrong with another.
 So a backend's first launch on a GPU in a process runs this once (:mod:`hive_kernels.first_use`).
@@ -22,22 +22,25 @@ from hive_kernels.testing import Operation, Result, cu_seqlens, measure
 
 
 class SelfCheckError(RuntimeError):
-    """A fused kernel computes something else than the definition on this device."""
+    """A fused kernel's result on this device isn't the reference's."""
 
 
 class Case(NamedTuple):
+    """An operation with the shapes of its tensors."""
+
     name: str
+    """The operation's name in OPERATIONS, and after a comma what is special about the case."""
     operation: Operation
     shapes: tuple[tuple[int, ...], ...]
     backend: str = ""
-    """The only one that has kernels of its own for this case; none means all."""
+    """The only backend that runs the case, because it has separate kernels for it; empty means all."""
 
 
 def run(device: torch.device | str, backend: str = "triton") -> list[tuple[str, torch.dtype, Result]]:
-    """Every operation that ``backend`` has kernels for, in the dtypes that run there; all results, if they pass.
+    """(case, dtype, result) of every operation that ``backend`` has kernels for, in the dtypes that run on ``device``.
 
     Raises:
-        SelfCheckError: the operation, dtype and result that fail, with the error and what is allowed.
+        SelfCheckError: a result is wrong; names the case, dtype and result, the error and what is allowed.
     """
     device = torch.empty(0, device=device).device  # with its index, as tensors carry it
     first_use.mark_checked(device, backend)
@@ -61,7 +64,7 @@ def run(device: torch.device | str, backend: str = "triton") -> list[tuple[str, 
 
 
 def cases() -> Iterator[Case]:
-    """Small, but with more than one tile, a ragged edge and an empty sample."""
+    """The cases: small, but with more than one tile, a ragged edge and an empty sample."""
     offsets = cu_seqlens([37, 0, 90, 3])
 
     def attention(q: Tensor, k: Tensor, v: Tensor, backend: str) -> Tensor:
@@ -101,4 +104,5 @@ def cases() -> Iterator[Case]:
 
 
 def device_name(device: torch.device) -> str:
+    """The GPU's name, or "this CPU"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"

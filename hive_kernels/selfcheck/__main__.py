@@ -1,6 +1,6 @@
 """python -m hive_kernels.selfcheck [BACKEND]: checks a backend's kernels on this machine, and prints the errors."""
 
-import sys
+import argparse
 
 import torch
 
@@ -8,12 +8,19 @@ from hive_kernels.backends import BACKENDS, reason_unavailable
 from hive_kernels.selfcheck import SelfCheckError, device_name, run
 
 
-def main(arguments: list[str]) -> None:
-    """Checks the backend that is given, or triton; exits with a sentence where that fails."""
+def main(arguments: list[str] | None = None) -> None:
+    """Checks the given backend, or triton, and prints the results; exits with a sentence if the check fails."""
     known = [name for name, backend in BACKENDS.items() if backend.checked]
-    if len(arguments) > 1 or not set(arguments) <= set(known):
-        raise SystemExit(f"arguments are {' '.join(arguments)}; allowed: {' or '.join(known)}")
-    backend = arguments[0] if arguments else "triton"
+    parser = argparse.ArgumentParser(
+        prog="python -m hive_kernels.selfcheck",
+        usage="%(prog)s [-h] [BACKEND]",
+        description="Checks a backend's kernels on this machine, and prints the errors.",
+    )
+    parser.add_argument("backend", nargs="*", metavar="BACKEND", help=f"{' or '.join(known)}; triton if left out")
+    given = parser.parse_args(arguments).backend
+    if len(given) > 1 or not set(given) <= set(known):
+        raise SystemExit(f"arguments are {' '.join(given)}; allowed: {' or '.join(known)}")
+    backend = given[0] if given else "triton"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     reason = reason_unavailable(backend, device)
     if reason is not None:
@@ -28,4 +35,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

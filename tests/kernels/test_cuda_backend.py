@@ -226,6 +226,13 @@ def test_a_build_for_generations_that_do_not_exist(tmp_path, generations):
     assert f"HIVE_CUDA_ARCHITECTURES is {generations}; allowed: compute capabilities" in " ".join(done.stderr.split())
 
 
+def test_the_check_of_machine_code_explains_itself(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        native_check.main(["--help"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: python -m hive_kernels.native_check [-h] [FILE]")
+
+
 def test_what_the_machine_code_is_asked(monkeypatch, capsys, tmp_path):
     """As cuobjdump lists a library: one good kernel, one that spills, one without tensor cores."""
     kernel = "_ZN4hive54_GLOBAL__N__2165ee29_20_attention_forward_cu_79c3110d{}I6__halfLi64EEEvNS_9AttentionE"
@@ -240,7 +247,7 @@ def test_what_the_machine_code_is_asked(monkeypatch, capsys, tmp_path):
     )
     listings = {"--dump-resource-usage": usage, "--dump-sass": code}
     monkeypatch.setattr(native_check, "cuobjdump", lambda option, library: listings[option])
-    monkeypatch.setattr(native_check, "_readable", lambda mangled: {good: "g", spills: "s", scalar: "attention_x"})
+    monkeypatch.setattr(native_check, "_demangle", lambda mangled: {good: "g", spills: "s", scalar: "attention_x"})
     library = tmp_path / "library.so"
     assert native_check.main([str(library)]) == 2
     library.touch()

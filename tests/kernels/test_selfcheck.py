@@ -16,6 +16,7 @@ from hive_kernels import (
 )
 from hive_kernels.backends import OPERATIONS
 from hive_kernels.selfcheck import Case, SelfCheckError
+from hive_kernels.selfcheck.__main__ import main
 from hive_kernels.testing import cu_seqlens
 from tests.support.fake_tensors import check_shapes
 
@@ -79,6 +80,16 @@ def test_it_can_be_switched_off(monkeypatch):
     first_use.skip(False)
     monkeypatch.setenv("HIVE_SKIP_SELFCHECK", "1")
     first_use.ensure(torch.device("cpu"), "triton")
+
+
+def test_the_command_takes_one_backend_that_has_kernels(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: python -m hive_kernels.selfcheck [-h] [BACKEND]")
+    for given in (["torch"], ["triton", "cuda"]):
+        with pytest.raises(SystemExit, match=f"arguments are {' '.join(given)}; allowed: triton or cuda"):
+            main(given)
 
 
 @pytest.mark.gpu

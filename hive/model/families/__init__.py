@@ -1,7 +1,7 @@
 """The families of towers and language models that the engine runs.
 
-A family is a module here, under the name that `hive.config` lists in `TowerFamilyName` or `LanguageFamilyName`, whose
-`FAMILY` is the record of all that the engine needs to know of it. Nothing outside this folder names a family's classes.
+A family is a module here, under the name that `hive.config` lists in `TowerFamilyName` or `LanguageFamilyName`. Its
+`FAMILY` holds everything that the engine needs to know about it. Nothing outside this folder names a family's classes.
 """
 
 from collections.abc import Iterable
@@ -24,34 +24,34 @@ LANGUAGES: dict[str, LanguageFamily] = {
 
 
 def tower_family(model: PreTrainedModel) -> TowerFamily:
-    """The family that the tower is of."""
+    """The tower's family."""
     return next(family for family in TOWERS.values() if isinstance(model, family.model_class))
 
 
 def language_family(model: PreTrainedModel) -> LanguageFamily:
-    """The family that the language model is of."""
+    """The language model's family."""
     return next(family for family in LANGUAGES.values() if isinstance(model, family.model_class))
 
 
 def fresh_vision(config: TowerConfig) -> PreTrainedModel:
-    """A tower of the configured shape with the family's own initialisation."""
+    """A tower of the configured family and shape with transformers' initialisation."""
     family = TOWERS[config.family]
     return family.model_class(family.to_settings(config))
 
 
 def fresh_language(config: LanguageConfig) -> PreTrainedModel:
-    """A language model of the configured shape with the family's own initialisation."""
+    """A language model of the configured family and shape with transformers' initialisation."""
     family = LANGUAGES[config.family]
     return family.model_class(family.to_settings(config))
 
 
 def image_spec(vision: PreTrainedModel) -> ImageSpec:
-    """How the tower wants its images."""
+    """The size, resizing and normalisation of the images that the tower expects."""
     family = tower_family(vision)
     return family.image_spec(family.described(TowerConfig(), vision.config).image_size)
 
 
 def either(families: Iterable[TowerFamily | LanguageFamily]) -> str:
-    """Their titles for a sentence: "CLIP or SigLIP"."""
+    """The families' titles joined for a sentence: "CLIP or SigLIP"."""
     *others, last = (family.title for family in families)
     return f"{', '.join(others)} or {last}" if others else last

@@ -18,7 +18,7 @@ from hive.model.families.tower import (
 
 
 def processor(spec: ImageSpec) -> dict[str, Any]:
-    """CLIP's processor, which can crop and can resize to a square."""
+    """See `TowerFamily.processor`; CLIP's processor can crop or resize to a square."""
     square = {"height": spec.size, "width": spec.size}
     crop = spec.resize == "crop"
     return {
@@ -37,7 +37,7 @@ def parts(model: PreTrainedModel) -> TowerParts:
 
 
 def run_layer(layer: nn.Module, hidden: Tensor) -> Tensor:
-    """See `TowerFamily.run_layer`; the layer's second argument is a mask."""
+    """See `TowerFamily.run_layer`; the layer's second argument is a mask, None for no mask."""
     return layer(hidden, None)
 
 
@@ -76,5 +76,5 @@ FAMILY = TowerFamily(
     parts=parts,
     run_layer=run_layer,
     layer_parts=layer_parts,
-    export_prefix="vision_model.",  # transformers before 5.6 finds no weight without it, later versions read both
+    export_prefix="vision_model.",  # transformers before 5.6 find no weight without it, later versions read both
 )

@@ -1,4 +1,4 @@
-"""What the engine needs to know of a family of language models."""
+"""What the engine needs to know about a family of language models."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -25,18 +25,18 @@ class LanguageParts:
     """(hidden, positions [1, T]) to cosines and sines, [1, T, d] each."""
     layers: nn.ModuleList
     norm: nn.Module
-    """Behind the last layer."""
+    """After the last layer."""
     head: nn.Linear
     """Without a bias; its weight may be the embedding's."""
 
 
 @dataclass(frozen=True)
 class AttentionParts:
-    """The modules in a decoder layer's self-attention, which cross-attention starts from."""
+    """The modules of a decoder layer's self-attention, whose weights cross-attention starts from."""
 
     head_dim: int
     norm: nn.Module
-    """In front of the projections."""
+    """Before the projections."""
     query: nn.Linear
     key: nn.Linear
     value: nn.Linear
@@ -52,26 +52,26 @@ class LanguageFamily:
 
     name: LanguageFamilyName
     title: str
-    """What is asked for in a sentence: "give a ..."."""
+    """The name in sentences such as "give a ..."."""
     model_class: type[PreTrainedModel]
     readers: Mapping[str, Callable[[dict[str, Any], str], PreTrainedConfig]]
-    """By the model_type of a config.json: its content, and where it is from in words, to the settings.
+    """By the model_type of a config.json, a function that makes the settings from its content.
 
-    Raises `UserError` where the content lacks something.
+    The function's second argument names the file in the `UserError` that it raises if the content lacks something.
     """
 
     to_settings: Callable[[LanguageConfig], PreTrainedConfig]
     """The settings of a fresh model of the configured shape."""
     sizes: Callable[[PreTrainedConfig], dict[str, Any]]
-    """The way back: `LanguageConfig`'s fields that describe the shape."""
+    """The inverse of `to_settings`: the fields of `LanguageConfig` that describe the shape."""
 
     parts: Callable[[PreTrainedModel], LanguageParts]
     attention_parts: Callable[[nn.Module], AttentionParts]
-    """Of a decoder layer."""
+    """The modules of a decoder layer's self-attention."""
     decoder_layer: Callable[[Tensor, nn.Module, Rotary, Attend], Tensor]
-    """Hidden states [T, D] of packed texts through a decoder layer; what its tokens may see is `attend`'s matter.
+    """The output [T, D] of a decoder layer for hidden states [T, D] of packed texts.
 
-    It calls `attend` once, with rotated queries and keys.
+    It calls `attend` once, with rotated queries and keys; `attend` decides which tokens each query sees.
     """
 
     def described(self, config: LanguageConfig, settings: PreTrainedConfig) -> LanguageConfig:

@@ -1,4 +1,4 @@
-"""Llama (Touvron et al. 2023), and the models that are Llamas by another name: MobileLLM, SmolLM2."""
+"""Llama (Touvron et al. 2023), and models of the same architecture: MobileLLM, SmolLM2."""
 
 from typing import Any, cast
 
@@ -31,12 +31,12 @@ MOBILELLM_FIELDS = (
 
 
 def read_llama(content: dict[str, Any], source: str) -> LlamaConfig:
-    """Llama's own config.json."""
+    """The settings in the config.json of a Llama."""
     return LlamaConfig.from_dict(content)
 
 
 def read_mobilellm(content: dict[str, Any], source: str) -> LlamaConfig:
-    """MobileLLM's settings as the plain Llama that its weights are; its own remote code is never run."""
+    """The settings of MobileLLM as a plain Llama, which its weights fit; the checkpoint's remote code is never run."""
     for name in MOBILELLM_FIELDS:
         if name not in content:
             raise UserError(f"The config.json of {source} lacks {name}: give a complete MobileLLM folder.")
@@ -104,7 +104,7 @@ def attention_parts(layer: nn.Module) -> AttentionParts:
 
 
 def decoder_layer(hidden: Tensor, layer: nn.Module, rotary: Rotary, attend: Attend) -> Tensor:
-    """Attention, then SwiGLU, each behind its own RMSNorm."""
+    """See `LanguageFamily.decoder_layer`: attention, then SwiGLU, each with an RMSNorm before it."""
     host = cast(LlamaDecoderLayer, layer)
     attention = host.self_attn
     normed = host.input_layernorm(hidden)
@@ -118,7 +118,10 @@ def decoder_layer(hidden: Tensor, layer: nn.Module, rotary: Rotary, attend: Atte
 
 
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding of [T, H, d]; `cos`, `sin` [T, 1, d] (Su et al. 2021, in Llama's half-split order)."""
+    """`heads` [T, H, d] with rotary position embedding (Su et al. 2021); `cos`, `sin` [T, 1, d].
+
+    Channel i is paired with channel i + d / 2, as in Llama.
+    """
     first, second = heads.chunk(2, dim=-1)
     return (heads * cos + torch.cat([-second, first], dim=-1) * sin).to(heads.dtype)
 

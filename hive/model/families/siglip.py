@@ -11,7 +11,7 @@ from hive.model.families.tower import TowerFamily, TowerParts, processor_setting
 
 
 def processor(spec: ImageSpec) -> dict[str, Any]:
-    """SigLIP's processor, or CLIP's for cropped images: SigLIP's can't crop."""
+    """See `TowerFamily.processor`; cropped images get CLIP's processor, because SigLIP's can't crop."""
     if spec.resize == "crop":
         return clip.processor(spec)
     square = {"height": spec.size, "width": spec.size}

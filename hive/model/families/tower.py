@@ -1,4 +1,4 @@
-"""What the engine needs to know of a family of vision towers."""
+"""What the engine needs to know about a family of vision towers."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hive.config import TowerConfig, TowerFamilyName
 from hive.data.images import ImageSpec
 
-BICUBIC = 3
+BICUBIC = 3  # PIL's number, which preprocessor_config.json has
 SIZES: Mapping[str, str] = {
     "image_size": "image_size",
     "patch_size": "patch_size",
@@ -36,7 +36,7 @@ class TowerParts:
     layers: nn.ModuleList
 
     def parameters(self, hidden_state: int) -> Iterator[nn.Parameter]:
-        """Those that a hidden state depends on: 0 = embeddings, k = output of layer k."""
+        """The parameters that a hidden state depends on: 0 = embeddings, k = output of layer k."""
         for module in (self.embeddings, self.first_norm, *self.layers[:hidden_state]):
             yield from module.parameters()
 
@@ -45,7 +45,7 @@ class TowerParts:
 class EncoderLayerParts:
     """An encoder layer's modules: x + output(attention(norm1(x))), then x + fc2(activation(fc1(norm2(x)))).
 
-    What scales a branch in the family's own layer is multiplied into `output` and `fc2`.
+    A family that scales its branches multiplies the factors into `output` and `fc2`.
     """
 
     heads: int
@@ -78,34 +78,34 @@ class TowerFamily:
     to_settings: Callable[[TowerConfig], PreTrainedConfig]
     """The settings of a fresh tower of the configured shape."""
     sizes: Callable[[PreTrainedConfig], dict[str, Any]]
-    """The way back: `TowerConfig`'s sizes."""
+    """The inverse of `to_settings`: the sizes in `TowerConfig`."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resize: Literal["crop", "square"]
     """How images are prepared: channels' mean and deviation in 0..1, and `ImageSpec.resize`."""
     processor: Callable[[ImageSpec], dict[str, Any]]
-    """The content of preprocessor_config.json for images that are prepared so."""
+    """The content of preprocessor_config.json for images that are prepared in this way."""
 
     class_tokens: int
-    """Tokens in front of the patches', 0 or 1."""
+    """Class tokens in front of the patch tokens, 0 or 1."""
     pools_by_attention: bool
-    """Whether the whole model ends in a pooling head that makes keys and values of every token, as FLOPs count it."""
+    """Whether the whole model ends in an attention pooling head, whose keys and values of every token cost FLOPs."""
     parts: Callable[[PreTrainedModel], TowerParts]
     run_layer: Callable[[nn.Module, Tensor], Tensor]
-    """An encoder layer by transformers' own forward pass, [B, class token + N, Dv] to the same."""
+    """The output of transformers' encoder layer for its input, both [B, class token + N, Dv]."""
     layer_parts: Callable[[nn.Module], EncoderLayerParts]
-    """The same layer's modules, for the frozen form that HIVE rebuilds."""
+    """The layer's modules, of which `FrozenTower` builds a faster layer."""
 
     export_prefix: str
-    """In front of an exported weight's name, so that every supported version of transformers finds it."""
+    """Prefix of an exported weight's name with which every supported version of transformers finds it."""
 
     def described(self, config: TowerConfig, settings: PreTrainedConfig) -> TowerConfig:
         """`config` with the family and the sizes of the settings."""
         return dataclasses.replace(config, family=self.name, **self.sizes(settings))
 
     def image_spec(self, size: int) -> ImageSpec:
-        """How a tower of this input size wants its images."""
+        """The resizing and normalisation of the images that a tower of this input size expects."""
         return ImageSpec(size, self.mean, self.std, self.resize)
 
 
@@ -115,7 +115,7 @@ def usual_settings(config: TowerConfig) -> dict[str, Any]:
 
 
 def usual_sizes(settings: PreTrainedConfig) -> dict[str, Any]:
-    """`TowerConfig`'s sizes of settings that have them under transformers' usual names."""
+    """The sizes in `TowerConfig` of settings that have them under transformers' usual names."""
     return {ours: getattr(settings, theirs) for ours, theirs in SIZES.items()}
 
 

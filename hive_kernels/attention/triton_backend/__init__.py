@@ -1,9 +1,9 @@
 """Cross-attention, joint attention and attention maps by our Triton kernels, behind operators in ``hive_kernels``.
 
-The modules of this folder import Triton, so they are imported when a kernel is first launched: forward.py, backward.py
+The modules of this folder import Triton, so they are imported when a kernel is first launched. forward.py, backward.py
 and weights.py have the kernels, each with its launch; problem.py has what a launch passes, addressing.py what kernels
-share, cases.py every launch there is, for compilation without a GPU. The joint operation runs the kernels of
-cross-attention with a second, causal key segment. Memory of the backward beyond its results: delta, fp32 [T, Hq].
+share, cases.py every launch, for compilation without a GPU. The joint operation runs the kernels of cross-attention
+with a second, causal key segment. Beyond its results, backward needs memory for delta, fp32 [T, Hq].
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from hive_kernels.attention.limits import Limits
 from hive_kernels.attention.tiles import MAX_HEAD_DIM
 from hive_kernels.compile_case import CompileCase
 
-# The dtypes that there are tiles for, and a head that is one tile wide.
+# The dtypes that have tiles, and heads that fit one tile.
 LIMITS = Limits(launch.DTYPES, f"at most {MAX_HEAD_DIM}", lambda size: size <= MAX_HEAD_DIM)
 
 ops.define(launch.LIBRARY, "cross_attention", ops.CROSS)

@@ -1,8 +1,8 @@
-"""Where rows, keys and samples of packed attention lie, for its kernels.
+"""Addresses of rows, keys and samples in the kernels of packed attention.
 
-Rows: the G query heads that share a key head are packed below each other, so row r of a sample is its token r // G and,
-of the group, head r % G. A key tile is read once for all of them, and dK, dV sum over the group in registers.
-A key segment is either an image's keys, all visible, or the text's own, causal (``CAUSAL``); the joint operation walks
+Rows: the G query heads that share a key head are consecutive rows, so row r of a sample is its token r // G and head
+r % G of the group. A key tile is read once for all of them, and dK, dV sum over the group in registers.
+A key segment is either an image's keys, all visible, or the text's, causal (``CAUSAL``); the joint operation reads
 both.
 """
 
@@ -12,10 +12,10 @@ import triton.language as tl
 
 @triton.jit
 def locate(slot, cu_seqlens, batch, total, UNIT: tl.constexpr, BLOCK: tl.constexpr):
-    """Which rows a slot covers: its sample, that sample's first token and tokens, and the slot's first row there.
+    """A slot's sample, the sample's first token and number of tokens, and the slot's first row in the sample.
 
-    A token is UNIT rows, a slot BLOCK. Sample b owns the slots from b + cu_seqlens[b] * UNIT // BLOCK on, which are
-    always enough for its rows; so the grid, total * UNIT // BLOCK + batch, is known without asking the device.
+    A token is UNIT rows, a slot BLOCK. Sample b has the slots from b + cu_seqlens[b] * UNIT // BLOCK on, which are
+    always enough for its rows; so the grid, total * UNIT // BLOCK + batch, is known without synchronising the device.
     Offsets are clamped to the tensor: wrong ones give wrong results, never an access outside.
     """
     before = 0
@@ -31,7 +31,7 @@ def locate(slot, cu_seqlens, batch, total, UNIT: tl.constexpr, BLOCK: tl.constex
 
 @triton.jit
 def segment(sample, cu_seqlens, total):
-    """First token and tokens of a sample; without cu_seqlens every sample has ``total`` of its own."""
+    """A sample's first token and number of tokens; without cu_seqlens every sample has ``total`` of them, from 0."""
     if cu_seqlens is None:
         begin = tl.full([], 0, tl.int32)
         length = total
@@ -58,7 +58,7 @@ def load(base, offsets, inside, MASKED: tl.constexpr, HEAD_DIM: tl.constexpr, BL
 
 @triton.jit
 def store(base, offsets, inside, values, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """The inverse of load, rounded to what ``base`` points at."""
+    """Writes what ``load`` would read, rounded to the dtype that ``base`` points to."""
     d = tl.arange(0, BLOCK_D)
     mask = inside[:, None] & (d[None, :] < HEAD_DIM)
     tl.store(base + offsets[:, None] + d[None, :], values.to(base.dtype.element_ty), mask=mask)
@@ -66,19 +66,19 @@ def store(base, offsets, inside, values, HEAD_DIM: tl.constexpr, BLOCK_D: tl.con
 
 @triton.jit
 def row_base(base, begin, row, head, stride_token, stride_head, GROUP: tl.constexpr):
-    """Where the token of a sample's packed ``row`` lies, at its group's first head."""
+    """The address of the token of a sample's packed ``row``, at its group's first head."""
     return base + (begin + row // GROUP).to(tl.int64) * stride_token + head.to(tl.int64) * GROUP * stride_head
 
 
 @triton.jit
 def row_offsets(rows, row, stride_token, stride_head, GROUP: tl.constexpr):
-    """From row_base of the tile's first ``row`` to each of its rows. Small: 32 bits are enough."""
+    """The offsets of a tile's rows from row_base of its first ``row``, small enough for 32 bits."""
     return (rows // GROUP - row // GROUP) * stride_token + rows % GROUP * stride_head
 
 
 @triton.jit
 def key_base(base, sample, begin, head, stride_sample, stride_token, stride_head):
-    """Where a sample's keys start."""
+    """The address of key ``begin`` of a sample or, with stride_sample 0, of all packed keys."""
     samples = sample.to(tl.int64) * stride_sample
     return base + samples + begin.to(tl.int64) * stride_token + tl.cast(head, tl.int64) * stride_head
 

@@ -101,7 +101,7 @@ def query_gradient_kernel(
 
 @triton.jit
 def gradient_base(sample, begin, key, head, heads, keys, DENSE: tl.constexpr, HEAD_DIM: tl.constexpr):
-    """Where the gradient of a sample's ``key`` lies in a contiguous [B, keys, heads, HEAD_DIM], or packed."""
+    """The offset of the gradient of a sample's ``key`` in a contiguous [B, keys, heads, HEAD_DIM], or packed."""
     first = begin.to(tl.int64) + key
     if DENSE:
         first += sample.to(tl.int64) * keys
@@ -118,7 +118,7 @@ def key_gradient_kernel(
 ):  # fmt: skip
     """dK and dV of one tile of keys, summed over all rows that see it. Grid (slots of BLOCK_N keys, key heads).
 
-    Without cu_seqlens_k, ``tiles`` slots a sample. CAUSAL: keys are the text's own, and cu_seqlens_k is cu_seqlens_q.
+    Without cu_seqlens_k a sample has ``tiles`` slots. CAUSAL: keys are the text's, and cu_seqlens_k is cu_seqlens_q.
     Scores are computed transposed, [keys, rows], so that no product's result has to be transposed for the next one.
     """
     head, heads = tl.program_id(1), tl.num_programs(1)
@@ -174,7 +174,7 @@ def one_pass_kernel(
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """All gradients of one sample and key head whose rows fit one tile: five products a key tile instead of seven.
+    """All gradients of one sample and key head whose rows fit one tile: five products per key tile instead of seven.
 
     Grid (samples, key heads). dQ is kept transposed for the same reason as key_gradient_kernel's scores.
     """
@@ -225,7 +225,7 @@ def one_pass_kernel(
 
 
 def backward(problem: Problem, out: Tensor, lse: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
-    """dq, then dk and dv of the text's own keys, where there are any, and of the images'; contiguous.
+    """dq, then dk and dv of the text's keys, for the joint operation, and of the images'; contiguous.
 
     Keys that no row sees get 0.
     """
@@ -240,13 +240,13 @@ def backward(problem: Problem, out: Tensor, lse: Tensor, dout: Tensor) -> tuple[
     delta = query_gradient(problem, out, lse, dout, dq)
     key_gradient(problem, lse, dout, delta, dk, dv)
     if k_text is not None and v_text is not None:
-        own = problem._replace(k=k_text, v=v_text, cu_seqlens_k=cu_q)
-        key_gradient(own, lse, dout, delta, text[0], text[1], causal=True)
+        over_text = problem._replace(k=k_text, v=v_text, cu_seqlens_k=cu_q)
+        key_gradient(over_text, lse, dout, delta, text[0], text[1], causal=True)
     return tuple(gradients)
 
 
 def one_pass(problem: Problem, out: Tensor, lse: Tensor, dout: Tensor, dq: Tensor, dk: Tensor, dv: Tensor) -> None:
-    """Fills dq, dk and dv, where all rows of a sample fit the tile."""
+    """Fills dq, dk and dv; all rows of a sample must fit the tile."""
     q, k, v, _, _, cu_q, cu_k, scale, _ = problem
     tile = problem.tile("one_pass")
     with ready("attention.backward", q.device, q.dtype):
@@ -276,7 +276,7 @@ def query_gradient(problem: Problem, out: Tensor, lse: Tensor, dout: Tensor, dq:
 def key_gradient(
     problem: Problem, lse: Tensor, dout: Tensor, delta: Tensor, dk: Tensor, dv: Tensor, causal: bool = False
 ) -> None:
-    """Fills dk and dv of the problem's k and v; ``causal`` when they are the text's own."""
+    """Fills dk and dv of the problem's k and v; ``causal`` when they are the text's."""
     q, k, v, _, _, cu_q, cu_k, scale, _ = problem
     tile = problem.tile("key_gradient")
     slots = -(-problem.keys // tile.keys)

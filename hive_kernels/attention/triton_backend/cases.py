@@ -13,7 +13,7 @@ from hive_kernels.compile_case import CompileCase
 def compile_cases(capability: int) -> Iterator[CompileCase]:
     """Every kernel with every tile that GPUs of ``capability`` (as 86) run, for groups of three heads.
 
-    Heads are as wide as the tile or, once, 80 wide: masked, as 96 would be.
+    Heads are as wide as the tile, and for tiles of 128 also 80 wide, as an example of masked heads.
     """
     launches = [
         (role, Tile(*launch), dtype, dim)
@@ -40,7 +40,7 @@ _KERNELS: dict[str, Any] = {
 
 
 def compile_case(operation: str, role: str, tile: Tile, dtype: str, dim: int, keys: str) -> CompileCase:
-    """One launch over ``keys``: images of one size that the tile divides ("dense"), of any ("packed"), or "text"."""
+    """One launch over ``keys``: "dense", images of one size that the tile divides; "packed", of any size; or "text"."""
     kernel = _KERNELS[role]
     constexprs: dict[str, Any] = {
         "GROUP": 3, "HEAD_DIM": dim, "BLOCK_D": tiles.block_d(dim), "BLOCK_M": tile.rows, "BLOCK_N": tile.keys,

@@ -1,6 +1,6 @@
 """The forward pass of attention of packed text over images, and over images and text at once.
 
-Scores and log-sum-exp are in base 2 inside. What rows and key segments are: addressing.py.
+Scores and log-sum-exp are in base 2 in the kernels. addressing.py defines rows and key segments.
 """
 
 import torch

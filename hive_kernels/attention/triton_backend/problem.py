@@ -1,4 +1,4 @@
-"""What a launch of the attention kernels passes: an operator's inputs, and what follows from their shapes."""
+"""The inputs of an attention operator as the kernels take them, and the launch sizes that follow from their shapes."""
 
 from math import e, log2
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ LOG2_E = log2(e)
 
 
 class Problem(NamedTuple):
-    """The inputs of one attention, last dimensions contiguous.
+    """The inputs of one attention; their last dimensions are contiguous.
 
     q [T, Hq, D]; k, v [B, N, Hkv, D] or packed [Tk, Hkv, D]; of the joint operation also k_text, v_text [T, Hkv, D].
     ``longest`` bounds the tokens of a sample.
@@ -31,7 +31,7 @@ class Problem(NamedTuple):
 
     @classmethod
     def of(cls, q: Tensor, *inputs: Any) -> "Problem":
-        """The problem of an operator's inputs, in its order: what the kernels can't address is copied."""
+        """The problem of an operator's inputs, in its order; tensors that the kernels can't address are copied."""
         *keys_values, cu_q, cu_k, scale, longest = inputs
         *text, k, v = (addressable(x) for x in keys_values)
         k_text, v_text = text or (None, None)
@@ -45,6 +45,7 @@ class Problem(NamedTuple):
 
     @property
     def batch(self) -> int:
+        """Samples."""
         return self.cu_seqlens_q.shape[0] - 1
 
     @property
@@ -54,14 +55,15 @@ class Problem(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """No sample has more packed rows."""
+        """A bound on the packed rows of a sample."""
         return min(self.longest, self.q.shape[0]) * self.group
 
     def tile(self, role: str) -> Tile:
+        """The tile of the kernel ``role``, one of tiles.ROLES."""
         return tiles.lookup(role, capability(self.q.device), self.q.dtype, self.q.shape[2], self.rows)
 
     def row_grid(self, rows: int) -> tuple[int, int]:
-        """Slots that addressing.locate finds samples for."""
+        """The grid of a kernel over rows: slots of ``rows`` rows as addressing.locate has them, and key heads."""
         return self.q.shape[0] * self.group // rows + self.batch, self.k.shape[-2]
 
     def key_strides(self) -> tuple[int, ...]:
@@ -87,6 +89,6 @@ class Problem(NamedTuple):
 
 
 def addressable(x: Tensor) -> Tensor:
-    """Heads contiguous, and tokens and heads so close that offsets within a tile fit 32 bits."""
+    """``x``, or a copy if a head isn't contiguous or offsets within a tile may not fit 32 bits."""
     near = all(stride < 1 << 23 for stride in x.stride()[-3:])
     return x if x.stride(-1) == 1 and near else x.contiguous()

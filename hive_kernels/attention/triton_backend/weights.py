@@ -13,8 +13,8 @@ from hive_kernels.attention.triton_backend.problem import LOG2_E, addressable
 from hive_kernels.compile_case import CompileCase
 from hive_kernels.launch import ready
 
-WARPS, STAGES = 4, 2  # an analysis pass, a few tokens long: one launch for every GPU
-TILE = 2048  # elements of a tile of keys: more of them spill where strides are odd
+WARPS, STAGES = 4, 2  # the same on every GPU: maps are of a few tokens, for analysis
+TILE = 2048  # elements of a tile of keys: larger ones spill if strides are odd
 
 
 @triton.jit(do_not_specialize=["total", "batch", "keys", "width"])
@@ -25,7 +25,7 @@ def weights_kernel(
 ):  # fmt: skip
     """exp2(q k - lse) of one chosen token over one tile of keys, all heads or their mean. Grid (tokens, key tiles).
 
-    heads: key heads. Tokens and samples are clamped like offsets are.
+    heads: key heads. Tokens and samples are clamped, as offsets are.
     """
     row = tl.program_id(0).to(tl.int64)
     token = tl.minimum(tl.maximum(tl.load(tokens + row), 0), total - 1)
@@ -61,7 +61,7 @@ def weights(
     q: Tensor, k: Tensor, lse: Tensor, tokens: Tensor, samples: Tensor, cu_seqlens_k: Tensor | None, scale: float,
     width: int, head_mean: bool,
 ) -> Tensor:  # fmt: skip
-    """q [T, Hq, D], k as cross_attention's, lse [T, Hq] natural -> [R, Hq, width], or [R, width]. fp32."""
+    """Maps fp32 [R, Hq, width] or [R, width]; q [T, Hq, D], k as cross_attention's, lse [T, Hq] natural."""
     q, k = addressable(q), addressable(k)
     cu_seqlens_k = None if cu_seqlens_k is None else cu_seqlens_k.contiguous()
     rows, key_heads, dim = tokens.shape[0], k.shape[-2], q.shape[2]
@@ -81,7 +81,7 @@ def weights(
 
 
 def compile_cases() -> Iterator[CompileCase]:
-    """This launch is the same for every GPU."""
+    """Every launch; they are the same for every GPU."""
     pointers = {"lse": "*fp32", "weights": "*fp32", "tokens": "*i64", "samples": "*i64", "cu_seqlens_k": "*i32"}
     for dtype in ("fp16", "bf16", "fp32"):
         for dim in (32, 64, 80, 128):

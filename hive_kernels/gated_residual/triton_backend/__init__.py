@@ -1,4 +1,4 @@
-"""The gated residual by our Triton kernels: one launch forward, two backward, behind operators in ``hive_kernels``.
+"""The gated residual by our Triton kernels, behind operators in ``hive_kernels``: one launch forward, two backward.
 
 kernels.py imports Triton, so it is imported when a kernel is first launched.
 """

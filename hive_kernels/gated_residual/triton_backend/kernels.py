@@ -1,4 +1,4 @@
-"""x + tanh(gate) y in one pass, and its gradients in one pass and a sum of partials in a fixed order."""
+"""x + tanh(gate) y in one pass, and its gradients in one pass and a sum of partial sums in a fixed order."""
 
 import torch
 import triton
@@ -14,7 +14,7 @@ SUM_BLOCK = 1024
 
 @triton.jit
 def _tanh(g):
-    """Accurate near 0 too, where a gate starts: there 1 - exp(-2 |g|) would cancel, so the series is used."""
+    """tanh(g); near 0, where a gate starts, by its series, because 1 - exp(-2 |g|) would cancel."""
     s = g * g
     series = g * (1 + s * (-1 / 3 + s * (2 / 15 + s * (-17 / 315 + s * (62 / 2835)))))
     e = tl.exp(-2 * tl.abs(g))
@@ -23,6 +23,7 @@ def _tanh(g):
 
 @triton.jit
 def gated_residual_kernel(x, y, gate, out, total, ELEMENTS: tl.constexpr):
+    """out = x + tanh(gate) y for one tile of elements."""
     start = tl.program_id(0).to(tl.int64) * ELEMENTS
     place = tl.arange(0, ELEMENTS)
     inside = place < total - start
@@ -33,7 +34,7 @@ def gated_residual_kernel(x, y, gate, out, total, ELEMENTS: tl.constexpr):
 
 @triton.jit
 def gated_residual_backward_kernel(grad, y, gate, grad_y, partials, total, ELEMENTS: tl.constexpr):
-    """grad_y = tanh(gate) grad, and this program's part of sum(grad y)."""
+    """grad_y = tanh(gate) grad for one tile of elements, and the tile's part of sum(grad y)."""
     start = tl.program_id(0).to(tl.int64) * ELEMENTS
     place = tl.arange(0, ELEMENTS)
     inside = place < total - start
@@ -45,7 +46,7 @@ def gated_residual_backward_kernel(grad, y, gate, grad_y, partials, total, ELEME
 
 @triton.jit
 def gate_gradient_kernel(partials, gate, grad_gate, count, BLOCK: tl.constexpr):
-    """One program: the sum times the slope of tanh, 4 e / (1 + e)^2, which doesn't cancel for an open gate."""
+    """grad_gate = sum(partials) tanh'(gate), in one program; the slope as 4 e / (1 + e)^2, which doesn't cancel."""
     total = tl.zeros([BLOCK], tl.float32)
     for start in range(0, count, BLOCK):
         place = start + tl.arange(0, BLOCK)
@@ -81,7 +82,7 @@ def _tile(x: Tensor) -> Tile:
 
 
 def compile_cases(capability: int) -> list[CompileCase]:
-    """Both directions in every dtype at the tile that this GPU runs them with."""
+    """Every kernel in every dtype at the tile that GPUs of ``capability`` run it with."""
     cases = []
     for dtype, name in (("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32")):
         tile = elementwise(capability, name)

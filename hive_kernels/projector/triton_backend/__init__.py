@@ -1,7 +1,7 @@
 """The residual projector by cuBLAS and our Triton kernels, behind operators in ``hive_kernels``.
 
-The modules of this folder import Triton, so they are imported when a kernel is first launched: passes.py computes the
-two directions from elementwise.py (LayerNorm, GELU) and gemm.py (fused products), which have kernels and launches.
+The modules of this folder import Triton, so they are imported when a kernel is first launched. passes.py computes the
+forward and backward passes with elementwise.py (LayerNorm, GELU) and gemm.py (fused products), which have the kernels.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """The projector's elementwise kernels: LayerNorm and GELU, forward and backward, all layers in one launch.
 
-Arithmetic is fp32. Sums over rows, for the gradients of biases and of LayerNorm's weights, are written as one partial a
-program and summed afterwards in a fixed order, so results don't depend on scheduling.
+Arithmetic is fp32. Sums over rows, for the gradients of biases and of LayerNorm's weights, are written as one partial
+sum per program and added afterwards in a fixed order, so results don't depend on scheduling.
 """
 
 import torch
@@ -14,7 +14,7 @@ from hive_kernels.launch import capability
 from hive_kernels.projector.tiles import KERNELS, Tile, elementwise
 from hive_kernels.validation import invalid
 
-WIDEST = 8192  # a row of a LayerNorm lies in the registers of one program
+WIDEST = 8192  # a LayerNorm's program has a whole row in registers
 
 
 @triton.jit
@@ -35,7 +35,7 @@ def _normalise(x, inside, width, eps):
     return centred * rstd, rstd
 
 
-# Addresses: a program's first element in int64, the rest relative to it in int32, which halves their registers.
+# A program's first element has an int64 address, the others int32 offsets from it, which need half the registers.
 @triton.jit
 def layer_norm_kernel(
     x, weight, bias, offset, n, skip, rows, width, stride_layer, stride_row, eps,
@@ -65,7 +65,7 @@ def layer_norm_backward_kernel(
     x, grad_n, grad_skip, weight, grad_x, partials, rows, width, stride_layer, stride_row, eps, chunk,
     IDENTITY: tl.constexpr, NEED_X: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """grad_x, and the sums over ``chunk`` rows for weight and bias. An identity skip's gradient joins here, in fp32."""
+    """grad_x, and the sums over ``chunk`` rows for weight and bias. An identity skip's gradient is added, in fp32."""
     layer = tl.program_id(1).to(tl.int64)
     first = tl.program_id(0).to(tl.int64) * chunk
     column = tl.arange(0, COLUMNS)[None, :]
@@ -119,8 +119,10 @@ def gelu_kernel(h, bias, out, rows, width, ROWS: tl.constexpr, COLUMNS: tl.const
 def gelu_backward_kernel(
     h, bias, grad, grad_out, out, partials, rows, width, chunk, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """grad *= gelu'(h + bias) in place; out = gelu(h + bias), and out may be h; ``chunk`` rows of grad and grad_out
-    summed."""
+    """grad *= gelu'(h + bias) in place, and out = gelu(h + bias), which may be h.
+
+    ``partials`` gets the sums over ``chunk`` rows of the new grad and of grad_out.
+    """
     layer = tl.program_id(2).to(tl.int64)
     first = tl.program_id(0).to(tl.int64) * chunk
     flat = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -166,7 +168,7 @@ def layer_norm(
 def layer_norm_backward(
     x: Tensor, grad_n: Tensor, grad_skip: Tensor | None, weight: Tensor, eps: float, need_x: bool
 ) -> tuple[Tensor | None, Tensor]:
-    """-> the gradient of x, and those of weight and bias as fp32 [S, 2, Dv]."""
+    """The gradient of x if ``need_x``, and those of weight and bias, fp32 [S, 2, Dv]."""
     layers, rows, width = x.shape
     tile = _tile("layer_norm_backward", x.device, grad_n.dtype, width)
     grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device) if need_x else None
@@ -190,7 +192,10 @@ def gelu(h: Tensor, bias: Tensor) -> Tensor:
 
 
 def gelu_backward(h: Tensor, bias: Tensor, grad: Tensor, grad_out: Tensor, out: Tensor) -> Tensor:
-    """In place on ``grad``; writes the activation to ``out``; -> fp32 [S, 2, D], ``grad`` and ``grad_out`` summed."""
+    """The sums over rows, fp32 [S, 2, D], of the gradient of h, which replaces ``grad``, and of ``grad_out``.
+
+    Writes gelu(h + bias) to ``out``, which may be h.
+    """
     layers, rows, width = h.shape
     tile = _tile("gelu_backward", h.device, h.dtype, width)
     chunks = triton.cdiv(rows, tile.chunk)
@@ -213,7 +218,7 @@ _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
 def compile_cases(capability: int) -> list[CompileCase]:
-    """Every kernel in every dtype at the tile that this GPU runs it with."""
+    """Every kernel in every dtype at the tile that GPUs of ``capability`` run it with."""
     cases: dict[str, CompileCase] = {}
     for kernel in KERNELS:
         for block in _BLOCKS:
@@ -226,7 +231,7 @@ def compile_cases(capability: int) -> list[CompileCase]:
 
 
 def _compile_case(kernel: str, tile: Tile, dtype: str, identity: bool) -> CompileCase:
-    """``tile.chunk`` plays no part: kernels get it at run time. bf16 is as under autocast, with fp32 parameters."""
+    """One launch; with bf16 as under autocast, with fp32 parameters. Kernels get ``tile.chunk`` at run time."""
     function = {
         "layer_norm": layer_norm_kernel,
         "layer_norm_backward": layer_norm_backward_kernel,

@@ -1,8 +1,8 @@
-"""The projector's three products that an epilogue or a second operand pair makes worth fusing.
+"""The projector's three products that are fused with an epilogue or a second product.
 
 ``hidden``: h = n w1, and gelu(h + b1) from the same accumulator. ``output``: n w_skip + a w2 + bias in one accumulator.
-``features``: grad_out w_skip^T + grad_h w1^T, the gradient of n, likewise. Each saves a pass over M x D values that
-cuBLAS can't avoid over several layers; whether that pays is for the tile table to say.
+``features``: grad_out w_skip^T + grad_h w1^T, the gradient of n, in one accumulator too. Each saves a pass over M x D
+values that cuBLAS can't avoid over several layers. They run only where the tile table has an entry.
 """
 
 import torch
@@ -15,7 +15,7 @@ from hive_kernels.projector.measured_tiles import GEMM
 from hive_kernels.projector.tiles import Gemm, gemm_candidates
 from hive_kernels.projector.triton_backend.elementwise import _gelu
 
-GROUP = 8  # row tiles that are walked together, so that their weights stay in the L2 cache
+GROUP = 8  # row tiles that run together, so that their weights stay in the L2 cache
 
 
 @triton.jit
@@ -71,7 +71,7 @@ def gemm_kernel(
         total += offset
     rounded = total.to(out.dtype.element_ty)
     tl.store(out + start * columns + place, rounded, inside)
-    if GELU:  # of the rounded value, which is what the backward pass will see
+    if GELU:  # of the rounded value, which the backward pass reads
         tl.store(activation + start * columns + place, _gelu(rounded.to(tl.float32) + offset), inside)
 
 
@@ -84,14 +84,14 @@ def hidden(n: Tensor, w1: Tensor, b1: Tensor, tile: Gemm) -> tuple[Tensor, Tenso
 
 
 def output(n: Tensor, w_skip: Tensor, a: Tensor, w2: Tensor, bias: Tensor, tile: Gemm) -> Tensor:
-    """n w_skip + a w2 + bias, [S, M, D]."""
+    """n w_skip + a w2 + bias, [S, M, D] in a's dtype."""
     out = torch.empty_like(a)
     _launch(tile, n, w_skip, a, w2, bias, out, None, transposed=False)
     return out
 
 
 def features(grad_out: Tensor, w_skip: Tensor, grad_h: Tensor, w1: Tensor, out: Tensor, tile: Gemm) -> None:
-    """out [S, M, Dv] = grad_out w_skip^T + grad_h w1^T."""
+    """Fills out [S, M, Dv] = grad_out w_skip^T + grad_h w1^T."""
     _launch(tile, grad_out, w_skip, grad_h, w1, None, out, None, transposed=True)
 
 
@@ -110,7 +110,7 @@ def _launch(
 
 
 def compile_cases(capability: int) -> list[CompileCase]:
-    """Each product at every tile that the tuner may choose on this GPU, and at those in its table."""
+    """Each product at every tile that the tuner may choose for GPUs of ``capability``, and at those in the table."""
     products: dict[str, dict[str, bool]] = {
         "hidden": {"SECOND": False, "BIAS": False, "GELU": True, "TRANSPOSED": False},
         "output": {"SECOND": True, "BIAS": True, "GELU": False, "TRANSPOSED": False},

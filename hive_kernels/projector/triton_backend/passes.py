@@ -1,7 +1,7 @@
-"""The two passes of the residual projector, of cuBLAS's products and our Triton kernels.
+"""The forward and backward pass of the residual projector, by products of cuBLAS and our Triton kernels.
 
-Backward needs n, the hidden product h = n w1 (without its bias) and gelu(h + b1). Of these h alone is kept, or nothing
-where it is to recompute; LayerNorm and GELU are cheaper to run again than to write, keep and read.
+Backward needs n, the hidden product h = n w1 (without its bias) and gelu(h + b1). Only h is kept, or nothing if it is
+to be computed again; LayerNorm and GELU are cheaper to run again than to write, keep and read.
 """
 
 from typing import Any
@@ -17,6 +17,7 @@ from hive_kernels.projector.triton_backend import elementwise, gemm
 
 
 def forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """out and h, both [S, M, D] in the products' dtype."""
     *given, eps, dtype = rest
     if x.shape[0] == 0 or x.shape[1] == 0:
         return forward_fake(x, *rest)
@@ -37,7 +38,7 @@ def forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         if tile is not None:
             return gemm.output(n, p.w_skip, a, p.w2, bias, tile), h
         out = torch.empty_like(h)
-        for layer in range(len(out)):  # apart, because addmm alone adds a bias without a pass of its own
+        for layer in range(len(out)):  # one by one, because only addmm adds a bias without another pass
             torch.addmm(bias[layer], n[layer], p.w_skip[layer], out=out[layer])
         return torch.baddbmm(out, a, p.w2, out=out), h
 
@@ -53,7 +54,7 @@ def backward(grad: Tensor, x: Tensor, h: Tensor | None, *rest: Any) -> list[Tens
         n = None
         if h is None:
             n, _ = elementwise.layer_norm(x, p.ln_w, p.ln_b, None, eps, dtype)
-            h = a = torch.bmm(n, p.w1)  # the activation then takes its place
+            h = a = torch.bmm(n, p.w1)  # gelu_backward overwrites h with the activation
         else:
             a = torch.empty_like(h)
         grad_h = torch.bmm(grad, p.w2.transpose(1, 2))
@@ -61,13 +62,13 @@ def backward(grad: Tensor, x: Tensor, h: Tensor | None, *rest: Any) -> list[Tens
         matrices = []
         if need_parameters:
             grad_w2 = torch.bmm(a.transpose(1, 2), grad)
-            del h, a  # n may then lie where the activation was
+            del h, a  # so that n can reuse the activation's memory
             if n is None:
                 n, _ = elementwise.layer_norm(x, p.ln_w, p.ln_b, None, eps, dtype)
             matrices = [torch.bmm(n.transpose(1, 2), grad_h), grad_w2]
             if p.w_skip is not None:
                 matrices.append(torch.bmm(n.transpose(1, 2), grad))
-        grad_n = torch.empty(x.shape, dtype=dtype, device=x.device) if n is None else n  # n has served
+        grad_n = torch.empty(x.shape, dtype=dtype, device=x.device) if n is None else n  # n isn't read again
         tile = _gemm_tile("features", grad, x.shape[2])
         if p.w_skip is None:
             torch.bmm(grad_h, p.w1.transpose(1, 2), out=grad_n)
@@ -93,12 +94,12 @@ def backward(grad: Tensor, x: Tensor, h: Tensor | None, *rest: Any) -> list[Tens
 
 
 def _rows(x: Tensor) -> Tensor:
-    """The kernels take any stride over layers and rows, but not within a row."""
+    """``x``, or a copy if its rows aren't contiguous; the kernels take any stride over layers and rows."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _gemm_tile(product: str, a: Tensor, columns: int) -> tiles.Gemm | None:
-    """The table's answer for a product of ``a`` [S, M, inner] with [S, inner, columns]."""
+    """The table's tile for a product of ``a`` [S, M, inner] with [S, inner, columns]; None for cuBLAS."""
     layers, rows, inner = a.shape
     dtype = str(a.dtype).removeprefix("torch.")
     return tiles.gemm(product, launch.capability(a.device), dtype, layers * rows, inner, columns)
