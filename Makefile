@@ -37,8 +37,8 @@ native: $(VENV)/.installed ## the CUDA C++ backend, by nvcc, and what its kernel
 	$(BIN)/cmake --install build/native --prefix .
 	$(BIN)/python -m hive_kernels.native_check
 
-# Wants a GPU and compute-sanitizer, which comes with the CUDA toolkit. Every tensor is allocated by itself, so that memcheck
-# sees where it ends.
+# Needs a GPU and compute-sanitizer, which comes with the CUDA toolkit. Every tensor is allocated by itself, so that
+# memcheck sees where it ends.
 sanitize: ## the CUDA C++ backend's self-check under memcheck, racecheck and initcheck
 	for tool in memcheck racecheck initcheck; do \
 		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) -m hive_kernels.selfcheck cuda || exit 1; done

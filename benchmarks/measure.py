@@ -18,6 +18,7 @@ from torch import Tensor
 import hive_kernels
 from benchmarks.cases import Case
 from benchmarks.peers import ATTENTION, Peer, Run
+from hive.errors import first_line
 from hive_kernels.testing import saved_bytes
 
 WARMUP, PASSES = 5, 40
@@ -100,7 +101,7 @@ def measure(case: Case, peer: Peer, truth: Truth) -> Row:
         samples, host = times(case, peer, truth, run)
     except Exception as error:
         row.status = "failed"
-        row.reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+        row.reason = f"{type(error).__name__}: {first_line(error)[:200]}"
         return row
     row.status, row.median_ms = "right", statistics.median(samples)
     row.host_us = statistics.median(host) if host else math.nan

@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import hive_kernels
 from benchmarks.cases import DIM, Case
+from hive.errors import first_line
 from hive_kernels import varlen
 from hive_kernels.backends import BACKENDS, OPERATIONS, reason_unavailable
 from hive_kernels.packing import padded_layout
@@ -94,9 +95,7 @@ def _import_error(package: str) -> str:
     try:
         import_module(package)
     except Exception as error:  # a package built for another torch fails in many ways
-        return (
-            f"{package} can't be imported: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        )
+        return f"{package} can't be imported: {type(error).__name__}: {first_line(error)}"
     return ""
 
 

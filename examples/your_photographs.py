@@ -3,6 +3,7 @@
     python examples/your_photographs.py --folder photos/ --steps 20
 
 `photos/` holds pairs such as `beach.jpg` and `beach.txt`, the text being the photograph's caption; at least 4 pairs.
+Images end in .jpg, .jpeg or .png.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModel
 
 from hive.train.__main__ import main as train
@@ -19,7 +20,9 @@ from hive.train.__main__ import main as train
 
 def write_llava_json(folder: Path, file: Path) -> list[Path]:
     """Writes the folder's pairs in LLaVA's form to `file`; returns the images, whose paths there start at `folder`."""
-    images = [image for image in sorted(folder.glob("*.jpg")) if image.with_suffix(".txt").exists()]
+    endings = (".jpg", ".jpeg", ".png")
+    images = [path for path in sorted(folder.glob("*.*")) if path.suffix.lower() in endings]
+    images = [image for image in images if image.with_suffix(".txt").exists()]
     captions = [image.with_suffix(".txt").read_text(encoding="utf-8").strip() for image in images]
     records = [{"image": image.name, "caption": caption} for image, caption in zip(images, captions, strict=True)]
     file.write_text(json.dumps(records, indent=1), encoding="utf-8")
@@ -33,6 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/photographs"), help="the run's folder, a new one")
     parser.add_argument("--steps", type=int, default=20, help="most steps of each of the three stages")
     flags = parser.parse_args(argv)
+    if flags.out.exists():
+        parser.error(f"--out {flags.out} is there already: give a new one")
 
     pairs_file = Path(f"{flags.out}.json")  # beside the run's folder, which the run makes itself
     pairs_file.parent.mkdir(parents=True, exist_ok=True)
@@ -48,8 +53,9 @@ def main(argv: list[str] | None = None) -> int:
 
     tower = AutoModel.from_pretrained(flags.out / "tower").eval()
     processor = AutoImageProcessor.from_pretrained(flags.out / "tower")
+    upright = ImageOps.exif_transpose(Image.open(images[0])).convert("RGB")  # as in training
     with torch.no_grad():
-        features = tower(**processor(Image.open(images[0]).convert("RGB"), return_tensors="pt")).last_hidden_state
+        features = tower(**processor(upright, return_tensors="pt")).last_hidden_state
     print(f"{images[0].name}: features of shape {tuple(features.shape)} (images, tokens, width)")
     return 0
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from hive.errors import UserError
 
+STDOUT = 1  # the file descriptor
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NO_ACCESS = (
     errno.EACCES,
@@ -41,7 +43,9 @@ def exit_code(
     except UserError as error:
         say(f"error: {error}")
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left when it ends
+        if not _stdout_is_closed():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)  # Python writes what is left when it ends
         return 128 + signal.SIGPIPE
     except OSError as error:
         place = error.filename or error
@@ -52,6 +56,13 @@ def exit_code(
         else:
             raise
     return 2
+
+
+def _stdout_is_closed() -> bool:
+    """Whether the reader of standard output has gone; another pipe, such as a worker's, may be what broke."""
+    stdout = select.poll()
+    stdout.register(STDOUT, 0)  # errors alone, which poll always reports
+    return bool(stdout.poll(0))
 
 
 def say_once(sentence: str) -> None:

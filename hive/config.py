@@ -19,8 +19,7 @@ from hive.errors import UserError
 class Rule(NamedTuple):
     """The values that a field may have, in words and as a test."""
 
-    words: str | Callable[[], str]
-    """A function where the words are known only when the rule is broken."""
+    words: str
     allows: Callable[[Any], bool]
 
 
@@ -35,18 +34,9 @@ FREE = Mark("may differ where a run is resumed: it changes where or how fast the
 ADDED = Mark("older runs were saved without it: they had its default, with which it leaves their fingerprint as it was")
 
 
-def kernel_names() -> tuple[str, ...]:
-    """What `--kernel` may be: auto, or a backend in hive_kernels' table."""
-    # Here, since it imports torch, for which --help doesn't wait.
-    from hive_kernels.backends import BACKENDS
-
-    return ("auto", *BACKENDS)
-
-
-Kernel = Annotated[
-    str,
-    Rule(lambda: f"one of {', '.join(kernel_names())}", lambda value: value == "auto" or value in kernel_names()),
-]
+Kernel = str
+"""auto, or the name of a backend in hive_kernels' table. That table imports torch, so commands check the name with
+`hive.model.kernel.check_kernel_name` where it is used, and reading a saved configuration does not."""
 FrozenPrecision = Literal["autocast", "fp8", "int8"]
 TowerFamilyName = Literal["clip", "siglip"]
 """Each is a module in hive/model/families, which is loaded by this name; so are the language models'."""
@@ -335,8 +325,7 @@ def check_ranges(part: Any, prefix: str = "") -> None:
         for kind in (hint, *get_args(hint)):  # `Count | None` holds its rule one level down
             for rule in getattr(kind, "__metadata__", ()):
                 if isinstance(rule, Rule) and value is not None and not rule.allows(value):
-                    words = rule.words if isinstance(rule.words, str) else rule.words()
-                    raise UserError(f"{flag_of(prefix + name)} is {value}, but it must be {words}.")
+                    raise UserError(f"{flag_of(prefix + name)} is {value}, but it must be {rule.words}.")
 
 
 def _check_shapes(vision: TowerConfig, language: LanguageConfig) -> None:

@@ -22,18 +22,25 @@ def flatten(config: RunConfig) -> dict[str, object]:
 
 
 def fixed_on_resume(config: RunConfig) -> dict[str, object]:
-    """`flatten` without what may differ where a run is resumed, and without added fields that have their defaults."""
-    left_out = set(_left_out(config, ""))
-    return {name: value for name, value in flatten(config).items() if name not in left_out}
+    """`flatten` without the fields that may differ where a run is resumed."""
+    free = {name for name, _, marks in _fields(config, "") if FREE in marks}
+    return {name: value for name, value in flatten(config).items() if name not in free}
 
 
-def _left_out(part: Any, prefix: str) -> Iterator[str]:
+def fingerprinted(config: RunConfig) -> dict[str, object]:
+    """`fixed_on_resume` without added fields that have their defaults, which older runs were saved without."""
+    unchanged = {name for name, is_default, marks in _fields(config, "") if ADDED in marks and is_default}
+    return {name: value for name, value in fixed_on_resume(config).items() if name not in unchanged}
+
+
+def _fields(part: Any, prefix: str) -> Iterator[tuple[str, bool, tuple[Any, ...]]]:
+    """(name as in `flatten`, whether it has its default, marks) of every field."""
     for item in dataclasses.fields(part):
-        value, marks = getattr(part, item.name), _marks(type(part), item.name)
+        value = getattr(part, item.name)
         if dataclasses.is_dataclass(value):
-            yield from _left_out(value, f"{prefix}{item.name}.")
-        elif FREE in marks or (ADDED in marks and value == item.default):
-            yield prefix + item.name
+            yield from _fields(value, f"{prefix}{item.name}.")
+        else:
+            yield prefix + item.name, value == item.default, _marks(type(part), item.name)
 
 
 def _marks(kind: type, name: str) -> tuple[Any, ...]:

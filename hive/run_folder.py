@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from hive.config import AnyConfig, RunConfig, flag_of
-from hive.config_json import fixed_on_resume, from_json
+from hive.config_json import fingerprinted, fixed_on_resume, from_json
 from hive.errors import UserError
 
 CONFIG_FILE = "config.json"
@@ -57,7 +57,7 @@ def load_config(run: Path, kind: type[AnyConfig], flag: str = "--resume") -> Any
 
 def fingerprint(config: RunConfig) -> str:
     """SHA-256 of all fields that must stay the same where a run is resumed."""
-    return hashlib.sha256(json.dumps(fixed_on_resume(config), sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(fingerprinted(config), sort_keys=True, default=str).encode()).hexdigest()
 
 
 def check_same(saved: RunConfig, given: RunConfig) -> None:

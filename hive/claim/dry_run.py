@@ -8,7 +8,7 @@ from hive.claim.plan import Row, Setting
 
 def report(setting: Setting, rows: Sequence[Row], texts: Texts, seeds: Sequence[int]) -> str:
     """Returns a text table of every row's steps, images and FLOPs; and an estimate of the time if a speed is known."""
-    language = setting.base.language.weights or "a fresh Llama"
+    language = setting.base.language.weights or "with fresh weights"
     lines = [
         f"setting {setting.name}: {setting.base.data}, {texts.pairs:,} pairs, language model {language}, seeds "
         + ", ".join(map(str, seeds)),

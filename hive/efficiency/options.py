@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from hive.config import Config, Kernel, Stages, check_ranges
+from hive.config import Config, Kernel, Stages
 from hive.errors import UserError
 from hive.recipes import PAPER, demo, load_recipe
 
@@ -68,7 +68,6 @@ class Options:
 
     def check(self) -> None:
         """Raises `UserError` for values out of range, and for --data where --text-tokens does not name data."""
-        check_ranges(self)
         if self.data is not None and "data" not in self.text_names():
             raise UserError(f"--data is {self.data}, but --text-tokens {self.text_tokens} has no data in it: add it.")
         for name, value in (("samples", self.samples), ("runs", self.runs)):

@@ -32,7 +32,7 @@ from hive.efficiency.scaling import Point, places, points, time_point
 from hive.efficiency.tables import Table
 from hive.errors import UserError
 from hive.files import make_folder, replace_text
-from hive.model.kernel import kernel_for
+from hive.model.kernel import check_kernel_name, kernel_for
 
 FITTED: tuple[Method, ...] = ("hive", "self-attention", "transformers")
 FITTED_TOKENS = 77
@@ -70,6 +70,7 @@ def produce(options: Options, arguments: Sequence[str]) -> None:
     device = _pick_device(options.device)
     configs = options.configs(device.type)
     console = Console(soft_wrap=True)
+    check_kernel_name(options.kernel)
     backend = "torch" if device.type == "meta" else kernel_for(options.kernel, device)
     make_folder(options.out)
     result = Result(

@@ -28,6 +28,10 @@ class Table:
     """Columns that are words."""
     note: str = ""
 
+    def __post_init__(self) -> None:
+        unknown = {column for row in self.rows for column in row} - set(self.header)
+        assert not unknown, f"no such columns: {unknown}"
+
     def text(self) -> str:
         """Returns the table as aligned text, for a terminal."""
         rows = [self.header, *self._cells()]

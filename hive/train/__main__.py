@@ -1,7 +1,7 @@
 """python -m hive.train: pre-trains a vision encoder through a language model, in three stages."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from hive.command import exit_code, say_once
@@ -12,8 +12,22 @@ if TYPE_CHECKING:
     from hive.train.trained import Run
 
 
-def run(command: Command) -> int:
-    """Runs what the command line asked for; returns the exit code."""
+Draw = Callable[["Run", Mapping[str, "Pairs"]], str]
+"""From what was trained and the held-out pairs by split: draws into the run folder; returns the line about it."""
+
+
+def draw_maps(run: "Run", heldout: Mapping[str, "Pairs"]) -> str:
+    """Draws what the model attends to; returns a line about it, also where drawing fails: the run must not fail too."""
+    try:
+        from hive.maps.heldout import draw_heldout
+
+        return f"maps        {draw_heldout(run, heldout)}"
+    except Exception as error:
+        return f"warning: The maps could not be drawn ({error}): try python -m hive.maps."
+
+
+def run(command: Command, draw: Draw = draw_maps) -> int:
+    """Runs what the command line asked for, and draws at the end of a run; returns the exit code."""
     # torch and transformers take seconds to import, and --help and mistyped flags need neither
     if command.dry_run:
         from hive.train.dry_run import report
@@ -35,20 +49,10 @@ def run(command: Command) -> int:
         code = trainer.run()
         if code == 0 and world.is_main:
             trained = Run(trainer.folder, task.config, task.model.eval(), task.tokenizer, trainer.position.step)
-            line = draw_maps(trained, task.sets[trainer.position.stage].heldout)
+            line = draw(trained, task.sets[trainer.position.stage].heldout)
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         world.barrier()
     return code
-
-
-def draw_maps(run: "Run", heldout: Mapping[str, "Pairs"]) -> str:
-    """Draws what the model attends to; returns a line about it, also where drawing fails: the run must not fail too."""
-    from hive.maps.heldout import draw_heldout
-
-    try:
-        return f"maps        {draw_heldout(run, heldout)}"
-    except Exception as error:
-        return f"warning: The maps could not be drawn ({error}): try python -m hive.maps."
 
 
 def main(argv: list[str] | None = None) -> int:

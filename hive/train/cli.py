@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from hive.config import AnyConfig, Config, check
+from hive.config import AnyConfig, Config, RunConfig, check
 from hive.recipes import load_recipe
 from hive.run_folder import check_same, load_config
 
@@ -30,9 +30,7 @@ def parse(argv: list[str]) -> Command:
     """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
     base, resume = starting_point(argv, load_recipe, Config)
     command = tyro.cli(Command, default=Command(base), args=argv, prog="python -m hive.train")
-    check(command.config)
-    if resume is not None:
-        check_same(base, command.config)
+    check_flags(command.config, base, resume)
     return command
 
 
@@ -56,3 +54,14 @@ def starting_point(
         return load_recipe(known.recipe), None
     # A run folder may have been moved: the run is continued where the folder is now.
     return dataclasses.replace(load_config(known.resume, kind), out=known.resume), known.resume
+
+
+def check_flags(config: RunConfig, base: RunConfig, resume: Path | None) -> None:
+    """Raises `UserError` for values that can't work, or that a resumed run must not change; `base` has the defaults."""
+    check(config)
+    if config.kernel != base.kernel:
+        from hive.model.kernel import check_kernel_name  # imports torch, for which --help does not wait
+
+        check_kernel_name(config.kernel)
+    if resume is not None:
+        check_same(base, config)

@@ -75,7 +75,7 @@ def check_kernel(model: Model, backend: str, device: torch.device) -> None:
     width = model.language.head_dim
     if not limits.allows(width):
         raise UserError(
-            f"--kernel is {backend}, which serves heads of {limits.head_sizes}, but the language model's are {width} "
+            f"--kernel is {backend}, which supports heads of {limits.head_sizes}, but the language model's are {width} "
             "wide: take --kernel torch, or another --language.heads."
         )
     if device.type != "cuda" and torch.float32 not in limits.dtypes:

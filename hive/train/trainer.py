@@ -233,7 +233,7 @@ def _handling_signals(handler: Callable[[int, FrameType | None], None]) -> Itera
         yield
     finally:
         for number, earlier in before.items():
-            signal.signal(number, earlier)
+            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)  # None: set outside of Python
 
 
 def introduction(task: Task[RunConfig, Encoder], world: World, stage: int, folder: Path) -> str:

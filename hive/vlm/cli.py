@@ -6,10 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from hive.config import check
 from hive.errors import UserError
-from hive.run_folder import check_same
-from hive.train.cli import starting_point
+from hive.train.cli import check_flags, starting_point
 from hive.vlm.config import VLMConfig, load_recipe
 
 
@@ -35,7 +33,5 @@ def parse(argv: list[str]) -> Command:
     command = tyro.cli(Command, default=Command(base), args=argv, prog="python -m hive.vlm")
     if (command.ask is None) != (command.model is None):
         raise UserError('--ask and --model go together: --ask IMAGE "QUESTION" --model RUN/llava.')
-    check(command.config)
-    if resume is not None:
-        check_same(base, command.config)
+    check_flags(command.config, base, resume)
     return command

@@ -56,14 +56,16 @@ def outline(config: VLMConfig) -> Outline:
     with torch.device("meta"):
         model = build_vlm(dataclasses.replace(config, seed=0), "torch", pretrained=False)
     samples, lengths, lines = {}, {}, []
+    opened: dict[int, TrainingSet | None] = {}
     for stage in config.stages:
-        data = None
-        try:
-            data = open_stage_set(config, stage)
-        except UserError as error:
-            if str(error) not in missing:
+        first = 2 if stage == 2 and config.data2 else 1  # the first stage that trains on this stage's set
+        if first not in opened:
+            try:
+                opened[first] = open_stage_set(config, first)
+            except UserError as error:
+                opened[first] = None
                 missing.append(str(error))
-        samples[stage], lengths[stage], line = _measure_data(config, stage, data, chat)
+        samples[stage], lengths[stage], line = _measure_data(config, stage, opened[first], chat)
         lines.append(line)
     patches = model.tower.patches
 

@@ -36,6 +36,14 @@ def test_photographs_end_with_trainings_exit_code_for_a_mistake(tmp_path, capsys
     assert "is not a folder" in capsys.readouterr().err
 
 
+def test_a_folder_that_holds_a_run_stays_as_it_is(photographs, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(SystemExit, match="2"):
+        your_photographs.main(["--folder", str(photographs), "--out", str(tmp_path / "run")])
+    assert "is there already" in capsys.readouterr().err
+    assert not (tmp_path / "run.json").exists()
+
+
 @pytest.mark.parametrize("backend", ["auto", "torch", "reference"])
 def test_the_block_gives_what_the_definition_gives(backend, capsys):
     your_model.main(["--backend", backend])

@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
+from hive.command import exit_code
+
 _PROGRAM = """
 import sys
 from hive.command import exit_code
@@ -20,3 +24,11 @@ def test_output_that_nobody_reads_is_no_traceback() -> None:
     writer.stdout.close()
     assert writer.stderr.read() == b""
     assert writer.wait() == 141
+
+
+def test_another_pipe_that_breaks_is_a_fault_of_ours() -> None:
+    def command() -> int:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        exit_code(command)

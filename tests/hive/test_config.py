@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from hive.config import Config, Schedule, VisionConfig, check
-from hive.config_json import fixed_on_resume, from_json, to_json
+from hive.config_json import fingerprinted, fixed_on_resume, from_json, to_json
 from hive.errors import UserError
 from hive.recipes import RECIPES
 from hive.run_folder import fingerprint
@@ -106,6 +109,17 @@ def test_a_run_that_was_saved_before_a_field_was_added() -> None:
     del saved["language"]["family"]
     config = from_json(json.dumps(saved), Config)
     assert config == Config()
-    assert "language.family" not in fixed_on_resume(config)
+    assert "language.family" in fixed_on_resume(config)
+    assert "language.family" not in fingerprinted(config)
     with pytest.raises(UserError, match=r"lacks the field vision\.family"):
         from_json(json.dumps(saved | {"vision": {k: v for k, v in saved["vision"].items() if k != "family"}}), Config)
+
+
+def test_a_saved_configuration_is_read_without_torch(tmp_path: Path) -> None:
+    """Importing torch takes seconds, for which reports and `--resume RUN --help` don't wait."""
+    (tmp_path / "config.json").write_text(to_json(dataclasses.replace(Config(), kernel="torch")))
+    program = (
+        "import sys; from pathlib import Path; from hive.config import Config; from hive.run_folder import load_config; "
+        "load_config(Path(sys.argv[1]), Config); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)

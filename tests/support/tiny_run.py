@@ -11,10 +11,11 @@ from pathlib import Path
 from rich.console import Console
 
 from hive import checkpoint
-from hive.command import exit_code
+from hive.command import exit_code, say_once
 from hive.config import Config
 from hive.data.text import Tokenizer
 from hive.distributed import join_world
+from hive.train.__main__ import run
 from hive.train.cli import parse
 from hive.train.pretraining import pretraining
 from hive.train.task import Task
@@ -73,17 +74,13 @@ def losses(run: Path) -> list[float]:
     return [record["loss"] for record in records(run)]
 
 
-def train(flags: Sequence[str], change: Callable[[Pretraining], Pretraining] = lambda task: task) -> int:
-    """`python -m hive.train` without the maps at its end, which take longer to draw than a tiny run to train.
+def train(flags: Sequence[str]) -> int:
+    """`python -m hive.train` without the maps at its end, which take longer to draw than a tiny run to train."""
+    return exit_code(lambda: run(parse(list(flags)), draw=lambda trained, heldout: "no maps"), say=say_once)
 
-    `change` gives the run another task than the command line describes.
-    """
 
-    def run() -> int:
-        command = parse(list(flags))
-        resume = command.resume is not None
-        with join_world(command.config.device) as world:
-            task = change(pretraining(command.config, resume, world))
-            return Trainer(task, resume, world, Console()).run()
-
-    return exit_code(run)
+def train_task(flags: Sequence[str], change: Callable[[Pretraining], Pretraining]) -> int:
+    """The training alone, of another task than the command line describes."""
+    command = parse(list(flags))
+    with join_world(command.config.device) as world:
+        return Trainer(change(pretraining(command.config, False, world)), False, world, Console()).run()

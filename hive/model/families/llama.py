@@ -36,7 +36,7 @@ def read_llama(content: dict[str, Any], source: str) -> LlamaConfig:
 
 
 def read_mobilellm(content: dict[str, Any], source: str) -> LlamaConfig:
-    """The settings of MobileLLM as a plain Llama, which its weights fit; the checkpoint's remote code is never run."""
+    """The settings of MobileLLM as those of a Llama, which its weights fit. The checkpoint's code is never run."""
     for name in MOBILELLM_FIELDS:
         if name not in content:
             raise UserError(f"The config.json of {source} lacks {name}: give a complete MobileLLM folder.")

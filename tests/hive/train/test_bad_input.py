@@ -34,7 +34,7 @@ def fails(flags: list[str], out: Path, capsys: pytest.CaptureFixture) -> str:
     ("flags", "sentence"),
     [
         (["--recipe", "dem"], '--recipe is "dem", but it must be one of demo'),
-        (["--kernel", "flash"], "--kernel is flash, but it must be one of auto, torch, reference, triton, cuda"),
+        (["--kernel", "flash"], '--kernel is "flash", but it must be one of auto, torch, reference, triton, cuda'),
         (["--kernel", "cuda"], "--kernel is cuda, but that can't run on cpu"),
         (["--batch-size", "10"], "--batch-size is 10, but it must be a multiple of --micro-batch-size"),
         (["--stages", "2,1"], '--stages is "2,1", but it must be some of 1,2,3'),
@@ -141,7 +141,7 @@ def test_a_tar_with_an_unexpected_member(tmp_path: Path, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize(
     ("heads", "sentence"),
-    [("3", "serves heads of 64 or 128, but the language model's are 16 wide"), ("1", "which has no fp32")],
+    [("3", "supports heads of 64 or 128, but the language model's are 16 wide"), ("1", "which has no fp32")],
 )
 def test_what_the_cuda_kernels_do_not_serve(heads, sentence, tmp_path, capsys, monkeypatch):
     """Said before the first step, where the emulator lets the backend run at all."""

@@ -14,7 +14,7 @@ from transformers import AutoModel
 
 from hive.checkpoint import load
 from hive.train.__main__ import main
-from tests.support.tiny_run import TINY, Pretraining, last_checkpoint, losses, records, start, train
+from tests.support.tiny_run import TINY, Pretraining, last_checkpoint, losses, records, start, train, train_task
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_a_frozen_tower_changes_neither_losses_nor_names(finished: Path, tmp_pat
     def with_the_tower_itself(task: Pretraining) -> Pretraining:
         return dataclasses.replace(task, encode=lambda parts: task.model.tower)
 
-    assert train([*TINY, "--out", str(tmp_path / "plain")], with_the_tower_itself) == 0
+    assert train_task([*TINY, "--out", str(tmp_path / "plain")], with_the_tower_itself) == 0
     assert losses(finished) == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)
     stage2, stage3 = (load(finished / "checkpoints" / f"step-{step:08}").tensors for step in (8, 12))
     assert stage3.keys() == load(last_checkpoint(tmp_path / "plain")).tensors.keys()
