@@ -119,7 +119,7 @@ def test_a_saved_configuration_is_read_without_torch(tmp_path: Path) -> None:
     """Importing torch takes seconds, for which reports and `--resume RUN --help` don't wait."""
     (tmp_path / "config.json").write_text(to_json(dataclasses.replace(Config(), kernel="torch")))
     program = (
-        "import sys; from pathlib import Path; from hive.config import Config; from hive.run_folder import load_config; "
-        "load_config(Path(sys.argv[1]), Config); assert 'torch' not in sys.modules"
+        "import sys; from pathlib import Path; from hive.config import Config; from hive import run_folder; "
+        "run_folder.load_config(Path(sys.argv[1]), Config); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
