@@ -11,7 +11,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from hive_kernels import cross_attention, gated_residual
+from hive_kernels import cross_attention, gated_residual, resolve
 
 
 class Block(nn.Module):
@@ -39,9 +39,13 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the block with a backend and with the definition; raises AssertionError where they differ."""
     parser = argparse.ArgumentParser(description="One decoder block on hive_kernels, checked against the definition.")
     parser.add_argument("--backend", default="auto", help="one that `python -m hive_kernels.backends` lists")
-    backend = parser.parse_args(argv).backend
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        backend = resolve(parser.parse_args(argv).backend, device)
+    except ValueError as error:  # an unknown name, or one that can't run here
+        parser.error(str(error))
     torch.manual_seed(0)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+    with torch.device(device):
         block = Block(width=256, image_width=192, heads=4, kv_heads=2, backend=backend)
         text, image = torch.randn(12, 256), torch.randn(2, 49, 192)
         cu_seqlens = torch.tensor([0, 7, 12], dtype=torch.int32)  # texts of 7 and 5 tokens

@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModel
 
+from hive.command import exit_code
 from hive.train.__main__ import main as train
 
 
@@ -61,4 +62,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -18,6 +18,7 @@ NO_ACCESS = (
     errno.EROFS,
     errno.ENOTDIR,
     errno.EISDIR,
+    errno.ENOENT,
     errno.EEXIST,
     errno.ENAMETOOLONG,
 )

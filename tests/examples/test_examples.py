@@ -48,4 +48,11 @@ def test_a_folder_that_holds_a_run_stays_as_it_is(photographs, tmp_path, capsys)
 def test_the_block_gives_what_the_definition_gives(backend, capsys):
     your_model.main(["--backend", backend])
 
-    assert f"backend {backend}: output (12, 256)" in capsys.readouterr().out
+    used = {"auto": "torch"}.get(backend, backend)
+    assert f"backend {used}: output (12, 256)" in capsys.readouterr().out
+
+
+def test_a_backend_that_is_not_there_is_one_sentence(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        your_model.main(["--backend", "bogus"])
+    assert "backend is 'bogus'; allowed: auto, torch" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,15 @@ def test_output_that_nobody_reads_is_no_traceback() -> None:
     writer.stdout.close()
     assert writer.stderr.read() == b""
     assert writer.wait() == 141
+
+
+def test_a_place_that_cannot_be_made_is_one_sentence(capsys: pytest.CaptureFixture) -> None:
+    def command() -> int:
+        Path("/proc/nowhere").mkdir()
+        return 0
+
+    assert exit_code(command) == 2
+    assert capsys.readouterr().err.startswith("error: /proc/nowhere can't be used (")
 
 
 def test_another_pipe_that_breaks_is_a_fault_of_ours() -> None:
