@@ -44,7 +44,13 @@ def replace_bytes(path: Path, data: bytes) -> None:
 
 
 def replace_files(contents: Mapping[Path, bytes]) -> None:
-    """Replaces files that belong together in the same way; where one can't be written, none is changed."""
+    """Replaces files that belong together in the same way; where one can't be written, none is changed.
+
+    Raises `UserError` for a path that is there and is no regular file: a rename would put a file in a device's place.
+    """
+    for path in contents:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is a folder, a device or a pipe: give the name of a file.")
     new = {path: path.with_name(f".{path.name}.new") for path in contents}
     try:
         for path, data in contents.items():

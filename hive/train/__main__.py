@@ -40,18 +40,19 @@ def run(command: Command, draw: Draw = draw_maps) -> int:
     from hive.distributed import join_world
     from hive.train.pretraining import pretraining
     from hive.train.trained import Run
-    from hive.train.trainer import Trainer
+    from hive.train.trainer import Trainer, handling_signals
 
     console, resume = Console(), command.resume is not None
     with join_world(command.config.device) as world:
         task = pretraining(command.config, resume, world)
         trainer = Trainer(task, resume, world, console, profile=command.profile)
-        code = trainer.run()
-        if code == 0 and world.is_main:
-            trained = Run(trainer.folder, task.config, task.model.eval(), task.tokenizer, trainer.position.step)
-            line = draw(trained, task.sets[trainer.position.stage].heldout)
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-        world.barrier()
+        with handling_signals(trainer.stop):  # a run that is finished is not lost to one while maps are drawn
+            code = trainer.run()
+            if code == 0 and world.is_main:
+                trained = Run(trainer.folder, task.config, task.model.eval(), task.tokenizer, trainer.position.step)
+                line = draw(trained, task.sets[trainer.position.stage].heldout)
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+            world.barrier()
     return code
 
 

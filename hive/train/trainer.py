@@ -75,7 +75,7 @@ class Trainer:
         """Trains the stages that are left; returns the exit code."""
         self.telemetry.say(introduction(self.task, self.world, self.position.stage, self.folder))
         try:
-            with _handling_signals(self.stop):
+            with handling_signals(self.stop):
                 for stage in self._stages_left():
                     if not self.run_stage(stage):
                         step, program = self.position.step, self.task.program
@@ -226,7 +226,7 @@ class Trainer:
 
 
 @contextmanager
-def _handling_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def handling_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Inside, the signals that ask a run to save call `handler`; afterwards they do what they did before."""
     before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:

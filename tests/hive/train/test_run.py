@@ -13,7 +13,8 @@ import torch
 from transformers import AutoModel
 
 from hive.checkpoint import load
-from hive.train.__main__ import main
+from hive.train.__main__ import main, run
+from hive.train.cli import parse
 from tests.support.tiny_run import TINY, Pretraining, last_checkpoint, losses, records, start, train, train_task
 
 
@@ -115,6 +116,18 @@ def test_two_processes_give_the_losses_of_one(finished: Path, tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "c") == pytest.approx(losses(finished), abs=1e-4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_while_maps_are_drawn_does_not_end_a_finished_run(number: signal.Signals, tmp_path: Path) -> None:
+    def draw(trained: object, heldout: object) -> str:
+        os.kill(os.getpid(), number)
+        return "drawn"
+
+    flags = [*TINY, "--out", str(tmp_path / "g"), "--stages", "1", "--max-steps", "1"]
+    before = signal.getsignal(number)
+    assert run(parse(flags), draw) == 0
+    assert signal.getsignal(number) == before
 
 
 def test_signals_do_afterwards_what_they_did_before(tmp_path: Path) -> None:
