@@ -57,7 +57,7 @@ def outline(config: VLMConfig) -> Outline:
         model = build_vlm(dataclasses.replace(config, seed=0), "torch", pretrained=False)
     samples, lengths, lines = {}, {}, []
     opened: dict[int, TrainingSet | None] = {}
-    for stage in config.stages:
+    for stage in range(1, 1 + len(config.schedules())):  # a run opens the sets of all stages, whichever it trains
         first = 2 if stage == 2 and config.data2 else 1  # the first stage that trains on this stage's set
         if first not in opened:
             try:
@@ -66,7 +66,8 @@ def outline(config: VLMConfig) -> Outline:
                 opened[first] = None
                 missing.append(str(error))
         samples[stage], lengths[stage], line = _measure_data(config, stage, opened[first], chat)
-        lines.append(line)
+        if stage in config.stages:
+            lines.append(line)
     patches = model.tower.patches
 
     def flops_of_a_conversation(stage: int) -> float:

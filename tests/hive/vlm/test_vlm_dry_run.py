@@ -86,6 +86,16 @@ def test_the_papers_steps_without_anything_here(tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("stage", [1, 2])
+def test_the_set_of_a_stage_that_is_left_out_is_missing_too(config: VLMConfig, stage: int) -> None:
+    """A run opens both, and would be refused."""
+    chosen = replace(config, stages=(stage,))
+    changed = replace(chosen, data2="nowhere.json") if stage == 1 else replace(chosen, data="nowhere.json")
+    text = report(outline(changed))
+    assert f"missing: {'--data2' if stage == 1 else '--data'} nowhere.json is no file" in text
+    assert list(rows(text)) == [stage]
+
+
 def test_a_missing_tokenizer_is_not_missing_data(config: VLMConfig) -> None:
     text = report(outline(replace(config, language=replace(config.language, tokenizer="/nowhere/tokenizer"))))
     assert "without their tokenizer an image and 64 text tokens each, 32 of them answers, are assumed" in text
