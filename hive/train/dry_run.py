@@ -11,7 +11,7 @@ from hive.cost.simulate import StageShape, simulate
 from hive.data.text import Batch
 from hive.model.build import Model
 from hive.model.eight_bit import how_to_get_torchao
-from hive.model.pretrained import how_to_get, is_present
+from hive.model_files import TOKENIZER, WEIGHTS, how_to_get, is_present
 from hive.stages import enter_stage, stage_steps
 
 
@@ -61,14 +61,19 @@ def report(outline: Outline) -> str:
     )
 
 
-def absent_weights(vision: TowerConfig, language: LanguageConfig) -> dict[str, str]:
-    """The weights that this machine lacks, each with a sentence that says how to get them."""
-    wanted = ((vision.weights, "--vision.weights"), (language.weights, "--language.weights"))
-    return {
-        weights: how_to_get(weights, flag)
-        for weights, flag in wanted
-        if weights is not None and not is_present(weights)
-    }
+def absent_models(vision: TowerConfig, language: LanguageConfig) -> dict[str, str]:
+    """The weights and tokenizers that this machine lacks, each with a sentence that says how to get them."""
+    wanted = (
+        (vision.weights, "--vision.weights", WEIGHTS),
+        (language.weights, "--language.weights", WEIGHTS),
+        (language.tokenizer, "The tokenizer", TOKENIZER),
+        (language.weights, "The tokenizer", TOKENIZER),
+    )
+    absent: dict[str, str] = {}
+    for name, flag, need in wanted:
+        if name is not None and not is_present(name, need):
+            absent.setdefault(name, how_to_get(name, flag, need))
+    return absent
 
 
 def absent_packages(vision: TowerConfig) -> list[str]:

@@ -15,7 +15,7 @@ from hive.data.text import Tokenizer, load_tokenizer
 from hive.errors import UserError
 from hive.model.build import build_model
 from hive.stages import trained_parts
-from hive.train.dry_run import Outline, absent_packages, absent_weights
+from hive.train.dry_run import Outline, absent_models, absent_packages
 
 CAPTION_TOKENS = 16  # a usual length of CC3M's captions with BOS
 
@@ -58,10 +58,10 @@ def outline(config: Config) -> Outline:
 def find_inputs(config: Config) -> Inputs:
     """Looks for weights, data and tokenizer on this machine; downloads nothing."""
     pairs = tokenizer = None
-    absent = absent_weights(config.vision, config.language)
+    absent = absent_models(config.vision, config.language)
     missing = [*absent.values(), *absent_packages(config.vision)]
     tokenizer_source = config.language.tokenizer or config.language.weights
-    if tokenizer_source not in absent:  # it comes with the weights
+    if tokenizer_source not in absent:
         try:
             tokenizer = load_tokenizer(tokenizer_source)
         except UserError as error:

@@ -14,7 +14,7 @@ from hive.data.text import Tokenizer, load_configured_tokenizer
 from hive.errors import UserError
 from hive.model.build import Model, build_model
 from hive.model.kernel import kernel_for
-from hive.model.pretrained import how_to_get, is_present
+from hive.model_files import how_to_get, is_present
 from hive.run_folder import load_config
 from hive.train.state import CHECKPOINTS
 

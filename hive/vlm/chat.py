@@ -10,7 +10,8 @@ from typing import Any
 import tokenizers
 import torch
 
-from hive.data.text import BadSample, BadText, Batch, load_transformers_tokenizer
+from hive.data.text import BadSample, BadText, Batch
+from hive.data.tokenizer_files import load_transformers_tokenizer
 from hive.errors import UserError, first_line
 from hive.vlm.conversations import IMAGE, Turn, turns
 

@@ -78,10 +78,10 @@ def check_tower(weights: str | None) -> None:
         )
 
 
-def load_configured_chat_tokenizer(config: VLMConfig) -> tuple[ChatTokenizer, Any]:
-    """What `load_chat_tokenizer` returns for the tokenizer that the configuration names."""
+def load_configured_chat_tokenizer(config: VLMConfig, *, pretrained: bool = True) -> tuple[ChatTokenizer, Any]:
+    """What `load_chat_tokenizer` returns for the tokenizer that the configuration names; see `image_shape`."""
     load_configured_tokenizer(config.language)  # raises for a tokenizer that doesn't fit pretrained weights
-    patches, size = image_shape(config.vision)
+    patches, size = image_shape(config.vision, pretrained)
     return load_chat_tokenizer(config.language.tokenizer or config.language.weights, patches, size)
 
 

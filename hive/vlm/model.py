@@ -9,10 +9,11 @@ from hive.config import TowerConfig
 from hive.data.text import Batch
 from hive.errors import UserError
 from hive.model.language import LanguageModel
-from hive.model.pretrained import is_present, language_model, vision_model, vision_settings
+from hive.model.pretrained import language_model, vision_model, vision_settings
 from hive.model.projector import MLPProjector
 from hive.model.self_attention import Interleaved, SelfAttentionModel
 from hive.model.vision import VisionTower
+from hive.model_files import is_present
 from hive.vlm.chat import ChatBatch
 from hive.vlm.config import VLMConfig
 
@@ -46,9 +47,13 @@ def build_vlm(config: VLMConfig, backend: str, *, pretrained: bool = True) -> VL
     return VLM(tower, MLPProjector(tower.width, language.width), language)
 
 
-def image_shape(config: TowerConfig) -> tuple[int, int]:
-    """(patch tokens of an image, pixels of its side), without loading the tower's weights."""
-    if config.weights is not None and is_present(config.weights):  # building raises for missing weights
+def image_shape(config: TowerConfig, pretrained: bool) -> tuple[int, int]:
+    """(patch tokens of an image, pixels of its side), without loading the tower's weights.
+
+    They are those of the configured weights; with `pretrained=False`, those of the configured shape if the weights are
+    not here.
+    """
+    if config.weights is not None and (pretrained or is_present(config.weights)):
         family, settings = vision_settings(config.weights)
         config = family.described(config, settings)
     return (config.image_size // config.patch_size) ** 2, config.image_size

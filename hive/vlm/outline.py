@@ -9,7 +9,7 @@ import torch
 from hive.cost.paper import LCS_CONVERSATIONS, LLAVA_NEXT_CONVERSATIONS
 from hive.data.text import BadText
 from hive.errors import UserError
-from hive.train.dry_run import Outline, absent_packages, absent_weights
+from hive.train.dry_run import Outline, absent_models, absent_packages
 from hive.train.task import TrainingSet
 from hive.vlm.chat import ChatBatch, ChatTokenizer
 from hive.vlm.config import VLMConfig
@@ -41,16 +41,16 @@ ASSUMED_LENGTH = Length(text=64, answers=32, has_image=True)
 def outline(config: VLMConfig) -> Outline:
     """The outline of a run. Shapes come from the configuration where weights are missing, lengths are assumed where
     data is."""
-    absent = absent_weights(config.vision, config.language)
+    absent = absent_models(config.vision, config.language)
     try:
         check_tower(config.vision.weights)
-    except UserError as error:  # more helpful than how to download a tower, which `absent_weights` says
+    except UserError as error:  # more helpful than how to download a tower, which `absent_models` says
         absent[str(config.vision.weights)] = str(error)
     missing = [*absent.values(), *absent_packages(config.vision)]
     chat = None
-    if (config.language.tokenizer or config.language.weights) not in absent:  # it comes with the weights
+    if not absent.keys() & {config.language.tokenizer, config.language.weights}:
         try:
-            chat, _ = load_configured_chat_tokenizer(config)
+            chat, _ = load_configured_chat_tokenizer(config, pretrained=False)
         except UserError as error:
             missing.append(str(error))
     with torch.device("meta"):

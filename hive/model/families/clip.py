@@ -3,7 +3,7 @@
 from typing import Any, cast
 
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedModel
+from transformers import CLIPConfig, CLIPVisionConfig, CLIPVisionModel, PreTrainedModel
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from hive.data.images import ImageSpec
@@ -15,6 +15,9 @@ from hive.model.families.tower import (
     usual_settings,
     usual_sizes,
 )
+
+HEEDED = frozenset({"hidden_act", "layer_norm_eps", "initializer_factor", "projection_dim", "vision_use_head"})
+"""See `TowerFamily.free`; `FrozenTower` takes over the tower's norms and activation."""
 
 
 def processor(spec: ImageSpec) -> dict[str, Any]:
@@ -64,7 +67,7 @@ FAMILY = TowerFamily(
     title="CLIP",
     model_class=CLIPVisionModel,
     settings_class=CLIPVisionConfig,
-    whole_model_type="clip",
+    whole_settings_class=CLIPConfig,
     to_settings=lambda config: CLIPVisionConfig(**usual_settings(config)),
     sizes=usual_sizes,
     mean=(0.48145466, 0.4578275, 0.40821073),
@@ -77,4 +80,5 @@ FAMILY = TowerFamily(
     run_layer=run_layer,
     layer_parts=layer_parts,
     export_prefix="vision_model.",  # transformers before 5.6 find no weight without it, later versions read both
+    free=HEEDED,
 )

@@ -74,6 +74,9 @@ class LanguageFamily:
     It calls `attend` once, with rotated queries and keys; `attend` decides which tokens each query sees.
     """
 
+    unread: str = r"rotary_emb\.inv_freq$"
+    """Pattern of the weights in a checkpoint that the model class has no place for and needs none."""
+
     def described(self, config: LanguageConfig, settings: PreTrainedConfig) -> LanguageConfig:
         """`config` with the family and the shape of the settings."""
         return dataclasses.replace(config, family=self.name, **self.sizes(settings))

@@ -8,8 +8,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTra
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from hive.config import LanguageConfig
-from hive.errors import UserError
 from hive.model.families.language import Attend, AttentionParts, LanguageFamily, LanguageParts, Rotary
+from hive.model.families.settings import require_fields
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -18,52 +18,58 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
-MOBILELLM_FIELDS = (
+FIELDS = (
     "vocab_size",
     "hidden_size",
     "intermediate_size",
     "num_hidden_layers",
     "num_attention_heads",
-    "num_key_value_heads",
     "rms_norm_eps",
-    "max_position_embeddings",
 )
+"""What every config.json of a Llama says."""
+MOBILELLM_FIELDS = (*FIELDS, "num_key_value_heads", "rope_theta", "share_embedding")
 
 
 def read_llama(content: dict[str, Any], source: str) -> LlamaConfig:
     """The settings in the config.json of a Llama."""
+    require_fields(content, FIELDS, source)
     return LlamaConfig.from_dict(content)
 
 
 def read_mobilellm(content: dict[str, Any], source: str) -> LlamaConfig:
-    """The settings of MobileLLM as those of a Llama, which its weights fit. The checkpoint's code is never run."""
-    for name in MOBILELLM_FIELDS:
-        if name not in content:
-            raise UserError(f"The config.json of {source} lacks {name}: give a complete MobileLLM folder.")
-    plain = {name: content[name] for name in MOBILELLM_FIELDS}
-    plain["rope_parameters"] = {"rope_type": "default", "rope_theta": content.get("rope_theta", 10_000.0)}
-    plain["tie_word_embeddings"] = content.get("share_embedding", True)
-    plain |= {name: content.get(name) for name in ("bos_token_id", "eos_token_id")}
+    """The settings of MobileLLM as those of a Llama, which its weights fit. The checkpoint's code is never run.
+
+    That code has no output head where `share_embedding` is set, whatever `tie_word_embeddings` says.
+    """
+    require_fields(content, MOBILELLM_FIELDS, source)
+    names = {*LlamaConfig().to_dict(), "rope_theta", "rope_scaling"} - {"model_type", "architectures"}
+    plain = {name: value for name, value in content.items() if name in names}
+    plain["tie_word_embeddings"] = content["share_embedding"] or content.get("tie_word_embeddings", False)
     return LlamaConfig.from_dict(plain)
 
 
 def to_settings(config: LanguageConfig) -> LlamaConfig:
     """See `LanguageFamily.to_settings`."""
+    return LlamaConfig(**usual_settings(config))
+
+
+def usual_settings(config: LanguageConfig) -> dict[str, Any]:
+    """The configured shape under transformers' usual names."""
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
     if config.llama3_rope:
         rope |= LLAMA3_ROPE
-    return LlamaConfig(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.mlp_size,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.kv_heads,
-        rms_norm_eps=config.norm_eps,
-        tie_word_embeddings=config.tied_embeddings,
-        rope_parameters=rope,
-        max_position_embeddings=131_072 if config.llama3_rope else 2048,
-    )
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.mlp_size,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tied_embeddings,
+        "rope_parameters": rope,
+        "max_position_embeddings": 131_072 if config.llama3_rope else 2048,
+    }
 
 
 def sizes(settings: PreTrainedConfig) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from typing import Any, cast
 
 from torch import nn
-from transformers import PreTrainedModel, SiglipVisionConfig, SiglipVisionModel
+from transformers import PreTrainedModel, SiglipConfig, SiglipVisionConfig, SiglipVisionModel
 
 from hive.data.images import ImageSpec
 from hive.model.families import clip
@@ -29,7 +29,7 @@ FAMILY = TowerFamily(
     title="SigLIP",
     model_class=SiglipVisionModel,
     settings_class=SiglipVisionConfig,
-    whole_model_type="siglip",
+    whole_settings_class=SiglipConfig,
     to_settings=lambda config: SiglipVisionConfig(**usual_settings(config)),
     sizes=usual_sizes,
     mean=(0.5, 0.5, 0.5),
@@ -42,4 +42,5 @@ FAMILY = TowerFamily(
     run_layer=clip.run_layer,
     layer_parts=clip.layer_parts,
     export_prefix=clip.FAMILY.export_prefix,
+    free=clip.HEEDED,
 )

@@ -1,6 +1,7 @@
 """What the engine needs to know about a family of vision towers."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hive.config import TowerConfig, TowerFamilyName
 from hive.data.images import ImageSpec
+from hive.errors import UserError
 
 BICUBIC = 3  # PIL's number, which preprocessor_config.json has
 SIZES: Mapping[str, str] = {
@@ -72,8 +74,8 @@ class TowerFamily:
     """The name in sentences."""
     model_class: type[PreTrainedModel]
     settings_class: type[PreTrainedConfig]
-    whole_model_type: str | None
-    """model_type of the models that hold such a tower, with its settings in `vision_config`."""
+    whole_settings_class: type[PreTrainedConfig] | None
+    """Of the models that hold such a tower, whose settings have the tower's in `vision_config`."""
 
     to_settings: Callable[[TowerConfig], PreTrainedConfig]
     """The settings of a fresh tower of the configured shape."""
@@ -99,6 +101,10 @@ class TowerFamily:
 
     export_prefix: str
     """Prefix of an exported weight's name with which every supported version of transformers finds it."""
+    unread: str = r"^(text_model|text_projection|visual_projection)\.|^logit_(scale|bias)$|\.position_ids$"
+    """Pattern of the weights in a checkpoint that the tower has no place for and needs none: those of a whole model."""
+    free: frozenset[str] = frozenset()
+    """Fields of the settings, besides the sizes, that the model class heeds and the engine leaves to it."""
 
     def described(self, config: TowerConfig, settings: PreTrainedConfig) -> TowerConfig:
         """`config` with the family and the sizes of the settings."""
@@ -131,3 +137,40 @@ def processor_settings(spec: ImageSpec) -> dict[str, Any]:
         "image_std": list(spec.std),
         "do_convert_rgb": True,
     }
+
+
+def check_processor(content: Mapping[str, Any], spec: ImageSpec, source: str) -> None:
+    """Raises `UserError` where a preprocessor_config.json prepares other images than `spec` for the tower.
+
+    How an image is brought to its size is not compared: it is resized as `spec` says, in training and in the export.
+    """
+    crops = content.get("do_center_crop") and "crop_size" in content
+    size = "crop_size" if crops else "size"
+    wanted = {
+        size: [spec.size],
+        "do_rescale": [1],
+        "rescale_factor": [1 / 255],
+        "do_normalize": [1],
+        "image_mean": list(spec.mean),
+        "image_std": list(spec.std),
+    }
+    for name, numbers in wanted.items():
+        if name in content and not _are_close(_numbers(content[name]), numbers):
+            raise UserError(
+                f"The preprocessor_config.json of {source} says that {name} is {content[name]!s:.80}, but the tower is "
+                f"given images with {', '.join(f'{number:.8g}' for number in numbers)}: give a tower whose files agree."
+            )
+
+
+def _numbers(value: Any) -> list[Any]:
+    """The numbers in a value of a processor's settings: those of a list, or the different ones of a record of sides."""
+    if isinstance(value, Mapping):
+        return sorted({side for side in value.values() if side is not None}, key=str)
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _are_close(given: list[Any], wanted: list[float]) -> bool:
+    return len(given) == len(wanted) and all(
+        isinstance(number, int | float) and math.isclose(number, other, rel_tol=1e-4)
+        for number, other in zip(given, wanted, strict=True)
+    )

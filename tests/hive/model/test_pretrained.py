@@ -15,7 +15,8 @@ from hive.errors import UserError
 from hive.model.build import build_model, resolved
 from hive.model.families import TOWERS, fresh_language, fresh_vision
 from hive.model.kernel import kernel_for
-from hive.model.pretrained import how_to_get, is_present, load_language, load_vision
+from hive.model.pretrained import load_language, load_vision
+from hive.model_files import how_to_get, is_present
 from tests.support.tiny_models import LANGUAGE, VISION
 
 MOBILELLM = {
