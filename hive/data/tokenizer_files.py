@@ -1,8 +1,7 @@
-"""Opens the tokenizer of a folder as people have them: as tokenizer.json, as a SentencePiece model, or in older forms."""
+"""Opens the tokenizer of a folder: tokenizer.json, a SentencePiece model, or older forms."""
 
 import importlib.util
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -34,8 +33,8 @@ PROBE = "Two cafés, 日本 and a 🙂 cost 12.50\n"
 def load_transformers_tokenizer(name: str | None = None) -> Any:
     """The tokenizer of a model or a folder as a fast one of transformers, with its chat template.
 
-    None is the embedded one. Files are found as `find_files` says; no code that lies beside them is run. BOS and EOS are
-    None where the files name none. Raises `UserError` where there is no such tokenizer, or one that loses text.
+    None is the embedded one. Files are found as `find_files` says; no code that lies beside them is run. BOS and EOS
+    are None where the files name none. Raises `UserError` where there is no such tokenizer, or one that loses text.
     """
     words = f"The tokenizer {name or 'that is embedded'}"
     if name == SMOLLM2:
@@ -63,11 +62,11 @@ def _load_folder(folder: Path, words: str) -> Any:
     from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast  # slow to import for workers
 
     vocabulary = next(group for group in VOCABULARIES if all((folder / name).is_file() for name in group))
-    pieces = _open_sentencepiece(folder / vocabulary[0], words) if vocabulary == ("tokenizer.model",) else None
-    # A class that is named in tokenizer_config.json would rebuild tokenizer.json by its own rules: GPT2Tokenizer forgets
-    # that SmolLM2 splits digits.
-    kinds = {("tokenizer.json",): PreTrainedTokenizerFast, ("tokenizer.model",): LlamaTokenizer}
-    kind: Any = kinds.get(vocabulary, AutoTokenizer)
+    pieces = _open_sentencepiece(folder / vocabulary[0], words) if vocabulary[0] == "tokenizer.model" else None
+    # A class that is named in tokenizer_config.json would rebuild tokenizer.json by its own rules: GPT2Tokenizer
+    # forgets that SmolLM2 splits digits.
+    kinds: dict[str, Any] = {"tokenizer.json": PreTrainedTokenizerFast, "tokenizer.model": LlamaTokenizer}
+    kind = kinds.get(vocabulary[0], AutoTokenizer)
     settings = _read_json(folder / "tokenizer_config.json")
     names = _named_tokens(settings, _read_json(folder / "special_tokens_map.json"), pieces)
     settings |= names
@@ -94,8 +93,8 @@ def _load_folder(folder: Path, words: str) -> Any:
         raise UserError(f"{words} is a {type(loaded).__name__}, which has no fast form: convert it to tokenizer.json.")
     if pieces is not None and _encode(backend, PROBE).ids != pieces.encode(PROBE):
         raise UserError(
-            f"{words} is a SentencePiece model of another kind than Llama's, and would be encoded otherwise: convert it "
-            "to tokenizer.json."
+            f"{words} is a SentencePiece model of another kind than Llama's, and would be encoded otherwise: convert "
+            "it to tokenizer.json."
         )
     _name_by_number(loaded, folder)
     return loaded
@@ -113,8 +112,8 @@ def _open_sentencepiece(path: Path, words: str) -> "SentencePieceProcessor":
         return SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"{words} has a tokenizer.model that is no SentencePiece model ({first_line(error):.120}): give a whole one, "
-            "or tokenizer.json."
+            f"{words} has a tokenizer.model that is no SentencePiece model ({first_line(error):.120}): give a whole "
+            "one, or tokenizer.json."
         ) from None
 
 

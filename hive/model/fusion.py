@@ -81,17 +81,23 @@ class JointFusion(nn.Module):
     """
 
     def __init__(self, hosts: Mapping[int, AttentionParts]) -> None:
-        """Copies key and value weights of `hosts`, the self-attention of the layers that read the image, by index."""
+        """Copies the key and value projections of `hosts`, the self-attention of layers by index."""
         super().__init__()
         self.depths = tuple(hosts)
         self.head_dim = hosts[self.depths[0]].head_dim
         weights = [torch.cat([host.key.weight, host.value.weight]).T for host in hosts.values()]
         self.key_value = nn.Parameter(torch.stack(weights).detach().clone())  # [S, D, 2 * Hkv * d]
+        self.key_value_bias = None
+        if all(host.key.bias is not None for host in hosts.values()):
+            biases = [torch.cat([host.key.bias, host.value.bias])[None] for host in hosts.values()]
+            self.key_value_bias = nn.Parameter(torch.stack(biases).detach().clone())  # [S, 1, 2 * Hkv * d]
 
     def keys_values(self, features: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
         """(key, value) by depth, each [B, N, Hkv, d], of projected features [S, B, N, D]."""
         selected, samples, patches, _ = features.shape
-        stacked = boundary(torch.bmm(features.flatten(1, 2), self.key_value), "projector", "language")
+        rows, bias = features.flatten(1, 2), self.key_value_bias
+        projected = torch.bmm(rows, self.key_value) if bias is None else torch.baddbmm(bias, rows, self.key_value)
+        stacked = boundary(projected, "projector", "language")
         split = stacked.view(selected, samples, patches, 2, -1, self.head_dim)
         # Unbound, not indexed: the backward pass then writes each gradient once instead of adding up zero-filled ones.
         pairs = [(key, value) for key, value in (layer.unbind(2) for layer in split.unbind(0))]

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from hive.config import Count, LanguageConfig, TowerConfig, check_language, check_ranges, check_tower
+from hive.data.images import ImageSpec
 from hive.errors import UserError, first_line
 from hive.model.families import (
     LANGUAGES,
@@ -85,17 +87,17 @@ def vision_settings(weights: str, flag: str = VISION) -> tuple[TowerFamily, PreT
     kind = content["model_type"]
     for family in TOWERS.values():
         whole = family.whole_settings_class
-        is_whole = whole is not None and kind == whole.model_type
-        if not is_whole and kind != family.settings_class.model_type:
+        if kind not in (family.settings_class.model_type, whole and whole.model_type):
             continue
         with _user_errors(source):
-            settings = _part_of_whole(whole, content, source) if is_whole else family.settings_class.from_dict(content)
+            if whole and kind == whole.model_type:
+                settings = _part_of_whole(whole, content, source)
+            else:
+                settings = family.settings_class.from_dict(content)
             config = family.described(TowerConfig(weights=weights), settings)
             _check_sizes(config, source)
             check_settings(settings, family.to_settings(config), content, source, family.free)
-            processor = folder / "preprocessor_config.json"
-            if processor.is_file():
-                check_processor(json.loads(processor.read_text("utf-8")), family.image_spec(config.image_size), source)
+        _check_processor(folder, family.image_spec(config.image_size), source)
         return family, settings
     raise UserError(f"{source} is a {kind} model: give a {either(TOWERS.values())} one.")
 
@@ -122,6 +124,20 @@ def language_settings(weights: str) -> tuple[LanguageFamily, PreTrainedConfig]:
     raise UserError(f"{source} is a {kind} model: give a {either(LANGUAGES.values())}.")
 
 
+def _check_processor(folder: Path, spec: ImageSpec, source: str) -> None:
+    """Raises `UserError` where the folder's preprocessor_config.json, if it has one, is of other images than `spec`."""
+    path = folder / "preprocessor_config.json"
+    if path.is_file():
+        try:
+            check_processor(dict(json.loads(path.read_text(encoding="utf-8"))), spec, source)
+        except UserError:
+            raise
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"The preprocessor_config.json of {source} can't be read ({_reason(error)}): give a whole file."
+            ) from error
+
+
 def _part_of_whole(kind: type[PreTrainedConfig], content: dict[str, Any], source: str) -> PreTrainedConfig:
     """The tower's settings in those of a whole model, in whose older files vision_config_dict has the last word."""
     if not content.get("vision_config"):
@@ -134,7 +150,9 @@ def _check_sizes(config: TowerConfig | LanguageConfig, source: str) -> None:
     sizes = {item.name: getattr(config, item.name) for item in fields(config) if item.type == Count}
     for name, value in sizes.items():
         if not isinstance(value, int):
-            raise UserError(f"The config.json of {source} says that {name} is {value}: give a model with one number there.")
+            raise UserError(
+                f"The config.json of {source} says that {name} is {value}: give a model with one number there."
+            )
     try:
         check_ranges(config)
         if isinstance(config, TowerConfig):
@@ -190,6 +208,8 @@ def _load(
     family: TowerFamily | LanguageFamily, folder: Path, source: str, config: PreTrainedConfig | None, **options: Any
 ) -> PreTrainedModel:
     loader: Any = family.model_class  # transformers' types leave out the report
+    said = logging.get_verbosity()
+    logging.set_verbosity_error()  # what it warns of is in the report, and refused below
     try:
         model, report = loader.from_pretrained(
             str(folder),
@@ -205,6 +225,8 @@ def _load(
         raise UserError(
             f"{source} could not be loaded ({_reason(error)}): give a complete folder in Hugging Face form."
         ) from error
+    finally:
+        logging.set_verbosity(said)
     if report["mismatched_keys"]:
         name, in_file, in_model = min(report["mismatched_keys"])
         raise UserError(
@@ -213,16 +235,25 @@ def _load(
         )
     if missing := sorted(report["missing_keys"]):
         raise UserError(
-            f"{source} lacks {len(missing)} of the model's weights, {missing[0]} among them: give a complete checkpoint."
+            f"{source} lacks {len(missing)} of the model's weights, {missing[0]} among them: give a complete "
+            "checkpoint."
         )
     if extra := sorted(name for name in report["unexpected_keys"] if not re.search(family.unread, name)):
         raise UserError(
-            f"{source} has {len(extra)} weights that a model of its config.json has no place for, {extra[0]} among them: "
-            "give a folder whose files belong together."
+            f"{source} has {len(extra)} weights that a model of its config.json has no place for, {extra[0]} among "
+            "them: give a folder whose files belong together."
         )
+    if isinstance(family, LanguageFamily) and family.sizes(model.config)["tied_embeddings"]:
+        parts = family.parts(model)
+        if parts.head.weight is not parts.embedding.weight:
+            raise UserError(
+                f"{source} has an output head that differs from its embedding, but its config.json says that they are "
+                "one: correct tie_word_embeddings, or give a folder whose files belong together."
+            )
     return model
 
 
 def _reason(error: Exception) -> str:
-    """The first line of the error's message, without its full stop."""
-    return first_line(error).rstrip(".:")[:200]
+    """The first line of the error's message, or of what caused it, without its full stop."""
+    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    return first_line(cause).rstrip(".:")[:200]

@@ -23,7 +23,7 @@ class Command:
     """Trains attention-pooling and linear classifiers on a frozen tower, the whole grid of Table 4 in one pass."""
 
     tower: Path
-    """Folder of the tower in Hugging Face form, such as the tower/ of a run, or the hub name of a CLIP or SigLIP model."""
+    """Folder of a tower in Hugging Face form, such as the tower/ of a run, or hub name of a CLIP or SigLIP model."""
     dataset: Annotated[str, tyro.conf.arg(metavar="{" + ",".join(DATASETS) + "}")]
     """A classification set in its official files, or folder: a folder of images for each class."""
     data_root: Path

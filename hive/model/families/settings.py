@@ -53,8 +53,8 @@ def check_settings(
     for name in sorted(FOREIGN - known.keys()):
         if not _is_off(content.get(name)):
             raise UserError(
-                f"The config.json of {source} says that {name} is {content[name]!s:.80}, which the engine does not compute: "
-                "give a model without it."
+                f"The config.json of {source} says that {name} is {content[name]!s:.80}, which the engine does not "
+                "compute: give a model without it."
             )
 
 

@@ -146,7 +146,7 @@ def check_processor(content: Mapping[str, Any], spec: ImageSpec, source: str) ->
     """
     crops = content.get("do_center_crop") and "crop_size" in content
     size = "crop_size" if crops else "size"
-    wanted = {
+    wanted: dict[str, list[float]] = {
         size: [spec.size],
         "do_rescale": [1],
         "rescale_factor": [1 / 255],

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import pytest
 import torch
@@ -13,11 +13,14 @@ from hive.data.text import Batch
 from hive.errors import UserError
 from hive.model.build import build_model, resolved
 from hive.model.families import LANGUAGES, TOWERS, either, fresh_language
+from hive.model.fusion import HierarchicalFusion, JointFusion
 from hive.model.language import LanguageModel
 from hive.model.pretrained import language_model, load_language
 from hive.stages import enter_stage, trained_parts
 from tests.support import toy_family
 from tests.support.tiny_models import LANGUAGE, TINY, VISION, tiny_batch
+
+Fusion = Literal["cross", "joint"]
 
 
 def test_the_table_has_what_the_configuration_names() -> None:
@@ -76,6 +79,22 @@ class TestEveryLanguageFamily:
         for name, parameter in saved.named_parameters():
             assert torch.equal(loaded.get_parameter(name), parameter)
 
+    @pytest.mark.parametrize("fusion", ["cross", "joint"])
+    def test_images_start_with_the_hosts_projections(self, config: LanguageConfig, fusion: Fusion) -> None:
+        """Biases included: a fresh model has them at 0, a pretrained one does not."""
+        language = fresh_language(config)
+        with torch.no_grad():
+            for name, parameter in language.named_parameters():
+                if name.endswith("bias"):
+                    parameter.normal_()
+        hosts = LanguageModel(language, "torch").attention_parts([1, 3])
+        made = JointFusion(hosts) if fusion == "joint" else HierarchicalFusion(hosts, False, "torch")
+        features = torch.randn(2, 3, 4, config.hidden_size)
+        keys_values = made.keys_values(features)
+        for host, projected, (key, value) in zip(hosts.values(), features, keys_values.values(), strict=True):
+            torch.testing.assert_close(key.flatten(-2), host.key(projected))
+            torch.testing.assert_close(value.flatten(-2), host.value(projected))
+
     @pytest.mark.parametrize("changes", [{}, {"fusion": "joint"}, {"method": "self-attention"}])
     def test_a_step_of_training(self, config: LanguageConfig, changes: dict[str, str]) -> None:
         whole = dataclasses.replace(TINY, language=config, **changes)  # type: ignore[arg-type]
@@ -95,6 +114,6 @@ class TestEveryLanguageFamily:
 def test_sentences_name_the_new_family(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bloom"}')
     with pytest.raises(
-        UserError, match=r"bloom model: give a Llama-type one \(Llama, MobileLLM, SmolLM2\) or Command R"
+        UserError, match=r"bloom model: give a Llama-type one \(Llama, MobileLLM, SmolLM2\), Qwen2 or Command R"
     ):
         load_language(str(tmp_path))

