@@ -240,8 +240,9 @@ class TowerLayout:
             if "norm" in name and name.endswith("weight"):
                 tensors[name] += 1
         if self.weights.endswith(".bin"):  # of a time when these were buffers
-            for tower, length in (("text_model", 77), ("vision_model", 577)):
-                tensors[f"{tower}.embeddings.position_ids"] = torch.arange(length)[None]
+            for tower in ("text_model", "vision_model"):
+                places = len(tensors[f"{tower}.embeddings.position_embedding.weight"])
+                tensors[f"{tower}.embeddings.position_ids"] = torch.arange(places)[None]
             torch.save(tensors, folder / self.weights)
         else:
             save_file(tensors, folder / self.weights, {"format": "pt"})

@@ -1,7 +1,6 @@
 """The hub's folders of the models that recipes and docs name start as they are, and compute what their authors' do."""
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ from tests.support.hub_layouts import (
 )
 from tests.support.pairs_on_the_spot import encoded
 from tests.support.tiny_models import tiny_batch
-from tests.support.tiny_run import records, train
 
 MOBILELLM = LANGUAGES["MobileLLM-350M"]
 CAPTIONS = ["a red disc", "Two cafés, 日本 and a 🙂 cost 12.50", "<s> is </s> text, so is <unk>", "x" * 40]
@@ -122,25 +120,6 @@ def test_a_tower_computes_what_the_whole_model_does(name: str, tmp_path: Path) -
     torch.testing.assert_close(
         actual, torch.stack([states[k][:, -TOKENS[name] :] for k in (1, 3)]), atol=1e-4, rtol=1e-4
     )
-
-
-def test_mobilellm_with_clip_starts(tmp_path: Path) -> None:
-    """The paper's pair, from the files to a step of stage 3."""
-    language, vision = tmp_path / "language", tmp_path / "vision"
-    for folder in (language, vision):
-        folder.mkdir()
-    MOBILELLM.write(language)
-    MOBILELLM.write_weights(language, random_weights(as_llama(MOBILELLM.config)))
-    TOWERS["CLIP-L/14-336"].write(vision)
-    TOWERS["CLIP-L/14-336"].write_weights(vision)
-    flags = ["--language.weights", language, "--vision.weights", vision, "--vision.density", "0.5",
-             "--out", tmp_path / "r",
-             "--batch-size", 2, "--max-steps", 1, "--stages", 3, "--dataset.workers", 0, "--dataset.heldout-pairs", 2,
-             "--device", "cpu"]  # fmt: skip
-    assert train([str(flag) for flag in flags]) == 0
-    assert records(tmp_path / "r")[0]["loss"] > 1
-    config = json.loads((tmp_path / "r" / "config.json").read_text())
-    assert (config["language"]["heads"], config["vision"]["image_size"]) == (15, 336)
 
 
 # Old files hold buffers, and a file of PyTorch's holds a tied weight twice.
