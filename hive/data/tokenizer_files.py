@@ -69,7 +69,8 @@ def _load_folder(folder: Path, words: str) -> Any:
     kind = kinds.get(vocabulary[0], AutoTokenizer)
     settings = _read_json(folder / "tokenizer_config.json")
     names = _named_tokens(settings, _read_json(folder / "special_tokens_map.json"), pieces)
-    settings |= names
+    empty = {key for key in NAMED_TOKENS if settings.get(key) is not None and not _content(settings[key])}
+    settings = {key: value for key, value in settings.items() if key not in empty} | names
     for key in TOKEN_LISTS:
         if isinstance(settings.get(key), list):
             settings[key] = [token for token in settings[key] if _content(token)]
@@ -120,15 +121,15 @@ def _open_sentencepiece(path: Path, words: str) -> "SentencePieceProcessor":
 def _named_tokens(
     config: dict[str, Any], token_map: dict[str, Any], pieces: "SentencePieceProcessor | None"
 ) -> dict[str, Any]:
-    """The special tokens that the two settings files name, and for BOS, EOS and UNK else those of the model itself.
+    """The special tokens that the two settings files name; else, for BOS, EOS and UNK, those of a SentencePiece model.
 
     An empty string names no token. Where both files name one, transformers' rule decides.
     """
     files = (config, token_map) if "added_tokens_decoder" in config else (token_map, config)
-    named: dict[str, Any] = dict.fromkeys(NAMED_TOKENS)
-    if pieces is not None:
+    named: dict[str, Any] = {}
+    if pieces is not None:  # a model without one gets None, and not the default of the tokenizer's class
         numbers = {"bos_token": pieces.bos_id(), "eos_token": pieces.eos_id(), "unk_token": pieces.unk_id()}
-        named |= {name: pieces.id_to_piece(number) for name, number in numbers.items() if number >= 0}
+        named = {name: pieces.id_to_piece(number) if number >= 0 else None for name, number in numbers.items()}
     for name in NAMED_TOKENS:
         for tokens in files:
             if _content(tokens.get(name)):

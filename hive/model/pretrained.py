@@ -142,7 +142,8 @@ def _part_of_whole(kind: type[PreTrainedConfig], content: dict[str, Any], source
     """The tower's settings in those of a whole model, in whose older files vision_config_dict has the last word."""
     if not content.get("vision_config"):
         raise UserError(f"The config.json of {source} lacks vision_config: give a complete folder.")
-    return kind.from_dict(content).vision_config
+    with _no_warnings():  # of the other half's special tokens
+        return kind.from_dict(content).vision_config
 
 
 def _check_sizes(config: TowerConfig | LanguageConfig, source: str) -> None:
@@ -204,29 +205,37 @@ def _user_errors(source: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Inside, transformers logs nothing but errors."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 def _load(
     family: TowerFamily | LanguageFamily, folder: Path, source: str, config: PreTrainedConfig | None, **options: Any
 ) -> PreTrainedModel:
     loader: Any = family.model_class  # transformers' types leave out the report
-    said = logging.get_verbosity()
-    logging.set_verbosity_error()  # what it warns of is in the report, and refused below
     try:
-        model, report = loader.from_pretrained(
-            str(folder),
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # the report names them; the error that is raised otherwise does not
-            local_files_only=True,
-            trust_remote_code=False,
-            **options,
-        )
+        with _no_warnings():  # what it warns of is in the report, and refused below
+            model, report = loader.from_pretrained(
+                str(folder),
+                config=config,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # the report names them; the error that is raised otherwise does not
+                local_files_only=True,
+                trust_remote_code=False,
+                **options,
+            )
     except Exception as error:  # a broken file fails in as many ways as there are formats
         raise UserError(
             f"{source} could not be loaded ({_reason(error)}): give a complete folder in Hugging Face form."
         ) from error
-    finally:
-        logging.set_verbosity(said)
     if report["mismatched_keys"]:
         name, in_file, in_model = min(report["mismatched_keys"])
         raise UserError(

@@ -127,7 +127,7 @@ def assert_refused(answer: Answer, words: str, seconds: float) -> None:
     assert answer.seconds < seconds
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "a/b/c", "/no/where", "~/nowhere"])
+@pytest.mark.parametrize("name", ["./nowhere", "a/b/c", "/no/where", "~/nowhere", "~no-such-user/x"])
 def test_what_can_only_be_a_folder_is_not_looked_for_on_the_hub(name: str) -> None:
     for need in (CONFIG, WEIGHTS, TOKENIZER):
         assert not is_present(name, need)

@@ -72,4 +72,4 @@ def _plain(value: Any) -> Any:
 
 def _is_off(value: Any) -> bool:
     """Whether a field's value means that the model has no such thing: a factor of 1, or nothing."""
-    return value is None or value is False or (not isinstance(value, bool) and value == 1)
+    return not value or (value == 1 and not isinstance(value, bool))

@@ -1,6 +1,7 @@
 """Tokenizers as folders have them: special tokens named in every way or none, no code run, and no text lost."""
 
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import pytest
@@ -82,6 +83,7 @@ def test_mobilellms_empty_names_stand_for_the_models_pieces(tmp_path: Path) -> N
     assert len(loaded) == pieces.get_piece_size()
     assert load_tokenizer(str(tmp_path)).encode(CAPTION, 99) == [1, *pieces.encode(CAPTION + "\n")]
     loaded.save_pretrained(tmp_path / "saved")  # as hive.vlm saves it with a model
+    assert gettempdir() not in (tmp_path / "saved" / "tokenizer_config.json").read_text()
     saved = PreTrainedTokenizerFast.from_pretrained(tmp_path / "saved")
     assert saved.bos_token_id == 1
     assert saved.encode(CAPTION, add_special_tokens=False) == pieces.encode(CAPTION)
@@ -118,6 +120,8 @@ def test_older_forms_of_a_vocabulary(tmp_path: Path) -> None:
     whole = load_tokenizer(str(tmp_path))
     (tmp_path / "tokenizer.json").unlink()
     assert load_tokenizer(str(tmp_path)).encode(CAPTION, 99)[1:] == whole.encode(CAPTION, 99)[1:]
+    write_json(tmp_path, tokenizer_config={"tokenizer_class": "GPT2Tokenizer", "bos_token": ""})
+    assert load_tokenizer(str(tmp_path)).bos_id == 330, "the default of its class"
     words = tmp_path / "words"
     words.mkdir()
     (words / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "hello", "world", "he", "##llo"]))

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from hive.config import LanguageConfig, VisionConfig
 from hive.data.images import fit
 from hive.data.text import load_tokenizer
 from hive.errors import UserError
@@ -19,6 +20,7 @@ from hive.model.families import image_spec
 from hive.model.language import LanguageModel
 from hive.model.pretrained import language_settings, load_language, load_vision, vision_settings
 from hive.model.vision import VisionTower
+from hive.recipes import CLIP_L_336, LLAMA_1B, MOBILELLM_350M, SIGLIP_L_384, SMOLLM2_135M
 from hive.train.setup import check_vocabulary
 from tests.support.hub_layouts import (
     LANGUAGES,
@@ -120,6 +122,31 @@ def test_a_tower_computes_what_the_whole_model_does(name: str, tmp_path: Path) -
     torch.testing.assert_close(
         actual, torch.stack([states[k][:, -TOKENS[name] :] for k in (1, 3)]), atol=1e-4, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "recipe"),
+    [
+        ("MobileLLM-350M", (960, 2560, 32, 15, 5, 64, 32000), MOBILELLM_350M),
+        ("Llama-3.2-1B-Instruct", (2048, 8192, 16, 32, 8, 64, 128256), LLAMA_1B),
+        ("SmolLM2-135M", (576, 1536, 30, 9, 3, 64, 49152), SMOLLM2_135M),
+    ],
+)
+def test_the_published_sizes_are_the_recipes(name: str, sizes: tuple, recipe: LanguageConfig, tmp_path: Path) -> None:
+    fields = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+              "head_dim", "vocab_size")  # fmt: skip
+    LANGUAGES[name].write(tmp_path, **dict(zip(fields, sizes, strict=True)))
+    family, settings = language_settings(str(tmp_path))
+    assert family.described(LanguageConfig(weights=recipe.weights), settings) == recipe
+
+
+@pytest.mark.parametrize(("name", "recipe"), [("CLIP-L/14-336", CLIP_L_336), ("SigLIP-L/16-384", SIGLIP_L_384)])
+def test_the_published_tower_is_the_recipes(name: str, recipe: VisionConfig, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    TOWERS[name].write(tmp_path, vision=sizes, vision_config_dict=None)
+    family, settings = vision_settings(str(tmp_path))
+    shape = family.described(VisionConfig(weights=recipe.weights, selection=recipe.selection), settings)
+    assert shape == recipe
 
 
 # Old files hold buffers, and a file of PyTorch's holds a tied weight twice.
