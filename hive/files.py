@@ -8,7 +8,7 @@ from typing import Any
 
 from hive.errors import UserError
 
-METRICS = "metrics.jsonl"  # in a run folder
+METRICS, INJECTION = "metrics.jsonl", "injection.jsonl"  # in a run folder
 
 
 def make_folder(folder: Path) -> None:

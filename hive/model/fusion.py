@@ -45,9 +45,13 @@ class CrossAttentionBlock(nn.Module):
         self.output = copy.deepcopy(host.output)
         self.gate = nn.Parameter(torch.zeros(())) if gate else None
 
+    def queries(self, hidden: Tensor) -> Tensor:
+        """The text's queries [T, Hq, d] of hidden states [T, D]."""
+        return self.query(self.norm(hidden)).unflatten(-1, (-1, self.head_dim))
+
     def forward(self, hidden: Tensor, key: Tensor, value: Tensor, text: PackedText) -> Tensor:
         """The changed hidden states [T, D] of `hidden` [T, D] and the images' `key`, `value` [B, N, Hkv, d]."""
-        query = self.query(self.norm(hidden)).unflatten(-1, (-1, self.head_dim))  # [T, Hq, d]
+        query = self.queries(hidden)
         attended = cross_attention(
             query,
             key.to(query.dtype),

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from hive.data.text import Batch
-from hive.model.fusion import JointFusion
+from hive.model.fusion import Injection, JointFusion
 from hive.model.language import LanguageModel
 from hive.model.projector import LayerwiseMLPProjector, ResidualProjector
 from hive.model.vision import Encode, VisionTower
@@ -37,8 +37,15 @@ class HiveModel(nn.Module):
 
     def forward(self, batch: Batch, encode: Encode | None = None) -> Tensor:
         """Cross-entropy summed over the batch's supervised tokens, fp32 scalar; `encode` replaces the tower."""
+        return self.loss(batch, self.fusion(self.project(batch, encode), batch))
+
+    def project(self, batch: Batch, encode: Encode | None = None) -> Tensor:
+        """Projected features [S, B, N, D] of the batch's images; `encode` replaces the tower."""
         begin("tower")
         features = boundary((encode or self.tower)(batch.pixels), "tower", "projector")  # [S, B, N, Dv]
-        injection = self.fusion(self.projector(features), batch)
+        return self.projector(features)
+
+    def loss(self, batch: Batch, injection: Injection | None = None) -> Tensor:
+        """The summed cross-entropy with what `injection` adds to the language model; without it, that of the text."""
         hidden = self.language(self.language.embed(batch.tokens), batch, injection)
         return self.language.loss(boundary(hidden, "language", "head"), batch.targets)

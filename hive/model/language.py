@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from hive.config import LanguageConfig
 from hive.model.families import language_family
-from hive.model.families.language import AttentionParts
+from hive.model.families.language import AttentionParts, Rotary
 from hive.model.fusion import Injection, PackedText
 from hive.profiling import boundary
 from hive_kernels import causal_attention, joint_attention, linear_cross_entropy
@@ -32,7 +32,6 @@ class LanguageModel(nn.Module):
         self.shape = self.family.described(LanguageConfig(), model.config)
         self.width = self.shape.hidden_size
         self.head_dim = self.family.attention_parts(self.parts.layers[0]).head_dim
-        self.attention = PackedAttention(backend)
         self.decoder_layer = self.family.decoder_layer
 
     def attention_parts(self, depths: Iterable[int]) -> dict[int, AttentionParts]:
@@ -46,9 +45,8 @@ class LanguageModel(nn.Module):
     def forward(self, hidden: Tensor, text: PackedText, injection: Injection | None = None) -> Tensor:
         """Final hidden states [T, D] of `hidden` [T, D]: all layers, with what `injection` adds, and the final norm."""
         injection = injection or Injection()
-        cos, sin = self.parts.rotary(hidden, text.positions[None])
-        rotary = (cos[0, :, None], sin[0, :, None])  # [T, 1, d]
-        attend = partial(self.attention, cu_seqlens=text.cu_seqlens, max_seqlen=text.max_seqlen)
+        rotary = self.rotary(hidden, text)
+        attend = partial(packed_attention, cu_seqlens=text.cu_seqlens, max_seqlen=text.max_seqlen, backend=self.backend)
         for depth, layer in enumerate(self.parts.layers):
             if depth in injection.before_layer:
                 hidden = self._run(injection.before_layer[depth], boundary(hidden, "language", "fusion"))
@@ -56,6 +54,22 @@ class LanguageModel(nn.Module):
             image = injection.images.get(depth)
             hidden = self._run(self.decoder_layer, hidden, layer, rotary, partial(attend, image=image))
         return self.parts.norm(hidden)
+
+    def rotary(self, hidden: Tensor, text: PackedText) -> Rotary:
+        """Cosines and sines of the tokens' positions, in the dtype of `hidden` [T, D]."""
+        cos, sin = self.parts.rotary(hidden, text.positions[None])
+        return cos[0, :, None], sin[0, :, None]
+
+    def attention_inputs(self, depth: int, hidden: Tensor, text: PackedText) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated query [T, Hq, d] and key, and value [T, Hkv, d], of a layer's self-attention for its input [T, D]."""
+        inputs: list[tuple[Tensor, Tensor, Tensor]] = []
+
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            inputs.append((query, key, value))
+            return query  # of the right shape; the layer's result is not used
+
+        self.family.decoder_layer(hidden, self.parts.layers[depth], self.rotary(hidden, text), attend)
+        return inputs[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [T, V] of final hidden states [T, D]."""
@@ -71,40 +85,31 @@ class LanguageModel(nn.Module):
         return function(hidden, *arguments)
 
 
-class PackedAttention(nn.Module):
+def packed_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    backend: str,
+    image: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """The attention of all decoder layers: causal within each text, which may also see its whole image.
 
-    It has no parameters. It is a module so that a forward hook can read what every layer attends to.
+    [T, Hq, d] of query [T, Hq, d], key and value [T, Hkv, d]. With `image` (keys, values, each [B, N, Hkv, d]) one
+    softmax covers the image's keys and the text's.
     """
-
-    def __init__(self, backend: str) -> None:
-        super().__init__()
-        self.backend = backend
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        cu_seqlens: Tensor,
-        max_seqlen: int,
-        image: tuple[Tensor, Tensor] | None,
-    ) -> Tensor:
-        """[T, Hq, d] of query [T, Hq, d], key and value [T, Hkv, d].
-
-        With `image` (keys, values, each [B, N, Hkv, d]) one softmax covers the image's keys and the text's.
-        """
-        if image is None:
-            return causal_attention(query, key, value, cu_seqlens, max_seqlen=max_seqlen, backend=self.backend)
-        image_key, image_value = (item.to(query.dtype) for item in image)
-        return joint_attention(
-            query,
-            key,
-            value.to(query.dtype),
-            image_key,
-            image_value,
-            cu_seqlens,
-            max_seqlen=max_seqlen,
-            backend=self.backend,
-        )
+    if image is None:
+        return causal_attention(query, key, value, cu_seqlens, max_seqlen=max_seqlen, backend=backend)
+    image_key, image_value = (item.to(query.dtype) for item in image)
+    return joint_attention(
+        query,
+        key,
+        value.to(query.dtype),
+        image_key,
+        image_value,
+        cu_seqlens,
+        max_seqlen=max_seqlen,
+        backend=backend,
+    )

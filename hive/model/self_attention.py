@@ -74,13 +74,17 @@ class SelfAttentionModel(nn.Module):
 
     def hidden(self, batch: Batch, encode: Encode | None = None) -> tuple[Tensor, Interleaved]:
         """Final hidden states of all rows, [T + B*N, D], and their layout."""
+        rows, layout = self.sequence(batch, encode)
+        return boundary(self.language(rows, layout), "language", "head"), layout
+
+    def sequence(self, batch: Batch, encode: Encode | None = None) -> tuple[Tensor, Interleaved]:
+        """The language model's input, [T + B*N, D], and its layout."""
         begin("tower")
         features = boundary((encode or self.tower)(batch.pixels)[0], "tower", "projector")  # [B, N, Dv]
         image = boundary(self.projector(features).flatten(0, 1), "projector", "language")
         text = self.language.embed(batch.tokens)
         layout = self.layout(batch, features.shape[1])
-        hidden = text.new_empty(len(layout.positions), text.shape[-1])
-        hidden = hidden.index_copy(0, layout.text_rows, text)
+        rows = text.new_empty(len(layout.positions), text.shape[-1])
+        rows = rows.index_copy(0, layout.text_rows, text)
         # Conversations without images still bring one, which no row reads: the tower always runs.
-        hidden = hidden.index_copy(0, layout.image_rows, image.to(hidden.dtype)[: len(layout.image_rows)])
-        return boundary(self.language(hidden, layout), "language", "head"), layout
+        return rows.index_copy(0, layout.image_rows, image.to(rows.dtype)[: len(layout.image_rows)]), layout

@@ -12,7 +12,7 @@ from hive.config_json import flatten
 from hive.report.chart import COLOURS, Line, chart
 from hive.report.html import Html, element, join, table
 from hive.report.measured import measured
-from hive.report.read import Recorded
+from hive.report.read import CHECK, DEPTH, Recorded
 from hive.report.style import STYLE
 from hive.train.loss_curve import smoothed
 
@@ -32,6 +32,7 @@ def page(runs: Sequence[Recorded]) -> str:
     sections = {
         "Loss": _losses(runs),
         "Held-out pairs": _held_out(runs),
+        "Injection": _injection(runs),
         "Efficiency": _efficiency(runs),
         "Maps": _maps(runs),
         "Bad samples": _ledgers(runs),
@@ -164,6 +165,29 @@ def _held_out(runs: Sequence[Recorded]) -> Html:
             _legend(runs),
         ]
     )
+
+
+def _injection(runs: Sequence[Recorded]) -> Html:
+    if not any(run.injection for run in runs):
+        return element("p", "No stage has been checked for what its images add.")
+    names = (*CHECK, *DEPTH)
+    rows = [(run.label, *(_format_number(row[name]) for name in names)) for run in runs for row in run.injection]
+    return join(
+        [
+            table(("run", *map(_add_spaces, names)), rows),
+            element(
+                "p",
+                "Before the first step of a stage: losses in nats a token; entropy of the attention to the image as a "
+                "share of that of uniform attention; spread of its logits; update of the stream against the stream.",
+                class_="soft",
+            ),
+            *(element("p", f"{run.label}, {warning}") for run in runs for warning in run.warnings),
+        ]
+    )
+
+
+def _format_number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
 
 
 def _efficiency(runs: Sequence[Recorded]) -> Html:

