@@ -1,18 +1,30 @@
 PYTHON ?= python3
 VENV := .venv
+OLDEST := build/oldest
 BIN := $(VENV)/bin
 ARGS ?=
 
-# Of the CUDA C++ backend: GPU generations, as ARCHS="86;90", and where torch's headers are.
+# Of the CUDA C++ backend: GPU generations, as ARCHS="86;90".
 ARCHS ?= 80;86;89;90;120
 CSRC := $(wildcard csrc/*.* csrc/emulator/*.*)
-TORCH = $(shell $(BIN)/python -c "import sysconfig; print(sysconfig.get_path('platlib') + '/torch')")
+# $(call compile,ENVIRONMENT,FOLDER,GENERATIONS) compiles it in FOLDER, against the headers of the environment's torch.
+torch = $$($(1)/bin/python -c "import sysconfig; print(sysconfig.get_path('platlib') + '/torch')")
+compile = $(1)/bin/cmake -S . -B $(2) -DHIVE_TORCH="$(torch)" -DHIVE_CUDA_ARCHITECTURES="$(3)" \
+	-DCMAKE_COMPILE_WARNING_AS_ERROR=ON && $(1)/bin/cmake --build $(2) --parallel 2
+# $(call pytest,ENVIRONMENT)
+pytest = OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(1)/bin:$$PATH" $(1)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+# $(call environment,FOLDER,OLDEST,NEWEST) makes one, with a Python of these minor versions.
+define environment
+@$(PYTHON) -c 'import sys; sys.exit(not (3, $(2)) <= sys.version_info[:2] <= (3, $(3)))' || \
+	{ echo "$(PYTHON) is $$($(PYTHON) --version), but this needs Python 3.$(2) to 3.$(3): make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+$(PYTHON) -m venv $(1)
+endef
 
-.PHONY: help train test check aot native sanitize gpu compat clean
+.PHONY: help train test test-oldest check aot native sanitize gpu compat clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo 'Flags go in ARGS: make train ARGS="--seed 1", make test ARGS="-k attention".'
 	@echo "After make train or make test, in every new shell: source $(BIN)/activate"
 
@@ -20,7 +32,16 @@ train: $(VENV)/.installed ## pre-trains the demo's tower: 5 minutes on two CPU c
 	$(BIN)/python -m hive.train $(ARGS)
 
 test: $(VENV)/.installed check ## lint, types and all tests
-	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(call pytest,$(VENV))
+
+# Its tests build the CUDA C++ backend's emulator. For nvcc one GPU generation will do: torch's headers are the same in
+# all.
+test-oldest: $(OLDEST)/.installed ## all tests with the oldest supported torch, triton, transformers and numpy
+	@$(OLDEST)/bin/python --version
+	@$(OLDEST)/bin/python -m pip list --format freeze | grep -E '^(torch|triton|transformers|numpy)='
+	$(call pytest,$(OLDEST))
+	if command -v nvcc; then $(call compile,$(OLDEST),build/native-oldest,86); \
+		else echo "no nvcc here: the CUDA C++ backend was not compiled against the oldest torch"; fi
 
 check: $(VENV)/.installed ## lint, types and the C++ format alone
 	$(BIN)/ruff check .
@@ -31,9 +52,7 @@ aot: $(VENV)/.installed ## every Triton kernel compiled for sm_86 and sm_90, wit
 	$(BIN)/python -m hive_kernels.aot --arch 86,90
 
 native: $(VENV)/.installed ## the CUDA C++ backend, by nvcc, and what its kernels need; no GPU
-	$(BIN)/cmake -S . -B build/native -DHIVE_TORCH="$(TORCH)" -DHIVE_CUDA_ARCHITECTURES="$(ARCHS)" \
-		-DCMAKE_COMPILE_WARNING_AS_ERROR=ON
-	$(BIN)/cmake --build build/native --parallel 2
+	$(call compile,$(VENV),build/native,$(ARCHS))
 	$(BIN)/cmake --install build/native --prefix .
 	$(BIN)/python -m hive_kernels.native_check
 
@@ -49,11 +68,14 @@ gpu: ## tests, self-check, benchmarks and tuning on this machine's GPU; results 
 
 # torch first and by its exact version, so that pip takes the build that fits this machine.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
-		{ echo "$(PYTHON) is $$($(PYTHON) --version), but HIVE needs Python 3.11 to 3.13: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	$(call environment,$(VENV),11,13)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	$(call environment,$(OLDEST),11,12)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[dev]'
 	touch $@
 
 TRANSFORMERS_4 := $(CURDIR)/build/transformers-4

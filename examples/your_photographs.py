@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageOps
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoModel
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.17's at the top needs torchvision
 
 from hive.command import exit_code
 from hive.train.__main__ import main as train

@@ -6,6 +6,7 @@ Only the modules with kernels import Triton, and they are imported when a kernel
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from importlib.util import find_spec
 
 import torch
@@ -21,6 +22,23 @@ HAS_TRITON = find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 
+def interpreter_problem(triton: str, numpy: str) -> str | None:
+    """Why the interpreter of this release of Triton can't run beside this release of numpy; None when it can."""
+    if _release(triton) < (3, 7) and _release(numpy) >= (2, 4):
+        return (
+            f"the interpreter of triton {triton} needs numpy below 2.4, but numpy {numpy} is installed; "
+            "pip install 'numpy<2.4'"
+        )
+    return None
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")[:2]))
+
+
+INTERPRETER_PROBLEM = interpreter_problem(version("triton"), version("numpy")) if HAS_TRITON and INTERPRETED else None
+
+
 def reason_unavailable(kind: str) -> str | None:
     """Why Triton can't run on devices of this type, as "cuda"; None when it can."""
     if not HAS_TRITON:
@@ -28,7 +46,8 @@ def reason_unavailable(kind: str) -> str | None:
     if kind == "cuda":
         return None if torch.cuda.is_available() else "torch sees no CUDA GPU"
     if kind == "cpu":
-        return None if INTERPRETED else "Triton needs a GPU; on a CPU TRITON_INTERPRET=1 interprets it, slowly"
+        hint = "Triton needs a GPU; on a CPU TRITON_INTERPRET=1 interprets it, slowly"
+        return INTERPRETER_PROBLEM if INTERPRETED else hint
     return "Triton runs on CUDA GPUs"
 
 

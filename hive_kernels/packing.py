@@ -71,7 +71,8 @@ class _Scatter(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: Tensor, size: int) -> Tensor:
         ctx.save_for_backward(rows)
-        return x.new_zeros(size, *x.shape[1:]).index_copy_(0, rows, x)
+        padded = x.new_zeros(size, *x.shape[1:]).index_copy_(0, rows, x)
+        return padded.view_as(padded)  # compiled by torch 2.11, what an in-place operation returns gets no gradient
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:

@@ -62,7 +62,13 @@ class Result:
         return self.dtype == self.expected_dtype and self.error <= self.allowed  # written so that a NaN fails
 
 
-def measure(operation: Operation, tensors: Sequence[Tensor], dtype: torch.dtype, backend: str) -> list[Result]:
+def measure(
+    operation: Operation,
+    tensors: Sequence[Tensor],
+    dtype: torch.dtype,
+    backend: str,
+    compiled: Operation | None = None,
+) -> list[Result]:
     """The results of ``backend``'s output and gradients, compared with the fp64 reference.
 
     Args:
@@ -70,11 +76,12 @@ def measure(operation: Operation, tensors: Sequence[Tensor], dtype: torch.dtype,
         tensors: its floating inputs; rounded to ``dtype`` first, so that all runs start from the same values.
         dtype: what ``backend`` runs in.
         backend: what is tested.
+        compiled: ``operation`` compiled, if that is tested; truth and reference are never compiled.
     """
     rounded = [x.to(dtype) for x in tensors]
     truth = with_gradients(operation, [x.double() for x in rounded], "reference")
     peer = with_gradients(operation, rounded, "reference")
-    actual = with_gradients(operation, rounded, backend)
+    actual = with_gradients(compiled or operation, rounded, backend)
     largest = max(x.abs().max().item() for x in truth if x.numel())
     results = []
     for i, (exact, same_dtype, result) in enumerate(zip(truth, peer, actual, strict=True)):
@@ -84,13 +91,19 @@ def measure(operation: Operation, tensors: Sequence[Tensor], dtype: torch.dtype,
     return results
 
 
-def assert_accurate(operation: Operation, tensors: Sequence[Tensor], dtype: torch.dtype, backend: str) -> None:
+def assert_accurate(
+    operation: Operation,
+    tensors: Sequence[Tensor],
+    dtype: torch.dtype,
+    backend: str,
+    compiled: Operation | None = None,
+) -> None:
     """Checks the output and every gradient by the rule; arguments as in :func:`measure`.
 
     Raises:
         AssertionError: a result breaks the rule; says which, its error and what is allowed.
     """
-    for r in measure(operation, tensors, dtype, backend):
+    for r in measure(operation, tensors, dtype, backend, compiled):
         assert r.dtype == r.expected_dtype, f"{r.name}: {r.dtype}, not {r.expected_dtype}"
         assert r.passes, f"{r.name} in {dtype}: error {r.error:.3g} against fp64, allowed {r.allowed:.3g}"
 
@@ -106,7 +119,9 @@ def poisoned_allocations() -> Iterator[None]:
     def poisoned(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def allocate(*args: Any, **kwargs: Any) -> Tensor:
             out = original(*args, **kwargs)
-            return out.fill_(float("nan")) if out.is_floating_point() else out
+            if out.is_floating_point():
+                out.detach().fill_(float("nan"))  # detached, because out may be a leaf that requires a gradient
+            return out
 
         return allocate
 

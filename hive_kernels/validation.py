@@ -110,7 +110,7 @@ def check_targets(argument: str, targets: Tensor, classes: int, ignored: int) ->
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The dtype of torch.autocast on the device of ``x``; None when it is off or, as for fp64, doesn't apply."""
     device = x.device.type
-    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if x.dtype == torch.float64 or not _has_autocast(x.device) or not torch.is_autocast_enabled(device):
         return None
     return torch.get_autocast_dtype(device)
 
@@ -123,8 +123,12 @@ def under_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """A context without autocast on ``device``; a null context where, as on the meta device, there is none."""
-    available = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if available else nullcontext()
+    return torch.autocast(device.type, enabled=False) if _has_autocast(device) else nullcontext()
+
+
+def _has_autocast(device: torch.device) -> bool:
+    """Whether there is autocast on the device; torch.amp.is_autocast_available breaks the graph of torch 2.11."""
+    return device.type != "meta"
 
 
 def _text(shape: tuple[int | str, ...]) -> str:

@@ -1,10 +1,13 @@
 """Counts a step's FLOPs with torch's counter; causal attention counts only the pairs that it computes."""
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+from hive.profiling import listening
 
 
 @dataclass(frozen=True)
@@ -21,16 +24,34 @@ class Counted:
 
 
 class StepCounter(FlopCounterMode):
-    """Counts the FLOPs of what runs inside the block, on CPU tensors or fake ones."""
+    """Counts the FLOPs of what runs inside the block, on CPU tensors or fake ones.
+
+    Parts are told apart by the marks of `hive.profiling`. The counter's own counts by module are wrong in the backward
+    pass of a module that also returns hidden states, as the tower of transformers' LLaVA does in some releases.
+    """
 
     def __init__(self) -> None:
         super().__init__(display=False, custom_mapping=_FORMULAS)
+        self._part, self._by_part = "", Counter[str]()
+        self._listening = listening(self._begin)
+
+    def __enter__(self) -> Self:
+        self._listening.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        self._listening.__exit__(*exception)
 
     def counted(self) -> Counted:
-        """The FLOPs counted since the block began; the tower is a module called `tower` or `vision_tower`."""
-        counts = self.get_flop_counts()
-        tower = next(name for name in counts if name.rsplit(".", 1)[-1] in ("tower", "vision_tower"))
-        return Counted(float(sum(counts[tower].values())), float(sum(counts["Global"].values())))
+        """The FLOPs counted since the block began."""
+        self._begin(self._part)
+        return Counted(float(self._by_part["tower"]), float(self._by_part.total()))
+
+    def _begin(self, part: str) -> None:
+        """Books what was counted since the last mark under the part that it began, and begins `part`."""
+        self._by_part[self._part] += self.get_total_flops() - self._by_part.total()
+        self._part = part
 
 
 def _forward_flops(q: Any, k: Any, v: Any, dropout: float = 0.0, is_causal: bool = False, **kwargs: Any) -> int:

@@ -11,7 +11,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import (
-    AutoImageProcessor,
     AutoProcessor,
     GenerationConfig,
     LlavaConfig,
@@ -19,6 +18,7 @@ from transformers import (
     LlavaProcessor,
     PreTrainedConfig,
 )
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.17's at the top needs torchvision
 
 from hive.errors import UserError
 from hive.export import evaluating, no_progress_bar, replace_folder, write_json

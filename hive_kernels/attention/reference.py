@@ -23,7 +23,8 @@ def cross_attention(
         scores = _scores(q[start:end], k[image], scale)
         # Without keys the sums are empty: out = 0, and lse = log 0 = -inf.
         outputs.append(_read(scores, v[image], q))
-        sums.append(scores.logsumexp(-1).transpose(0, 1))
+        if return_lse:
+            sums.append(scores.logsumexp(-1).transpose(0, 1))
     return torch.cat(outputs), torch.cat(sums).detach() if return_lse else None
 
 

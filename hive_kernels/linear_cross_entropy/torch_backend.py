@@ -47,7 +47,8 @@ class _ChunkedLoss(torch.autograd.Function):
                 target = targets[chunk].unsqueeze(1).masked_fill(ignored, 0)
                 logits = h[chunk] @ w.t()  # [R, V]
                 log_p = logits.log_softmax(1, dtype=wide)
-                loss -= log_p.gather(1, target).masked_fill(ignored, 0).sum()
+                # Not loss -=: compiled by torch 2.11, what an in-place operation returns gets no gradient.
+                loss = loss - log_p.gather(1, target).masked_fill(ignored, 0).sum()
                 if grad_h is None and grad_w is None:
                     continue
                 p = log_p.exp_()

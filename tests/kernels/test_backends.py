@@ -38,6 +38,21 @@ def test_triton_runs_in_its_interpreter_on_a_cpu(monkeypatch):
         resolve("triton", "cpu")
 
 
+@pytest.mark.parametrize(
+    ("triton", "numpy", "fits"),
+    [("3.6.0", "2.3.5", True), ("3.6.0", "2.4.0", False), ("3.6.0+git1", "2.10.1rc1", False), ("3.7.0", "2.4.6", True)],
+)
+def test_the_interpreter_of_an_older_triton_needs_an_older_numpy(monkeypatch, triton, numpy, fits):
+    monkeypatch.setattr(launch, "INTERPRETED", True)
+    monkeypatch.setattr(launch, "INTERPRETER_PROBLEM", launch.interpreter_problem(triton, numpy))
+    if fits:
+        assert resolve("triton", "cpu") == "triton"
+    else:
+        message = rf"cpu: the interpreter of triton 3\.6.* needs numpy below 2\.4, but numpy {numpy} is installed"
+        with pytest.raises(ValueError, match=message):
+            resolve("triton", "cpu")
+
+
 def test_triton_on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve("triton", "cuda") == "triton"

@@ -53,11 +53,11 @@ BOTH_IN_EVERY_DTYPE = pytest.mark.parametrize(
 
 @cache
 def emulator() -> Path:
-    """The CUDA kernels built for the CPU by the project's own CMake, anew where their source has changed."""
+    """The CUDA kernels built for the CPU by the project's own CMake, anew where their source or torch has changed."""
     for program in ("cmake", "c++"):
         if shutil.which(program) is None:
             pytest.skip(f"the CUDA backend's emulator needs {program}")
-    folder = ROOT / "build" / "emulator"
+    folder = ROOT / "build" / f"emulator-torch-{torch.__version__}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # other workers of this run wait

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from hive.config import TowerFamilyName
 from hive.cost.cases import empty_batch
@@ -13,6 +14,7 @@ from hive.cost.methods import METHODS, Method, Subject, build, configured
 from hive.cost.simulate import StageShape, count_flops
 from hive.model.build import build_model
 from hive.model.families import TOWERS
+from hive.profiling import begin, boundary
 from hive.recipes import load_recipe
 from hive.stages import enter_stage, trained_parts
 from tests.support.tiny_models import TINY, tiny_batch
@@ -74,6 +76,38 @@ def test_causal_attention_by_hand() -> None:
         with StepCounter() as counter:
             torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=causal).sum().backward()
         assert counter.get_total_flops() == 2 * 3 * pairs * 8 * 14
+
+
+class AllStates(nn.Module):
+    """Three layers that return what each of them gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8, bias=False) for _ in range(3))
+
+    def forward(self, hidden: Tensor) -> list[Tensor]:
+        states = []
+        for layer in self.layers:
+            states.append(hidden := layer(hidden))
+        return states
+
+
+class TowerAndHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower, self.head = AllStates(), nn.Linear(8, 8, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        begin("tower")
+        return self.head(boundary(self.tower(x)[-1], "tower", "head")).sum()
+
+
+def test_the_towers_share_whatever_its_module_returns() -> None:
+    """640 FLOPs a product of 5 rows by 8 x 8. The tower has 3 forward and 5 backward, the head behind it 1 and 2."""
+    with StepCounter() as counter:
+        TowerAndHead()(torch.ones(5, 8)).backward()
+    counted = counter.counted()
+    assert (counted.tower, counted.language_side) == (8 * 640, 3 * 640)
 
 
 def test_the_reproductions_gflops() -> None:
