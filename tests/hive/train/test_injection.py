@@ -19,7 +19,8 @@ from hive import checkpoint
 from hive.config import Config
 from hive.cost.simulate import PeakBytes
 from hive.data.ledger import Ledger
-from hive.data.text import EMBEDDED_TOKENIZER, Batch
+from hive.data.text import Batch
+from hive.data.tokenizer_files import EMBEDDED_TOKENIZER
 from hive.distributed import World, join_world
 from hive.files import INJECTION
 from hive.model.build import build_model
