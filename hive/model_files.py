@@ -27,6 +27,7 @@ VOCABULARIES: tuple[tuple[str, ...], ...] = (
     ("vocab.txt",),
 )
 """Files of which a tokenizer needs one group, in order of preference."""
+VOCABULARY_FILES = tuple(name for group in VOCABULARIES for name in group)
 TOKENIZER_SETTINGS = (
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -81,8 +82,7 @@ def _choose_weights(names: Collection[str]) -> list[str]:
 
 
 def _choose_tokenizer(names: Collection[str]) -> list[str]:
-    vocabularies = [name for group in VOCABULARIES for name in group]
-    return _present((*vocabularies, *TOKENIZER_SETTINGS, *SETTINGS), names)
+    return _present((*VOCABULARY_FILES, *TOKENIZER_SETTINGS, *SETTINGS), names)
 
 
 def _present(wanted: Collection[str], names: Collection[str]) -> list[str]:
@@ -143,9 +143,14 @@ def how_to_get(name: str, flag: str, need: Need = WEIGHTS) -> str:
     if not _can_be_on_the_hub(name):
         return f"{flag} {name} is not a folder: give one in Hugging Face form, or the name of a model on the hub."
     return (
-        f"{flag} {name} is neither a folder here nor in the hub's cache: run `hf download {name}` where there is a "
-        "network (training does so by itself), or give a local folder."
+        f"{flag} {name} is {_state(_local_folder(name))}: run `hf download {name}` where there is a network (training "
+        "does so by itself), or give a local folder."
     )
+
+
+def _state(snapshot: Path | None) -> str:
+    """How much of a model on the hub is here."""
+    return "not whole in the hub's cache" if snapshot else "neither a folder here nor in the hub's cache"
 
 
 def _path(name: str) -> Path:
@@ -161,8 +166,11 @@ def _local_folder(name: str) -> Path | None:
         return folder
     if not _can_be_on_the_hub(name):
         return None
-    cached = try_to_load_from_cache(name, "config.json")
-    return Path(cached).parent if isinstance(cached, str) else None
+    for file in (*SETTINGS, *TOKENIZER_SETTINGS, *VOCABULARY_FILES):  # a tokenizer may be alone, without config.json
+        cached = try_to_load_from_cache(name, file)
+        if isinstance(cached, str):
+            return Path(cached).parent
+    return None
 
 
 def _can_be_on_the_hub(name: str) -> bool:
@@ -183,7 +191,7 @@ def _download(name: str, need: Need, flag: str, snapshot: Path | None) -> Path:
 
     commit = snapshot.name if snapshot else None
     limit = constants.HF_HUB_ETAG_TIMEOUT
-    missing = f"{flag} {name} is neither a folder here nor in the hub's cache"
+    missing = f"{flag} {name} is {_state(snapshot)}"
     cure = f"give a local folder, or run `hf download {name}` on a machine with a network and copy the hub's cache"
     try:
         # One request before all others: snapshot_download tries again and again where there is no network.

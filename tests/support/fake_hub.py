@@ -30,11 +30,11 @@ def serve_hub(models: Path, refused: dict[str, str] | None = None) -> Iterator[t
         def do_GET(self) -> None:
             path = urlsplit(self.path).path.lstrip("/")
             asked.append(path)
-            name, _, rest = path.removeprefix("api/models/").partition("/resolve/" if "/resolve/" in path else "\0")
-            if not path.startswith("api/models/"):
-                self._send_file(name, rest.partition("/")[2])
+            if "/resolve/" in path:
+                name, _, place = path.partition("/resolve/")
+                self._send_file(name, place.partition("/")[2])
                 return
-            owner, model, *place = path.removeprefix("api/models/").split("/")
+            owner, model, *rest = path.removeprefix("api/models/").split("/")
             name = f"{owner}/{model}"
             if refused and name in refused:
                 self._send(403, b"{}", {"X-Error-Code": refused[name]})
@@ -46,7 +46,7 @@ def serve_hub(models: Path, refused: dict[str, str] | None = None) -> Iterator[t
                 tree = [{"type": "file", "path": file, "size": path.stat().st_size, "oid": self._digest(path)}
                         for file, path in zip(files, paths, strict=True)]  # fmt: skip
                 info = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]}
-                self._send(200, json.dumps(tree if place and place[0] == "tree" else info).encode())
+                self._send(200, json.dumps(tree if "tree" in rest else info).encode())
 
         def _send_file(self, name: str, file: str) -> None:
             path = models / name / file

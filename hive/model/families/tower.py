@@ -155,7 +155,7 @@ def check_processor(content: Mapping[str, Any], spec: ImageSpec, source: str) ->
         "image_std": list(spec.std),
     }
     for name, numbers in wanted.items():
-        if name in content and not _are_close(_numbers(content[name]), numbers):
+        if content.get(name) is not None and not _are_close(_numbers(content[name]), numbers):
             raise UserError(
                 f"The preprocessor_config.json of {source} says that {name} is {content[name]!s:.80}, but the tower is "
                 f"given images with {', '.join(f'{number:.8g}' for number in numbers)}: give a tower whose files agree."

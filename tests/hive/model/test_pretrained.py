@@ -94,7 +94,7 @@ def test_mobilellm_from_the_hubs_cache(hub_cache: Path) -> None:
     folder, llama = cached_folder(hub_cache, name), fresh_language(LANGUAGE)
     (folder / "config.json").write_text(json.dumps(MOBILELLM))
     assert not is_present(name)
-    with pytest.raises(UserError, match="neither a folder here nor in the hub's cache, and HF_HUB_OFFLINE is set"):
+    with pytest.raises(UserError, match="is not whole in the hub's cache, and HF_HUB_OFFLINE is set"):
         load_language(name)
     llama.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(MOBILELLM))
