@@ -57,11 +57,3 @@ def test_parameter_names_are_transformers_own() -> None:
     names = set(dict(llama.named_parameters()))
     ours = {name.removeprefix("model.") for name, _ in LanguageModel(llama, "torch").named_parameters()}
     assert ours == names
-
-
-def test_a_decoder_layer_compiles_as_one_graph() -> None:
-    torch.manual_seed(0)
-    model, batch = LanguageModel(fresh_language(LANGUAGE), "torch"), tiny_batch()
-    eager = model(model.embed(batch.tokens), batch)
-    model.decoder_layer = torch.compile(model.decoder_layer, backend="aot_eager", fullgraph=True, dynamic=True)
-    torch.testing.assert_close(model(model.embed(batch.tokens), batch), eager)

@@ -214,3 +214,20 @@ def test_bf16_autocast_trains_as_fp32_does(config: Config, stage: int) -> None:
     assert loss.dtype == torch.float32
     assert all(gradient(parameter).dtype == torch.float32 for parameter in parameters.values())
     torch.testing.assert_close(loss, model(batch), rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("config", [TINY, JOINT, BASELINE], ids=["cross", "joint", "self-attention"])
+def test_compiled_layers_are_whole_graphs_and_change_no_gradient(config: Config) -> None:
+    """What --compile compiles, over texts that have to be padded; eager in fp64 is the truth."""
+    model, batch = tiny_model(config).double(), tiny_batch((7, 1, 4))
+    model(batch).backward()
+    expected = {name: gradient(x) for name, x in model.named_parameters() if x.grad is not None}
+    model.zero_grad()
+    torch._dynamo.reset()
+    for layer in model.tower.read_layers:
+        layer.compile(backend="eager", fullgraph=True)
+    decoder_layer = model.language.decoder_layer
+    model.language.decoder_layer = torch.compile(decoder_layer, backend="eager", fullgraph=True, dynamic=True)
+    model(batch).backward()
+    actual = {name: gradient(x) for name, x in model.named_parameters() if x.grad is not None}
+    torch.testing.assert_close(actual, expected)
