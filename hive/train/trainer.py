@@ -180,8 +180,11 @@ class Trainer:
         The first process does it alone, on the first of its micro-batches with a supervised token.
         """
         model, step = self.task.model, self.position.step
+        if not self.world.is_main or not isinstance(model, HiveModel):
+            return
         batch = next((batch for batch in micro_batches if batch.token_count), None)
-        if not self.world.is_main or batch is None or not isinstance(model, HiveModel):
+        if batch is None:
+            self.telemetry.say("injection: not checked, because no sample of the first step can be used")
             return
         earlier = [self.task.trained_parts(number) for number in range(1, stage.number)] if step else []
         learned = any(parts & {"fusion", "language"} for parts in earlier)
