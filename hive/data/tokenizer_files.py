@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
+from hive.data.sentencepiece_model import convert_sentencepiece
 from hive.errors import UserError, first_line
 from hive.model_files import (
     SMOLLM2,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 EMBEDDED_TOKENIZER = Path(__file__).parent / "embedded" / "tokenizer"
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 TOKEN_LISTS = ("additional_special_tokens", "extra_special_tokens")
+REWRITTEN = ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
+"""Files that transformers is not shown as they are."""
 WORDS = "hello world"
 PROBE = "Two cafés, 日本 and a 🙂 cost 12.50\n"
 """A caption in several scripts, on which two ways of encoding are compared."""
@@ -43,8 +46,8 @@ def load_transformers_tokenizer(name: str | None = None) -> Any:
         loaded = _load_folder(find_files(name, TOKENIZER, "The tokenizer") if name else EMBEDDED_TOKENIZER, words)
     if not _keeps_text(loaded):
         raise UserError(
-            f'{words} loses text: it has no tokens for all of "{WORDS}"; give the tokenizer that the model was trained '
-            "with."
+            f'{words} loses text: it drops letters of "{WORDS}", or knows none of them; give the tokenizer that the '
+            "model was trained with."
         )
     return loaded
 
@@ -59,14 +62,13 @@ def _load_smollm2(words: str) -> Any:
 
 
 def _load_folder(folder: Path, words: str) -> Any:
-    from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast  # slow to import for workers
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast  # slow to import for workers
 
     vocabulary = next(group for group in VOCABULARIES if all((folder / name).is_file() for name in group))
     pieces = _open_sentencepiece(folder / vocabulary[0], words) if vocabulary[0] == "tokenizer.model" else None
-    # A class that is named in tokenizer_config.json would rebuild tokenizer.json by its own rules: GPT2Tokenizer
-    # forgets that SmolLM2 splits digits.
-    kinds: dict[str, Any] = {"tokenizer.json": PreTrainedTokenizerFast, "tokenizer.model": LlamaTokenizer}
-    kind = kinds.get(vocabulary[0], AutoTokenizer)
+    # A class that is named in tokenizer_config.json would rebuild the vocabulary by its own rules: GPT2Tokenizer
+    # forgets that SmolLM2 splits digits, LlamaTokenizer how a SentencePiece model normalises.
+    kind: Any = PreTrainedTokenizerFast if vocabulary[0] in ("tokenizer.json", "tokenizer.model") else AutoTokenizer
     settings = _read_json(folder / "tokenizer_config.json")
     names = _named_tokens(settings, _read_json(folder / "special_tokens_map.json"), pieces)
     empty = {key for key in NAMED_TOKENS if settings.get(key) is not None and not _content(settings[key])}
@@ -78,10 +80,13 @@ def _load_folder(folder: Path, words: str) -> Any:
     # transformers takes an empty string for a token. So it reads links to the files, beside settings without one.
     with TemporaryDirectory() as cleaned:
         for name in (*vocabulary, *TOKENIZER_SETTINGS, "config.json"):
-            if (folder / name).is_file() and name not in ("tokenizer_config.json", "special_tokens_map.json"):
+            if (folder / name).is_file() and name not in REWRITTEN:
                 (Path(cleaned) / name).symlink_to((folder / name).resolve())
         (Path(cleaned) / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
         try:
+            if pieces is not None:
+                bos = pieces.bos_id() if settings.get("add_bos_token", True) and pieces.bos_id() >= 0 else None
+                convert_sentencepiece(folder / vocabulary[0], bos).save(str(Path(cleaned) / "tokenizer.json"))
             loaded = kind.from_pretrained(cleaned, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # transformers raises many kinds, from many depths
             raise UserError(
@@ -94,8 +99,7 @@ def _load_folder(folder: Path, words: str) -> Any:
         raise UserError(f"{words} is a {type(loaded).__name__}, which has no fast form: convert it to tokenizer.json.")
     if pieces is not None and _encode(backend, PROBE).ids != pieces.encode(PROBE):
         raise UserError(
-            f"{words} is a SentencePiece model of another kind than Llama's, and would be encoded otherwise: convert "
-            "it to tokenizer.json."
+            f"{words} is a SentencePiece model that gives other ids when it is converted: give it as tokenizer.json."
         )
     _name_by_number(loaded, folder)
     return loaded
@@ -161,15 +165,16 @@ def _is_number(value: object) -> bool:
 
 
 def _keeps_text(loaded: Any) -> bool:
-    """Whether every letter of `WORDS` is in a token that stands for it."""
+    """Whether every letter of `WORDS` is in some token, and not all of them in unknown ones."""
     model = loaded.backend_tokenizer.model
     unknown = {loaded.unk_token_id, getattr(model, "unk_id", None)}
     if getattr(model, "unk_token", None):
         unknown.add(model.token_to_id(model.unk_token))
     encoding = _encode(loaded.backend_tokenizer, WORDS)
-    spans = [span for span, number in zip(encoding.offsets, encoding.ids, strict=True) if number not in unknown]
-    kept = {place for first, end in spans for place in range(first, end)}
-    return all(place in kept for place, letter in enumerate(WORDS) if not letter.isspace())
+    covered = {place for first, end in encoding.offsets for place in range(first, end)}
+    return not set(encoding.ids) <= unknown and all(
+        place in covered for place, letter in enumerate(WORDS) if not letter.isspace()
+    )
 
 
 def _encode(backend: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:

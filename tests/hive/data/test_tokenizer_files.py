@@ -105,12 +105,32 @@ def test_other_pieces_of_a_sentencepiece_model(options: dict, bos: int, tmp_path
     assert loaded.encode(caption, 99)[:-1] == [bos, *pieces.encode(caption)]
 
 
+@pytest.mark.parametrize("normalization", ["identity", "nmt_nfkc"])
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
 @pytest.mark.parametrize(
-    "options", [{"model_type": "unigram"}, {"normalization_rule_name": "nmt_nfkc"}, {"byte_fallback": False}]
+    "options",
+    [
+        {"remove_extra_whitespaces": True, "byte_fallback": False},
+        {"add_dummy_prefix": False},
+        {"user_defined_symbols": ["<image>", "red"]},
+    ],
 )
-def test_a_sentencepiece_model_of_another_kind(options: dict, tmp_path: Path) -> None:
-    write_sentencepiece(tmp_path, **options)
-    with pytest.raises(UserError, match=r"another kind than Llama's, .*: convert it to tokenizer\.json"):
+def test_sentencepiece_models_of_every_kind(kind: str, normalization: str, options: dict, tmp_path: Path) -> None:
+    pieces = write_sentencepiece(tmp_path, model_type=kind, normalization_rule_name=normalization, **options)
+    write_json(tmp_path, tokenizer_config=EMPTY)
+    loaded = load_tokenizer(str(tmp_path))
+    for text in (CAPTION, "half ① ﬁne 日本 🙂", "<image> red reddish", "▁", "a ▁ b"):
+        assert loaded.backend.encode(text, add_special_tokens=False).ids == pieces.encode(text), text
+    last = loaded.encode("a disc", 99)[-1]
+    keeps_newline = pieces.encode("a\n") != pieces.encode("a")
+    assert last == (pieces.encode("a disc\n")[-1] if keeps_newline else 2)
+    assert len(loaded.encode("", 99)) >= 2, "a caption without a letter still ends"
+
+
+@pytest.mark.parametrize("kind", ["word", "char"])
+def test_a_sentencepiece_model_that_is_not_supported(kind: str, tmp_path: Path) -> None:
+    write_sentencepiece(tmp_path, model_type=kind, byte_fallback=False, use_all_vocab=True)
+    with pytest.raises(UserError, match="no unigram or BPE model"):
         load_tokenizer(str(tmp_path))
 
 
@@ -126,17 +146,17 @@ def test_older_forms_of_a_vocabulary(tmp_path: Path) -> None:
     words.mkdir()
     (words / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "hello", "world", "he", "##llo"]))
     write_json(words, tokenizer_config={"tokenizer_class": "BertTokenizer", "bos_token": "[CLS]"})
-    assert load_tokenizer(str(words)).encode("Hello world", 99) == [2, 4, 5]
+    assert load_tokenizer(str(words)).encode("Hello world", 99) == [2, 4, 5, 3], "SEP stands for the newline"
 
 
 @pytest.mark.parametrize("unknown", [None, "[UNK]"])
 def test_a_tokenizer_that_loses_text(unknown: str | None, tmp_path: Path) -> None:
     """One drops what it does not know, the other has one token for all of it."""
-    vocabulary = {"[UNK]": 0, END: 1, "h": 2, "e": 3, "hello": 4}
+    vocabulary = {"[UNK]": 0, END: 1, "h": 2, "e": 3, "hell": 4}
     made = tokenizers.Tokenizer(models.BPE(vocabulary, [], unk_token=unknown) if unknown is None
                                 else models.WordLevel(vocabulary, unk_token=unknown))  # fmt: skip
     made.pre_tokenizer = pre_tokenizers.Whitespace()
-    with pytest.raises(UserError, match='loses text: it has no tokens for all of "hello world"'):
+    with pytest.raises(UserError, match='loses text: it drops letters of "hello world", or knows none'):
         load_tokenizer(str(folder_with(tmp_path / "t", made, eos_token=END)))
 
 
