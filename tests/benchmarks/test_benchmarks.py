@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from benchmarks import cases, gpu_run, peers, report
-from benchmarks.measure import Row, Truth, backward, measure
+from benchmarks.measure import Truth, backward, measure
+from benchmarks.report import Row
 
 CPU = torch.device("cpu")
 GATE = next(case for case in cases.small() if case.operation == "gated_residual")
