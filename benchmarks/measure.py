@@ -59,9 +59,14 @@ def backward(run: Run, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return torch.autograd.grad(outputs, run.leaves, run.cotangents)
 
 
+def absent(case: Case, peer: Peer) -> Row:
+    """The row of a peer that can't run here."""
+    return Row(case.name, case.operation, peer.name, peer.ours, "absent", peer.absent)
+
+
 def measure(case: Case, peer: Peer, truth: Truth) -> Row:
     """Checks and measures one peer in one case. A peer's wrong result or exception becomes the row's status."""
-    row = Row(case.name, case.operation, peer.name, peer.ours, "absent", peer.absent)
+    row = absent(case, peer)
     if peer.absent:
         return row
     try:

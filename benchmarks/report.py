@@ -78,14 +78,18 @@ def table(rows: Sequence[Row]) -> str:
         of_case = [row for row in rows if row.case == case]
         ours = next((row.median_ms for row in of_case if row.peer == "hive triton" and row.status == "right"), math.nan)
         for row in sorted(of_case, key=lambda row: (row.status != "right", row.median_ms)):
-            if row.status != "right":
-                lines.append(f"  {row.peer:30}{row.status}: {row.reason}")
-                continue
-            cells = f"{row.median_ms:10.3f}{row.q20_ms:9.3f}{row.q80_ms:9.3f}{_megabytes(row.kept_bytes):>9}"
-            ratio = "" if row.ours or math.isnan(ours) else f"{row.median_ms / ours:.2f}x as fast"
-            host = "-" if math.isnan(row.host_us) else f"{row.host_us:.1f}"
-            lines.append(f"  {row.peer:30}{cells}{_megabytes(row.extra_bytes):>10}{host:>9}  {ratio}".rstrip())
+            known = row.status == "right" and not row.ours and not math.isnan(ours)
+            lines.append(line(row) + (f"  {row.median_ms / ours:.2f}x as fast" if known else ""))
     return "\n".join(lines)
+
+
+def line(row: Row) -> str:
+    """A row of the table, without the comparison."""
+    if row.status != "right":
+        return f"  {row.peer:30}{row.status}: {row.reason}"
+    cells = f"{row.median_ms:10.3f}{row.q20_ms:9.3f}{row.q80_ms:9.3f}{_megabytes(row.kept_bytes):>9}"
+    host = "-" if math.isnan(row.host_us) else f"{row.host_us:.1f}"
+    return f"  {row.peer:30}{cells}{_megabytes(row.extra_bytes):>10}{host:>9}"
 
 
 def _megabytes(count: int) -> str:
