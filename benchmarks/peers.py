@@ -51,7 +51,6 @@ class Peer:
     """Why the peer can't run on this machine; empty where it can."""
     group: Group = "ready"
 
-
     @property
     def ours(self) -> bool:
         """Whether it is one of our backends."""

@@ -24,6 +24,8 @@ class Step:
     item_limit: float = float("inf")
     """Seconds, after which one of the items that it told counts as hanging."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    unavailable: str = ""
+    """Why it can't be done here, where that is known before."""
 
 
 @dataclass

@@ -25,6 +25,8 @@ class Record:
     rows: list[dict[str, Any]] = field(default_factory=list)
     rehearsal: bool = False
     """Whether the steps ran on a CPU, to see that everything runs; then nothing here has a time."""
+    writes: bool = True
+    """Whether there are files yet."""
     finished: bool = False
     """Whether the run came to its end: false in a file that a kill left behind."""
     unwritten: str = ""
@@ -49,6 +51,8 @@ class Record:
 
     def save(self) -> None:
         """Writes both files. Where that can't be, says so once, and later rows try again."""
+        if not self.writes:
+            return
         steps = [asdict(outcome) for outcome in self.outcomes]
         content = {"rehearsal": self.rehearsal, **self.facts, "finished": self.finished, "steps": steps}
         try:
@@ -80,6 +84,7 @@ class Record:
 
 def say(row: dict[str, Any]) -> str:
     """A row in one line; nothing where it has no words."""
-    words = row.get("text") or row.get("item") or ""
-    trouble = row.get("fault") or row.get("skipped") or ""
-    return f"{words}: {trouble}" if words and trouble else words or trouble
+    trouble = row.get("fault") or row.get("skipped")
+    if not trouble:
+        return row.get("text", "")
+    return f"{row['item']}: {trouble}" if "item" in row else trouble

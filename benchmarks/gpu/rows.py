@@ -47,9 +47,10 @@ def tell(row: dict[str, Any]) -> None:
 
 
 def without_numbers(row: dict[str, Any]) -> dict[str, Any]:
-    """The row as a rehearsal tells it: its words and lists of names, and no text that has measured numbers in it."""
-    kept = {key: value for key, value in row.items() if isinstance(value, str | list) and key != "text"}
-    return kept | ({"text": "rehearsed"} if "text" in row and "item" not in row else {})
+    """The row as a rehearsal tells it: its words, and in the place of a text, which has numbers in it, that it came."""
+    kept = {key: value for key, value in row.items() if isinstance(value, str) or key == "todo"}
+    words = " ".join(row[key] for key in ("item", "result", "status", "reason") if row.get(key))
+    return kept | ({"text": words or "ran"} if "text" in row else {})
 
 
 def seconds_left() -> float:

@@ -112,12 +112,12 @@ def _end(record: Record, outcome: Outcome, tell: Callable[[str], None]) -> None:
         tell(f"  | {line}")
 
 
-def _startable(
-    pending: Sequence[Step], running: Sequence["_Running"], record: Record, parallel: int
-) -> list[Step]:
+def _startable(pending: Sequence[Step], running: Sequence["_Running"], record: Record, parallel: int) -> list[Step]:
     """The steps that may begin now, in order."""
     over = {outcome.name for outcome in record.outcomes}
     chosen: list[Step] = []
+    if any(each.step.alone for each in running):
+        return chosen
     for place, step in enumerate(pending):
         if step.alone:
             if not running and not chosen and place == 0:
@@ -129,9 +129,11 @@ def _startable(
 
 
 def _reason_to_skip(step: Step, record: Record, limits: Limits) -> Outcome | None:
+    if step.unavailable:
+        return Outcome(step.name, "skipped", step.unavailable)
     failed = record.failed(step.needs)
     if failed:
-        return Outcome(step.name, "skipped", f"{', '.join(failed)} did not pass")
+        return Outcome(step.name, "skipped", f"{in_words(failed)} did not pass")
     room = limits.deadline - time.monotonic() - 2 * limits.grace
     return None if room >= min(limits.least, step.limit) else Outcome(step.name, "skipped", "no time was left")
 
@@ -148,12 +150,12 @@ class _Running:
     """A step that has begun: its child, and again a child for the items behind one that failed."""
 
     def __init__(self, step: Step, record: Record, limits: Limits, tell: Callable[[str], None]) -> None:
-        self._step, self._record, self._limits, self._tell = step, record, limits, tell
+        self.step, self._record, self._limits, self._tell = step, record, limits, tell
         self._begun = time.monotonic()
         self._until = min(self._begun + step.limit, limits.deadline - 2 * limits.grace)
         self._faults: list[str] = []
         self._skipped = ""
-        self._without = {name: ", ".join(record.failed(needed)) for name, needed in step.without.items()}
+        self._without = {name: in_words(record.failed(needed)) for name, needed in step.without.items()}
         self._todo: list[str] = []
         self._items = 0
         self._item: str | None = None
@@ -209,14 +211,14 @@ class _Running:
     def _start(self) -> None:
         self._item, self._item_begun, self._ending, self._ended_at, self._killed = None, math.inf, "", math.inf, False
         try:
-            self._child = Child(self._command(), self._step.environment, self._until)
-        except OSError as error:
-            self._faults.append(f"{self._step.command[0]} can't be started: {error.strerror}")
+            self._child = Child(self._command(), self.step.environment, self._until)
+        except Exception as error:
+            self._faults.append(f"{self.step.command[0]} can't be started: {error}")
 
     def _command(self) -> list[str]:
         without = [f"{name}={failed} did not pass" for name, failed in self._without.items() if failed]
         flags = [part for each in without for part in ("--without", each)]
-        return [*self._step.command, *flags, *self._todo]
+        return [*self.step.command, *flags, *self._todo]
 
     def _take(self, row: dict[str, Any]) -> None:
         if "begin" in row:
@@ -234,9 +236,9 @@ class _Running:
         self._keep(row)
 
     def _keep(self, row: dict[str, Any]) -> None:
-        self._record.add(self._step.name, row)
+        self._record.add(self.step.name, row)
         if words := say(row):
-            self._tell(f"  {self._step.name}: {words}")
+            self._tell(f"  {self.step.name}: {words}")
 
     def _next_item(self, name: str | None) -> None:
         if self._item in self._todo:
@@ -252,7 +254,7 @@ class _Running:
                 self._ending = f"by {stop.signal.name}"
             elif now > self._until:
                 self._ending = f"after {now - self._begun:.0f} s"
-            elif now > self._item_begun + self._step.item_limit:
+            elif now > self._item_begun + self.step.item_limit:
                 self._ending = "hang"
             if self._ending:
                 self._ended_at = now
@@ -271,7 +273,7 @@ class _Running:
         elif code > 0 and not hung and (self._item_faulty if self._item else self._faults):
             pass  # the fault was told
         else:
-            reason = f"hung for {self._step.item_limit:.0f} s" if hung else describe(code)
+            reason = f"hung for {self.step.item_limit:.0f} s" if hung else describe(code)
             if self._item is not None:
                 self._keep({"item": self._item, "fault": reason})
             self._faults.append(f"{self._item}: {reason}" if self._item else reason)
@@ -282,13 +284,13 @@ class _Running:
         if cut_off or self._item is None or not self._todo:
             return False
         self._next_item(None)
-        if not self._todo or self._until - time.monotonic() < min(self._limits.least, self._step.limit / 4):
+        if not self._todo or self._until - time.monotonic() < min(self._limits.least, self.step.limit / 4):
             return False
         self._start()
         return True
 
     def _outcome(self) -> Outcome:
-        name, seconds = self._step.name, time.monotonic() - self._begun
+        name, seconds = self.step.name, time.monotonic() - self._begun
         items, left = self._items, len(self._todo)
         without = [name for name, failed in self._without.items() if failed]
         if self._ending not in ("", "hang"):
@@ -304,9 +306,14 @@ class _Running:
         return Outcome(name, status, reason, seconds, [] if status == "passed" else self._output)
 
 
+def in_words(steps: Sequence[str]) -> str:
+    """The names of steps, the first two of many."""
+    return ", ".join(steps[:2]) + (f" and {len(steps) - 2} more" if len(steps) > 2 else "")
+
+
 def describe(code: int) -> str:
     """Why a process ended, in words."""
     if code >= 0:
         return f"exit code {code}"
-    name = signal.Signals(-code).name
-    return f"ended by {name}" + (", as where memory runs out" if name == "SIGKILL" else "")
+    names = {each.value: each.name for each in signal.Signals}
+    return f"ended by {names.get(-code, -code)}" + (", as where memory runs out" if -code == signal.SIGKILL else "")

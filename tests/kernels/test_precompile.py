@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What tests/support/stubbed_gpu.py prints, in a process of its own because Triton is set to its interpreter here."""
+    """What tests/support/stubbed_gpu.py prints, in a process of its own: in this one Triton interprets its kernels."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
     done = subprocess.run(

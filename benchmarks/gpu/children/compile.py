@@ -80,9 +80,8 @@ def main(arguments: Sequence[str]) -> int:
     for done in precompile.compile_all(capability, launches, jobs):
         failed += bool(done.error)
         tell({"kernel": done.kernel, "seconds": done.seconds} | ({"fault": done.error} if done.error else {}))
-    launchers = "" if precompile.has_driver() else ", but not what launches them, which needs libcuda"
-    seconds = time.perf_counter() - start
-    tell({"text": f"{len(launches) - failed} launches for sm_{capability} in {seconds:.0f} s on {jobs} cores{launchers}"})
+    text = f"{len(launches) - failed} launches for sm_{capability}, {time.perf_counter() - start:.0f} s on {jobs} cores"
+    tell({"text": text + ("" if precompile.has_driver() else "; not what launches them, which needs libcuda")})
     return 1 if failed else 0
 
 

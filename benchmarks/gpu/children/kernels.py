@@ -1,6 +1,6 @@
 """Measures peers of one group in every case: ``kernels.py GROUP [--without BACKEND=REASON] [ITEM...]``.
 
-An item is a case and a peer. The cases that matter most come first, and of ours the reference, which is no kernel, last.
+An item is a case and a peer. The cases that matter most come first; the reference, which is no kernel, comes last.
 """
 
 import sys

@@ -31,10 +31,9 @@ def rows() -> Iterator[dict[str, Any]]:
     device = torch.device("cuda", torch.cuda.current_device())
     count = 0
     for decision in tune.tune([*tune.tunable()], device, tune.milliseconds, seconds_left() - RESERVE, ""):
-        row = {"name": decision.name, "before": decision.before, "after": decision.after, "text": tune.describe(decision)}
-        times = {"ms_before": decision.time_before, "ms_after": decision.time_after}
+        row = {"text": tune.describe(decision), **decision._asdict()}
         count += 1
-        yield row | times | ({"tables": tables()} if decision.after != decision.before else {})
+        yield row | ({"tables": tables()} if decision.after != decision.before else {})
     yield {"text": f"{count} decisions"}
 
 
