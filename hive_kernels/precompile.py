@@ -116,13 +116,20 @@ def _compile(each: Launch) -> Compiled:
     try:
         kernel = vars(import_module(each.module))[each.kernel].preload(each.specialization)
         if has_driver():
-            from triton.backends.nvidia.driver import CudaLauncher
-
-            CudaLauncher(kernel.src, kernel.metadata)  # Triton 3.6 compiles a C function for every signature
+            _compile_launcher(kernel)
     except Exception as error:
         last = (str(error).strip().splitlines() or [""])[-1]
         return Compiled(each.kernel, time.perf_counter() - start, f"{type(error).__name__}: {last}")
     return Compiled(each.kernel, time.perf_counter() - start)
+
+
+def _compile_launcher(kernel: Any) -> None:
+    """Compiles the C code that launches the kernel: Triton's own, and with Triton 3.6 a function for each signature."""
+    from triton.backends.nvidia.driver import CudaLauncher
+    from triton.runtime import driver
+
+    assert driver.active.utils is not None  # compiles Triton's own, once
+    CudaLauncher(kernel.src, kernel.metadata)
 
 
 @cache

@@ -28,7 +28,6 @@ NEEDED: Mapping[str, str] = {
     "mdurl": "mdurl",
     "pygments": "pygments",
     "PIL": "pillow",
-    "pyarrow": "pyarrow",
 }
 """By the module that is imported, the package. docs/gpu.md lists them too, with the command that gets them."""
 SLOWER = 6
@@ -77,14 +76,15 @@ def plan(facts: Mapping[str, Any], files: Path, fp32: bool, rehearsal: bool) -> 
 
 def _checks(backend: str, facts: Mapping[str, Any], fp32: bool) -> list[Step]:
     """A step for each case of the backend's self-check, so that one that hangs or crashes takes no other along."""
-    ready = {"after": ("compile",)} if backend == "triton" else {"needs": ("build",)}
+    needs, after = ((), ("compile",)) if backend == "triton" else (("build",), ())
     dtypes = [facts["dtypes"][backend], *(["float32"] if fp32 and backend == "triton" else [])]
     return [
         Step(
             f"check {backend} {case}" + (" in fp32" if dtype == "float32" else ""),
             child("check", backend, case, dtype),
             limit=40,
-            **ready,
+            needs=needs,
+            after=after,
         )
         for dtype in dtypes
         for case in facts["checks"][backend]
