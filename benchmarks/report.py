@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,11 @@ def rows_as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def rows_from_json(rows: Sequence[dict[str, Any]]) -> list[Row]:
     """The rows of :func:`rows_as_json`, whatever else their dictionaries hold; null becomes NaN."""
     names = [field.name for field in fields(Row)]
-    values: Iterator[dict[str, Any]] = ({name: row[name] for name in names} for row in rows)
-    return [Row(**{name: math.nan if value is None else value for name, value in each.items()}) for each in values]
+
+    def values(row: dict[str, Any]) -> dict[str, Any]:
+        return {name: math.nan if row[name] is None else row[name] for name in names}
+
+    return [Row(**values(row)) for row in rows]
 
 
 def without_nan(value: Any) -> Any:

@@ -10,15 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.child import ROOT
 from benchmarks.gpu.plan import Step
 
 REHEARSING = {"HIVE_REHEARSAL": "1", "CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1"}
 """Makes a child use the CPU, with Triton's interpreter, and tell no number."""
-NEEDED: Mapping[str, str] = {
-    "torch": "torch",
-    "triton": "triton",
-    "transformers": "transformers",
-    "numpy": "numpy",
+GIVEN = ("torch", "triton", "transformers", "numpy")
+"""What the machine must have."""
+CARRIED: Mapping[str, str] = {
     "tyro": "tyro",
     "docstring_parser": "docstring_parser",
     "typeguard": "typeguard",
@@ -29,7 +28,7 @@ NEEDED: Mapping[str, str] = {
     "pygments": "pygments",
     "PIL": "pillow",
 }
-"""By the module that is imported, the package. docs/gpu.md lists them too, with the command that gets them."""
+"""What can be brought: by the module that is imported, the package. docs/gpu.md lists them and says how."""
 SLOWER = 6
 """How many times as long a step of a rehearsal may take, on small shapes but few cores."""
 
@@ -56,7 +55,7 @@ def plan(facts: Mapping[str, Any], files: Path, fp32: bool, rehearsal: bool) -> 
         Step("compile", child("compile", str(facts["capability"]), *(["--small"] if rehearsal else [])), limit=75),
         Step("build", child("build", str(facts["capability"])), limit=150),
         *checks,
-        _tests("kernel tests", "tests/kernels", files, cores, limit=90),
+        _tests("kernel tests", ["tests/kernels"], f"{files}-kernel-tests.xml", cores, limit=90),
         _measured("own kernels", child("kernels", "ours"), passed, limit=80, item_limit=15),
         _measured("peers", child("kernels", "ready"), {}, limit=40, item_limit=15),
         *(
@@ -64,7 +63,7 @@ def plan(facts: Mapping[str, Any], files: Path, fp32: bool, rehearsal: bool) -> 
             for stage in (2, 3)
         ),
         _measured("profile", child("profile"), passed, limit=50, item_limit=35),
-        _tests("engine tests", "tests/hive", files, cores, limit=40),
+        _tests("engine tests", _marked_for_a_gpu(), f"{files}-engine-tests.xml", cores, limit=40),
         _measured("compiled peers", child("kernels", "compiled"), {}, limit=30, item_limit=20),
         _measured("autotuned peers", child("kernels", "autotuned"), {}, limit=30, item_limit=30),
         Step("tuning", child("tune"), limit=float("inf"), needs=passed["triton"], alone=True),
@@ -76,7 +75,7 @@ def plan(facts: Mapping[str, Any], files: Path, fp32: bool, rehearsal: bool) -> 
 
 def _checks(backend: str, facts: Mapping[str, Any], fp32: bool) -> list[Step]:
     """A step for each case of the backend's self-check, so that one that hangs or crashes takes no other along."""
-    needs, after = ((), ("compile",)) if backend == "triton" else (("build",), ())
+    needs, after = (("build",), ()) if backend == "cuda" else ((), ("compile",))
     dtypes = [facts["dtypes"][backend], *(["float32"] if fp32 and backend == "triton" else [])]
     return [
         Step(
@@ -91,14 +90,21 @@ def _checks(backend: str, facts: Mapping[str, Any], fp32: bool) -> list[Step]:
     ]
 
 
-def _tests(name: str, path: str, files: Path, cores: int, limit: float) -> Step:
-    """The tests of a folder that need a GPU, on several processes where pytest-xdist is installed."""
+def _marked_for_a_gpu() -> list[str]:
+    """The files of the engine's tests that have one for a GPU; the others need more packages, only to be imported."""
+    files = sorted((ROOT / "tests" / "hive").rglob("test_*.py"))
+    return [str(file.relative_to(ROOT)) for file in files if "pytest.mark.gpu" in file.read_text(encoding="utf-8")]
+
+
+def _tests(name: str, paths: list[str], junit: str, cores: int, limit: float) -> Step:
+    """The tests that need a GPU, on several processes where pytest-xdist is installed."""
     options = ["-m", "gpu", "--continue-on-collection-errors", "-rfE", "--tb=short"]
-    options += ["-p", "benchmarks.gpu.children.pytest_rows", f"--junitxml={files}-{path.replace('/', '-')}.xml"]
+    options += ["-p", "benchmarks.gpu.children.pytest_rows", f"--junitxml={junit}"]
     if find_spec("xdist"):
         options += ["--numprocesses", str(max(1, min(4, cores // 2)))]
     missing = "" if find_spec("pytest") else "pytest is not installed"
-    return Step(name, (sys.executable, "-m", "pytest", *options, path), limit, after=("compile",), unavailable=missing)
+    command = (sys.executable, "-m", "pytest", *options, *paths)
+    return Step(name, command, limit, after=("compile",), unavailable=missing)
 
 
 def _measured(
@@ -118,4 +124,5 @@ def _rehearsed(step: Step) -> Step:
 
 def missing() -> list[str]:
     """The packages that a step needs and that this Python lacks, by the names to install them by."""
-    return [package for module, package in NEEDED.items() if find_spec(module) is None]
+    needed = {**{name: name for name in GIVEN}, **CARRIED}
+    return [package for module, package in needed.items() if find_spec(module) is None]
