@@ -18,7 +18,7 @@ from functools import partial
 from benchmarks import report
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.run import Limits, Stop, run
-from benchmarks.gpu.steps import SLOWER, machine, missing, plan
+from benchmarks.gpu.steps import SLOWER, machine, missing, missing_options, plan
 from hive.command import exit_code
 from hive.errors import UserError
 
@@ -50,6 +50,8 @@ def _run(command: str, seconds: float, fp32: bool, rehearsal: bool) -> int:
     folder = report.results_folder()
     stem = "rehearsal-cpu" if rehearsal else "gpu-unknown"
     facts = {"command": command, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    facts["missing"] = ", ".join(missing_options()) or "nothing"
+    _print(f"missing: {facts['missing']}")
     record = Record(folder, stem, facts, rehearsal=rehearsal, writes=False)
     cores = os.cpu_count() or 1
     with Stop() as stop:
@@ -65,8 +67,7 @@ def _run(command: str, seconds: float, fp32: bool, rehearsal: bool) -> int:
             start(plan(told, folder / record.stem, fp32, rehearsal))
     record.finished = True
     record.save()
-    for line in record.text().splitlines():
-        _print(line)
+    _print(f"\n{record.summary()}")
     _print(f"written to {folder / record.stem}.json and .txt")
     return record.exit_code()
 

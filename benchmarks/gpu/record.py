@@ -67,15 +67,25 @@ class Record:
 
     def text(self) -> str:
         """The outcome of each step and what its rows say, then the table of the measured kernels."""
-        head = [f"{name}: {value}" for name, value in self.facts.items() if isinstance(value, str)]
-        if self.rehearsal:
-            head.insert(0, "A rehearsal on a CPU: no GPU has run anything of this, and nothing was measured.")
-        lines = []
+        lines = self._head()
         for outcome in self.outcomes:
             said = (say(row) for row in self.rows if row["step"] == outcome.name and "median_ms" not in row)
             lines += [outcome.line(), *(f"    {line}" for line in said if line)]
+        return "\n".join([*lines, *self._table()])
+
+    def summary(self) -> str:
+        """The outcome of each step, and the table of the measured kernels."""
+        return "\n".join([*self._head(), *(outcome.line() for outcome in self.outcomes), *self._table()])
+
+    def _head(self) -> list[str]:
+        told = [f"{name}: {value}" for name, value in self.facts.items() if isinstance(value, str)]
+        if not self.rehearsal:
+            return told
+        return ["A rehearsal on a CPU: no GPU has run anything of this, and nothing was measured.", *told]
+
+    def _table(self) -> list[str]:
         measured = report.rows_from_json([row for row in self.rows if "median_ms" in row])
-        return "\n".join([*head, *lines, *(["", report.table(measured)] if measured else [])])
+        return ["", report.table(measured)] if measured else []
 
     def exit_code(self) -> int:
         """0 when all steps passed and the files are written, else 1."""

@@ -49,7 +49,8 @@ def tell(row: dict[str, Any]) -> None:
 def without_numbers(row: dict[str, Any]) -> dict[str, Any]:
     """The row as a rehearsal tells it: its words, and in the place of a text, which has numbers in it, that it came."""
     kept = {key: value for key, value in row.items() if isinstance(value, str) or key == "todo"}
-    words = " ".join(row[key] for key in ("item", "result", "status", "reason") if row.get(key))
+    told = ("result",) if "result" in row else ("item", "status", "reason")
+    words = " ".join(row[key] for key in told if row.get(key))
     return kept | ({"text": words or "ran"} if "text" in row else {})
 
 

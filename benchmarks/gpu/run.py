@@ -273,7 +273,7 @@ class _Running:
         elif code > 0 and not hung and (self._item_faulty if self._item else self._faults):
             pass  # the fault was told
         else:
-            reason = f"hung for {self.step.item_limit:.0f} s" if hung else describe(code)
+            reason = f"hung for {self.step.item_limit:g} s" if hung else describe(code)
             if self._item is not None:
                 self._keep({"item": self._item, "fault": reason})
             self._faults.append(f"{self._item}: {reason}" if self._item else reason)

@@ -3,6 +3,7 @@
 Nothing here imports torch: the parent learns of the machine from its first child.
 """
 
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -50,6 +51,7 @@ def plan(facts: Mapping[str, Any], files: Path, fp32: bool, rehearsal: bool) -> 
     backends = ["triton"] if rehearsal else list(facts["checks"])  # the CUDA library runs on no CPU
     checks = [step for backend in backends for step in _checks(backend, facts, fp32 and not rehearsal)]
     passed = {backend: tuple(step.name for step in _checks(backend, facts, fp32=False)) for backend in backends}
+    triton = {"triton": passed["triton"]}
     cores = facts["cores"] or 1
     steps = [
         Step("compile", child("compile", str(facts["capability"]), *(["--small"] if rehearsal else [])), limit=75),
@@ -59,10 +61,10 @@ def plan(facts: Mapping[str, Any], files: Path, fp32: bool, rehearsal: bool) -> 
         _measured("own kernels", child("kernels", "ours"), passed, limit=80, item_limit=15),
         _measured("peers", child("kernels", "ready"), {}, limit=40, item_limit=15),
         *(
-            _measured(f"efficiency, stage {stage}", child("efficiency", str(stage)), passed, limit=70, item_limit=40)
+            _measured(f"efficiency, stage {stage}", child("efficiency", str(stage)), triton, limit=75, item_limit=45)
             for stage in (2, 3)
         ),
-        _measured("profile", child("profile"), passed, limit=50, item_limit=35),
+        _measured("profile", child("profile"), triton, limit=50, item_limit=35),
         _tests("engine tests", _marked_for_a_gpu(), f"{files}-engine-tests.xml", cores, limit=40),
         _measured("compiled peers", child("kernels", "compiled"), {}, limit=30, item_limit=20),
         _measured("autotuned peers", child("kernels", "autotuned"), {}, limit=30, item_limit=30),
@@ -120,6 +122,13 @@ def _rehearsed(step: Step) -> Step:
     if step.name == "compile":
         environment["TRITON_INTERPRET"] = "0"
     return replace(step, limit=step.limit * SLOWER, item_limit=step.item_limit * SLOWER, environment=environment)
+
+
+def missing_options() -> list[str]:
+    """What this machine lacks that some steps can do without, or are skipped without."""
+    modules = {"pytest": "pytest", "xdist": "pytest-xdist", "hypothesis": "hypothesis"}
+    programs = [program for program in ("gcc", "nvcc", "cmake") if shutil.which(program) is None]
+    return [*(package for module, package in modules.items() if find_spec(module) is None), *programs]
 
 
 def missing() -> list[str]:

@@ -79,7 +79,7 @@ def test_whatever_a_step_does(name, status, reason, tmp_path):
     assert f"  {name}: so far" in done.printed
     assert done.record.exit_code() == (0 if status == "passed" else 1)
     assert alive(done.json) == []
-    assert done.seconds < 0.7 + 2 * GRACE + 2
+    assert done.seconds < 1 + 2 * GRACE + 2
     assert f"{name}: {status}" in done.text
     output = "\n".join(done.json["steps"][0]["output"])
     assert ("illegal memory access" in output) == (name == "raises")
@@ -99,7 +99,7 @@ def test_items_behind_one_that_ends_or_hangs_its_process_are_done(tmp_path):
     assert rows == {
         "a": "",
         "b": "ended by SIGSEGV",
-        "c": "hung for 0 s",
+        "c": "hung for 0.5 s",
         "d": "AcceleratorError: sticky",
         "e": "",
     }
@@ -109,8 +109,8 @@ def test_items_behind_one_that_ends_or_hangs_its_process_are_done(tmp_path):
 
 def test_one_deadline_over_all(tmp_path):
     steps = [replace(stub("hangs", limit=60), name=f"hang {number}", alone=True) for number in range(3)]
-    done = Done(tmp_path, *steps, seconds=1.5)
-    assert done.seconds < 1.5
+    done = Done(tmp_path, *steps, seconds=2.5)
+    assert done.seconds < 2.5
     assert [step["status"] for step in done.json["steps"]] == ["cut off", "skipped", "skipped"]
     assert done.outcome("hang 1") == ("skipped", "no time was left")
     assert alive(done.json) == []
@@ -205,5 +205,5 @@ def test_what_is_missing_is_said_at_once(monkeypatch, capsys, tmp_path):
     said = capsys.readouterr()
     assert "lacks tyro, rich: docs/gpu.md says how" in said.err
     assert said.err.count("\n") == 1
-    assert not said.out
+    assert not said.out  # nothing ran
     assert not list(tmp_path.iterdir())

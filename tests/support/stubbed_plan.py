@@ -50,9 +50,9 @@ helper.kill()
 
 
 def stub(name: str, **fields: object) -> Step:
-    """A step that does what its name says, with half a second for it."""
+    """A step that does what its name says, with a second for it."""
     command = (sys.executable, "-S", "-c", PROLOGUE + STUBS[name])
-    return Step(name, command, **{"limit": 0.7, **fields})  # type: ignore[arg-type]
+    return Step(name, command, **{"limit": 1, **fields})  # type: ignore[arg-type]
 
 
 def main() -> int:

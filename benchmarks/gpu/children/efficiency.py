@@ -13,7 +13,6 @@ import torch
 
 from benchmarks.gpu.children.arguments import parse
 from benchmarks.gpu.rows import run_items
-from hive.config import Config
 from hive.cost.cases import Texts
 from hive.cost.methods import METHODS, Method
 from hive.efficiency.compare import Row, count, fitting, measure_rows
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 def rows(name: str, stage: int) -> Iterator[dict[str, Any]]:
     """The measured step; where it does not fit, also one of half as many samples, and so on."""
     config, (method, backend) = load_recipe(RECIPE), ITEMS[name]
-    samples = samples_for(config, stage)
+    samples = samples_for(stage)
     while samples:
         texts = Texts(str(TOKENS), (TOKENS,) * samples)
         (row,) = count(config, method, (stage,), texts, PRECISION)
@@ -53,12 +52,13 @@ def rows(name: str, stage: int) -> Iterator[dict[str, Any]]:
         samples = 0 if row.measured else samples // 2
 
 
-def samples_for(config: Config, stage: int) -> int:
+@cache
+def samples_for(stage: int) -> int:
     """The largest power of two, at most 32, of samples with which a step of self-attention fits, by simulation."""
     if not GPU:
         return 2
     room = torch.cuda.get_device_properties(DEVICE).total_memory // 2**30
-    (fits,) = fitting(config, "self-attention", stage, TOKENS, (room,))
+    (fits,) = fitting(load_recipe(RECIPE), "self-attention", stage, TOKENS, (room,))
     return min(MOST, 1 << (max(1, fits).bit_length() - 1))
 
 
