@@ -18,9 +18,9 @@ import torch
 
 from benchmarks import gpu_run
 from benchmarks.gpu import rows, steps
-from benchmarks.gpu.children import check, efficiency, kernels, machine, profile
+from benchmarks.gpu.children import build, check, efficiency, kernels, machine, profile
 from benchmarks.gpu.children.profile import Span, summarise
-from hive_kernels import first_use
+from hive_kernels import first_use, native
 from hive_kernels.backends import BACKENDS
 
 ROOT = Path(__file__).parents[2]
@@ -167,6 +167,19 @@ def test_a_wrong_result_is_a_fault(told, monkeypatch):
     faults = [row["fault"] for row in told.read() if "fault" in row]
     assert len(faults) == 4
     assert faults[0].startswith("gated_residual is wrong: output in torch.float16 is 9 from the fp64 reference")
+
+
+def test_a_build_that_fails_is_a_fault_and_one_without_tools_is_skipped(told, monkeypatch, tmp_path, capfd):
+    monkeypatch.setattr(native, "FILE", tmp_path / "lib.so")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert build.main(["86"]) == 0
+    assert told.read() == [{"skipped": "nvcc and cmake and c++ not on the PATH"}]
+    for program in ("nvcc", "cmake", "c++"):
+        (tmp_path / program).write_text('#!/bin/sh\necho "$@"\n[ $1 != --build ]\n')
+        (tmp_path / program).chmod(0o755)
+    assert build.main(["86"]) == 1
+    assert told.read() == [{"fault": "cmake --build failed with exit code 1"}]
+    assert "-DHIVE_CUDA_ARCHITECTURES=86" in capfd.readouterr().out
 
 
 @WITHOUT_GPU
