@@ -62,9 +62,9 @@ sanitize: ## the CUDA C++ backend's self-check under memcheck, racecheck and ini
 	for tool in memcheck racecheck initcheck; do \
 		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) -m hive_kernels.selfcheck cuda || exit 1; done
 
-# On a machine with a GPU whose own Python has torch with CUDA: installs nothing.
-gpu: ## tests, self-check, benchmarks and tuning on this machine's GPU; results in benchmarks/results or HIVE_RESULTS
-	$(PYTHON) -m benchmarks.gpu_run
+# On a machine with a GPU whose own Python has torch with CUDA: installs nothing. docs/gpu.md says what it needs.
+gpu: ## all that only a GPU can tell, in 8 minutes at most; without a GPU: ARGS=--rehearse PYTHON=.venv/bin/python
+	$(PYTHON) -m benchmarks.gpu_run $(ARGS)
 
 # torch first and by its exact version, so that pip takes the build that fits this machine.
 $(VENV)/.installed: pyproject.toml constraints.txt

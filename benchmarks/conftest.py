@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import report
-from benchmarks.measure import Row
+from benchmarks.report import Row
 from hive.efficiency.machine import machine, machine_name
 
 _ROWS = pytest.StashKey[list[Row]]()

@@ -9,7 +9,6 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import cycle, islice
 
 import torch
@@ -18,35 +17,12 @@ from torch import Tensor
 import hive_kernels
 from benchmarks.cases import Case
 from benchmarks.peers import ATTENTION, Peer, Run
+from benchmarks.report import Row
 from hive.errors import first_line
 from hive_kernels.testing import saved_bytes
 
 WARMUP, PASSES = 5, 40
 HEAD_START = 2_000_000  # GPU cycles, about a millisecond
-
-
-@dataclass
-class Row:
-    """One peer in one case. A peer that is absent, fails or is wrong has no times."""
-
-    case: str
-    operation: str
-    peer: str
-    ours: bool
-    status: str
-    """``right``, ``wrong``, ``failed`` or ``absent``."""
-    reason: str = ""
-    error: float = math.nan
-    """The largest error of outputs and gradients, in units of the allowed error."""
-    median_ms: float = math.nan
-    q20_ms: float = math.nan
-    q80_ms: float = math.nan
-    kept_bytes: int = -1
-    """Memory that forward keeps for backward, without outputs; on a CPU what saved-tensor hooks see, without inputs."""
-    extra_bytes: int = -1
-    """The peak memory of backward beyond its results; measured on a GPU only."""
-    host_us: float = math.nan
-    """Median time that the host takes to queue a forward call; measured on a GPU only."""
 
 
 class Truth:
@@ -83,9 +59,14 @@ def backward(run: Run, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return torch.autograd.grad(outputs, run.leaves, run.cotangents)
 
 
+def absent(case: Case, peer: Peer) -> Row:
+    """The row of a peer that can't run here."""
+    return Row(case.name, case.operation, peer.name, peer.ours, "absent", peer.absent)
+
+
 def measure(case: Case, peer: Peer, truth: Truth) -> Row:
     """Checks and measures one peer in one case. A peer's wrong result or exception becomes the row's status."""
-    row = Row(case.name, case.operation, peer.name, peer.ours, "absent", peer.absent)
+    row = absent(case, peer)
     if peer.absent:
         return row
     try:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,11 @@ class Run:
     """Makes outputs and gradients in the operation's layout, for the comparison, from those in the peer's."""
 
 
+Group = Literal["ours", "ready", "compiled", "autotuned"]
+"""Our backends; what others have compiled; what torch.compile makes of plain code; the same, tuned for minutes."""
+GROUPS: tuple[Group, ...] = get_args(Group)
+
+
 @dataclass(frozen=True)
 class Peer:
     """One way to compute some of the operations."""
@@ -44,7 +49,12 @@ class Peer:
     """Makes a run from a case, the operation's inputs and the cotangent of its output."""
     absent: str = ""
     """Why the peer can't run on this machine; empty where it can."""
-    ours: bool = False
+    group: Group = "ready"
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is one of our backends."""
+        return self.group == "ours"
 
 
 ATTENTION = ("cross_attention", "joint_attention")
@@ -64,18 +74,18 @@ def peers(device: torch.device) -> list[Peer]:
         for name in BACKENDS
     }
     listed = [
-        Peer(f"hive {name}", operations, partial(_ours, name), reason_unavailable(name, device) or "", ours=True)
+        Peer(f"hive {name}", operations, partial(_ours, name), reason_unavailable(name, device) or "", "ours")
         for name, operations in supported.items()
     ]
     recompute = partial(_ours, "triton", recompute=True)
     absent = reason_unavailable("triton", device) or ""
-    listed.append(Peer("hive triton, recompute", ("residual_projector",), recompute, absent, ours=True))
+    listed.append(Peer("hive triton, recompute", ("residual_projector",), recompute, absent, "ours"))
     listed.append(Peer("eager", ("residual_projector",), partial(_plain, "")))
     listed.append(Peer("eager", ("gated_residual",), _eager_gate))
     no_gpu = "" if device.type == "cuda" else "needs a CUDA GPU"
-    compiled = {"torch.compile": "default", "torch.compile max-autotune": "max-autotune-no-cudagraphs"}
-    for name, mode in compiled.items():
-        listed.append(Peer(name, ("residual_projector",), partial(_plain, mode), no_gpu))
+    plain = partial(_plain, "default"), partial(_plain, "max-autotune-no-cudagraphs")
+    listed.append(Peer("torch.compile", ("residual_projector",), plain[0], no_gpu, "compiled"))
+    listed.append(Peer("torch.compile max-autotune", ("residual_projector",), plain[1], no_gpu, "autotuned"))
     for name, backend in (
         ("SDPA flash, padded", SDPBackend.FLASH_ATTENTION),
         ("SDPA cuDNN, padded", SDPBackend.CUDNN_ATTENTION),
@@ -83,7 +93,7 @@ def peers(device: torch.device) -> list[Peer]:
     ):
         listed.append(Peer(name, ("cross_attention",), partial(_sdpa, backend), no_gpu))
     listed.append(Peer("varlen_attn", ("cross_attention",), _varlen, no_gpu))
-    listed.append(Peer("FlexAttention, compiled", ("cross_attention",), _flex, no_gpu))
+    listed.append(Peer("FlexAttention, compiled", ("cross_attention",), _flex, no_gpu, "compiled"))
     flash, xformers = _import_error("flash_attn"), _import_error("xformers.ops")
     listed.append(Peer("flash_attn_varlen_func", ("cross_attention",), _flash_attn, no_gpu or flash))
     listed.append(Peer("xformers", ("cross_attention",), _xformers, no_gpu or xformers))

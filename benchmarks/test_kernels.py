@@ -11,7 +11,8 @@ import torch
 
 from benchmarks import cases, peers
 from benchmarks.cases import Case
-from benchmarks.measure import Row, Truth, backward, measure
+from benchmarks.measure import Truth, backward, measure
+from benchmarks.report import Row
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")

@@ -20,6 +20,9 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 HAS_TRITON = find_spec("triton") is not None
 # Triton reads the variable when it is imported, so setting it later would change nothing.
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+IMPLEMENTATIONS: dict[str, Callable[..., object]] = {}
+"""By operator, the function that launches its kernels; precompile.py calls it on tensors without data."""
+_target: int | None = None
 
 
 def interpreter_problem(triton: str, numpy: str) -> str | None:
@@ -43,6 +46,8 @@ def reason_unavailable(kind: str) -> str | None:
     """Why Triton can't run on devices of this type, as "cuda"; None when it can."""
     if not HAS_TRITON:
         return "the package triton can't be imported; pip install triton"
+    if _target is not None:
+        return None
     if kind == "cuda":
         return None if torch.cuda.is_available() else "torch sees no CUDA GPU"
     if kind == "cpu":
@@ -53,8 +58,23 @@ def reason_unavailable(kind: str) -> str | None:
 
 def implement(operator: str, function: Callable[..., object]) -> None:
     """Registers ``function`` as the operator's implementation on GPUs and, for the interpreter, on CPUs."""
+    IMPLEMENTATIONS[operator] = function
     for device in ("CPU", "CUDA"):
         LIBRARY.impl(operator, function, device)
+
+
+@contextmanager
+def targeting(capability: int) -> Iterator[None]:
+    """Inside, tensors that are on no GPU get the kernels and tiles of GPUs of this compute capability, as 90.
+
+    The kernels can't run on such tensors, which have no data; precompile.py records and compiles their launches.
+    """
+    global _target
+    before, _target = _target, capability
+    try:
+        yield
+    finally:
+        _target = before
 
 
 @contextmanager
@@ -83,6 +103,6 @@ def ready(name: str, device: torch.device, *dtypes: torch.dtype) -> Iterator[Non
 def capability(device: torch.device) -> int:
     """The compute capability as tile tables have it: 86 for an RTX 3090, 90 for an H100, 0 for the interpreter."""
     if device.type != "cuda":
-        return 0
+        return _target or 0
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor

@@ -1,17 +1,19 @@
 """``python -m hive_kernels.tune [--seconds N] [--only TEXT]``: measures tile configurations on this machine's GPU.
 
 For each entry of the operations' tile tables it times the candidates, keeps the fastest whose results agree with the
-present one's, and rewrites each operation's measured_tiles.py. It prints what changed. When its seconds are over it
-stops early and keeps what it has decided so far. The first launch of each candidate compiles it, which is most of the
-time.
+present one's, and rewrites each operation's measured_tiles.py after each change. It prints what changed. When its
+seconds are over it stops early and keeps what it has decided so far. The first launch of each candidate compiles it,
+which is most of the time.
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -40,17 +42,25 @@ class Decision(NamedTuple):
     time_after: float
     wrong: tuple[Any, ...]
     """Candidates whose results differ from the present ones'."""
+    untried: int = 0
+    """Candidates for which no time was left."""
 
 
-def settle(choice: Choice, timer: Timer) -> Decision:
-    """Times every candidate and puts the fastest into the table; one that is too large for the GPU is skipped."""
+def settle(choice: Choice, timer: Timer, until: float = float("inf")) -> Decision:
+    """Times the candidates and puts the fastest into the table; one that is too large for the GPU is skipped.
+
+    No candidate is begun after ``until``, by time.monotonic().
+    """
     before = choice.table.get(choice.key)
     expected = [x.clone() for x in choice.call()]
     present = best_time = timer(choice.call)
-    best, wrong = before, []
+    best, wrong, untried = before, [], 0
     try:
         for candidate in choice.candidates:
             if candidate == before:
+                continue
+            if time.monotonic() > until:
+                untried += 1
                 continue
             choice.put(candidate)
             try:
@@ -66,7 +76,7 @@ def settle(choice: Choice, timer: Timer) -> Decision:
                 best, best_time = candidate, elapsed
     finally:
         choice.put(best)
-    return Decision(choice.name, choice.key, before, best, present, best_time, tuple(wrong))
+    return Decision(choice.name, choice.key, before, best, present, best_time, tuple(wrong), untried)
 
 
 def _agree(results: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
@@ -90,33 +100,38 @@ def tunable() -> Iterator[ModuleType]:
 
 def tune(
     modules: Sequence[ModuleType], device: torch.device, timer: Timer, seconds: float, only: str
-) -> list[Decision]:
-    """Settles choices for at most ``seconds``, divided among the operations, and rewrites each operation's file."""
+) -> Iterator[Decision]:
+    """Yields decisions for at most ``seconds``, divided among the operations.
+
+    Each operation's file has its decision by then, so that whoever is stopped keeps what was measured.
+    """
     end = time.monotonic() + seconds
-    decisions = []
     for place, module in enumerate(modules):
-        share = (end - time.monotonic()) / (len(modules) - place)
-        begin = time.monotonic()
+        until = time.monotonic() + (end - time.monotonic()) / (len(modules) - place)
         for choice in module.choices(device):
-            if time.monotonic() - begin > share:
+            if time.monotonic() > until:
                 break
             if only in choice.name:
-                decisions.append(settle(choice, timer))
-        text = module.render()
-        if text != module.TABLE_FILE.read_text():
-            module.TABLE_FILE.write_text(text)
-    return decisions
+                decision = settle(choice, timer, until)
+                _rewrite(module.TABLE_FILE, module.render())
+                yield decision
 
 
-def report(decisions: Sequence[Decision]) -> str:
-    """What changed and what was wrong, a line each, then the totals; times in ms."""
-    lines = []
-    for d in decisions:
-        if d.after != d.before:
-            lines.append(f"{d.name}: {d.before} -> {d.after}, {d.time_before:.3g} -> {d.time_after:.3g} ms")
-        lines += [f"{d.name}: {candidate} gives other results and is left out" for candidate in d.wrong]
-    changed = sum(d.after != d.before for d in decisions)
-    return "\n".join([*lines, f"{len(decisions)} measured, {changed} changed"])
+def _rewrite(file: Path, text: str) -> None:
+    """Replaces a module's text, whole or not at all."""
+    if text != file.read_text():
+        new = file.with_name(f".{file.name}.new")
+        new.write_text(text)
+        os.replace(new, file)
+
+
+def describe(decision: Decision) -> str:
+    """What was decided, in words; times in ms."""
+    d = decision
+    change = f"{d.before} -> {d.after}, {d.time_before:.3g} -> {d.time_after:.3g} ms"
+    parts = [change if d.after != d.before else f"{d.before} stays, {d.time_before:.3g} ms"]
+    parts += [f"{candidate} gives other results and is left out" for candidate in d.wrong]
+    return f"{d.name}: " + "; ".join([*parts, *([f"{d.untried} candidates not tried"] if d.untried else [])])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -129,15 +144,20 @@ def main(arguments: list[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("tuning measures on a GPU, and torch sees none here", file=sys.stderr)
         return 2
+    device = torch.device("cuda", torch.cuda.current_device())
+    measured = changed = 0
+    for decision in tune([*tunable()], device, milliseconds, options.seconds, options.only):
+        print(describe(decision), flush=True)
+        measured, changed = measured + 1, changed + (decision.after != decision.before)
+    print(f"{measured} measured, {changed} changed")
+    return 0
+
+
+def milliseconds(call: Callable[[], object]) -> float:
+    """The median time of a call on the GPU."""
     from triton.testing import do_bench
 
-    def timer(call: Callable[[], object]) -> float:
-        return do_bench(call, warmup=10, rep=50, return_mode="median")
-
-    device = torch.device("cuda", torch.cuda.current_device())
-    decisions = tune([*tunable()], device, timer, options.seconds, options.only)
-    print(report(decisions))
-    return 0
+    return do_bench(call, warmup=10, rep=50, return_mode="median")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def simulate(model: Subject, stages: Sequence[StageShape], precision: torch.dtyp
     rounding, cuBLAS workspaces and the CUDA context add to the peak.
     """
     with FakeTensorMode(allow_non_fake_inputs=True), PeakBytes() as memory, _reading_no_values():
-        _materialise(model)
+        materialise(model)
         return [_run_step(model, stage, precision, memory) for stage in stages]
 
 
@@ -107,7 +107,7 @@ def _reading_no_values() -> Iterator[None]:
         yield
 
 
-def _materialise(model: Subject) -> None:
+def materialise(model: Subject) -> None:
     """Moves the model from the meta device to memory; tied weights stay one, which `to_empty` alone would split."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -152,7 +152,7 @@ def count_flops(model: Subject, stages: Sequence[StageShape]) -> list[Counted]:
     """
     counts = []
     with FakeTensorMode(allow_non_fake_inputs=True), _reading_no_values():
-        _materialise(model)
+        materialise(model)
         for stage in stages:
             enter_stage(model, stage.parts)
             batch = stage.micro_batch.map(lambda tensor: torch.empty_like(tensor, device="cpu"))

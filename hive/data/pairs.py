@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from hive.data import llava, parquet, tar
+from hive.data import llava, tar
 from hive.errors import UserError
 
 EMBEDDED = Path(__file__).parent / "embedded"
@@ -96,7 +96,7 @@ def open_pairs(data: str, image_root: Path | None = None, split: str = "train") 
                 f"The embedded data has no split named {split}, only train, {', '.join(EMBEDDED_HELDOUT)}: "
                 "choose one of those."
             )
-        captions, names, reader = parquet.open_parquet(EMBEDDED / f"{split}.parquet")
+        captions, names, reader = _open_parquet(EMBEDDED / f"{split}.parquet")
     elif source.is_dir() or source.suffix.lower() == ".tar" or _is_glob(source):
         captions, names, reader = tar.open_tar(data)
     elif not source.exists():
@@ -104,12 +104,18 @@ def open_pairs(data: str, image_root: Path | None = None, split: str = "train") 
     elif source.suffix.lower() == ".json":
         captions, names, reader = llava.open_llava(source, image_root)
     elif source.suffix.lower() == ".parquet":
-        captions, names, reader = parquet.open_parquet(source)
+        captions, names, reader = _open_parquet(source)
     else:
         raise UserError(f"--data {data} is of no known kind: give {SOURCES}.")
     if not captions:
         raise UserError(f"--data {data} holds no pairs: give data with at least one image and caption.")
     return Pairs(captions, names, reader, np.arange(len(captions), dtype=np.int64))
+
+
+def _open_parquet(path: Path) -> tuple[Sequence[str], Sequence[str], Reader]:
+    from hive.data.parquet import open_parquet  # it needs pyarrow, which a GPU machine may lack (docs/gpu.md)
+
+    return open_parquet(path)
 
 
 def _is_glob(source: Path) -> bool:

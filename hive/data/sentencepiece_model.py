@@ -22,7 +22,8 @@ def convert_sentencepiece(path: Path, bos: int | None) -> Tokenizer:
     """
     from sentencepiece import sentencepiece_model_pb2  # it needs protobuf
 
-    model: Any = sentencepiece_model_pb2.ModelProto()
+    messages: Any = sentencepiece_model_pb2  # protobuf makes its classes at run time
+    model = messages.ModelProto()
     model.ParseFromString(path.read_bytes())
     kinds = {UNIGRAM: _unigram, BPE: _bpe}
     if model.trainer_spec.model_type not in kinds or model.trainer_spec.treat_whitespace_as_suffix:

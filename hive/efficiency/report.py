@@ -64,7 +64,10 @@ class Result:
 
 
 def produce(options: Options, arguments: Sequence[str]) -> None:
-    """Runs the comparison, prints each table as soon as it is complete, and writes the files after every recipe."""
+    """Runs the comparison, prints each table as soon as it is complete, and writes the files after every recipe.
+
+    The JSON is also written after every measured row, so that a run that is cut off keeps them.
+    """
     options.check()
     stages, names = options.stage_numbers(), options.text_names()
     device = _pick_device(options.device)
@@ -135,6 +138,7 @@ def _compare(
         for counted in [pool.submit(count, config, method, stages, captions, precision) for method in METHODS]:
             rows += counted.result()
             progress.advance(task)
+        result.rows += rows
         if device.type != "meta":
             progress.reset(task, total=len(rows), description=f"{config.recipe}, text tokens {text}: measuring")
             for method in METHODS:
@@ -143,7 +147,7 @@ def _compare(
                     progress.advance(task)
                     result.note(f"{METHODS[method]}, stage {row.stage}: {row.remark}" if row.remark else "")
                     result.note(row.measured.remark if row.measured else "")
-    result.rows += rows
+                    _write_json(options.out, result)
     for table in _make_tables(rows, config, result.rate):
         _say(console, f"\n{table.text()}")
 
@@ -208,10 +212,14 @@ def _compare_scaling(
 
 def _write_files(folder: Path, configs: Sequence[Config], result: Result) -> str:
     """Writes JSON, Markdown and pictures; returns their names in words."""
-    replace_text(folder / f"{STEM}.json", json.dumps(dataclasses.asdict(result), indent=1) + "\n")
+    _write_json(folder, result)
     pictures = draw(folder, STEM, result.rows, result.points)
     replace_text(folder / f"{STEM}.md", _format_page(configs, result, pictures))
     return f"{folder / STEM}.md, {STEM}.json and {len(pictures)} pictures beside them"
+
+
+def _write_json(folder: Path, result: Result) -> None:
+    replace_text(folder / f"{STEM}.json", json.dumps(dataclasses.asdict(result), indent=1) + "\n")
 
 
 def _format_page(configs: Sequence[Config], result: Result, pictures: Sequence[Path]) -> str:

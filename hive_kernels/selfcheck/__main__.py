@@ -1,4 +1,4 @@
-"""python -m hive_kernels.selfcheck [BACKEND]: checks a backend's kernels on this machine, and prints the errors."""
+"""python -m hive_kernels.selfcheck [--fp32] [BACKEND]: checks a backend's kernels here, and prints the errors."""
 
 import argparse
 
@@ -13,20 +13,25 @@ def main(arguments: list[str] | None = None) -> None:
     known = [name for name, backend in BACKENDS.items() if backend.checked]
     parser = argparse.ArgumentParser(
         prog="python -m hive_kernels.selfcheck",
-        usage="%(prog)s [-h] [BACKEND]",
+        usage="%(prog)s [-h] [--fp32] [BACKEND]",
         description="Checks a backend's kernels on this machine, and prints the errors.",
     )
     parser.add_argument("backend", nargs="*", metavar="BACKEND", help=f"{' or '.join(known)}; triton if left out")
-    given = parser.parse_args(arguments).backend
+    parser.add_argument("--fp32", action="store_true", help="also in fp32, after the 16-bit types")
+    options = parser.parse_args(arguments)
+    given = options.backend
     if len(given) > 1 or not set(given) <= set(known):
         raise SystemExit(f"arguments are {' '.join(given)}; allowed: {' or '.join(known)}")
     backend = given[0] if given else "triton"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtypes = [dtype for dtype in BACKENDS[backend].checked[device.type] if options.fp32 or dtype.itemsize == 2]
+    if options.fp32 and torch.float32 not in dtypes:
+        raise SystemExit(f"--fp32 was given, but backend {backend} has no kernels in fp32: leave it out")
     reason = reason_unavailable(backend, device)
     if reason is not None:
         raise SystemExit(f"nothing to check on this machine: {reason}")
     try:
-        results = run(device, backend)
+        results = run(device, backend, dtypes)
     except SelfCheckError as error:
         raise SystemExit(str(error)) from None
     for name, dtype, result in results:

@@ -126,7 +126,9 @@ def test_tile_table():
 
 
 def test_what_the_tuner_measures_runs(monkeypatch):
-    small = {"BATCH": 1, "KEYS": 9, "HEADS": 1, "CAPTIONS": ((22, tiles.ROLES[:3]), (5, tiles.ROLES))}
+    assert [role for role, _ in tuning.ORDER] == ["one_pass", "key_gradient", "forward", "query_gradient"]
+    order = [(role, (5,) if role == "one_pass" else (22, 5)) for role, _ in tuning.ORDER]
+    small = {"BATCH": 1, "KEYS": 9, "HEADS": 1, "ORDER": order}
     for name, value in {**small, "DTYPE": torch.float16}.items():
         monkeypatch.setattr(tuning, name, value)
     names = []
@@ -136,6 +138,7 @@ def test_what_the_tuner_measures_runs(monkeypatch):
         assert len(choice.candidates) > 1
         assert all(not x.isnan().any() for x in choice.call())
     assert len(set(names)) == len(names) == 2 * 7
+    assert names[:2] == ["attention one_pass 64 short", "attention key_gradient 64 long"]
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="of the interpreter")

@@ -25,26 +25,27 @@ SMALL = Case("gated_residual", gated_residual, ((70, 96), (70, 96), (1,)))
 
 
 def test_it_covers_what_triton_serves():
-    names = {case.name.partition(",")[0] for case in selfcheck.cases()}
+    names = {case.name.partition(",")[0] for case in selfcheck.cases("triton")}
     assert names == {name for name, operation in OPERATIONS.items() if operation.served_by("triton") == "triton"}
 
 
-def test_it_passes_and_reports_each_result(monkeypatch):
-    monkeypatch.setattr(selfcheck, "cases", lambda: [SMALL])
-    results = selfcheck.run(DEVICE)
+def test_it_passes_and_reports_each_result():
+    results = selfcheck.run(DEVICE, chosen=[SMALL])
     assert {result.name for _, _, result in results} == {"output", "gradient 0", "gradient 1", "gradient 2"}
-    assert {dtype for _, dtype, _ in results} >= {torch.float16, torch.float32}
+    dtypes = [*dict.fromkeys(dtype for _, dtype, _ in results)]
+    assert dtypes == ([torch.bfloat16, torch.float16] if DEVICE == "cuda" else [torch.float16])  # fp32 on request alone
+    in_fp32 = selfcheck.run(DEVICE, dtypes=[torch.float32], chosen=[SMALL])
+    assert {dtype for _, dtype, _ in in_fp32} == {torch.float32}
 
 
-def test_it_names_operation_error_and_tolerance(monkeypatch):
+def test_it_names_operation_error_and_tolerance():
     def wrong(*tensors, backend):
         out = gated_residual(*tensors, backend=backend)
         return out * 1.01 if backend == "triton" else out
 
-    monkeypatch.setattr(selfcheck, "cases", lambda: [SMALL._replace(operation=wrong)])
     message = r"gated_residual is wrong on .*: output in torch.* is \S+ from the fp64 reference, \S+ is allowed"
     with pytest.raises(SelfCheckError, match=message):
-        selfcheck.run(DEVICE)
+        selfcheck.run(DEVICE, chosen=[SMALL._replace(operation=wrong)])
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -86,10 +87,15 @@ def test_the_command_takes_one_backend_that_has_kernels(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
     assert stopped.value.code == 0
-    assert capsys.readouterr().out.startswith("usage: python -m hive_kernels.selfcheck [-h] [BACKEND]")
+    assert capsys.readouterr().out.startswith("usage: python -m hive_kernels.selfcheck [-h] [--fp32] [BACKEND]")
     for given in (["torch"], ["triton", "cuda"]):
         with pytest.raises(SystemExit, match=f"arguments are {' '.join(given)}; allowed: triton or cuda"):
             main(given)
+
+
+def test_fp32_of_a_backend_without_it_is_refused():
+    with pytest.raises(SystemExit, match="--fp32 was given, but backend cuda has no kernels in fp32: leave it out"):
+        main(["--fp32", "cuda"])
 
 
 @pytest.mark.gpu
@@ -97,7 +103,7 @@ def test_this_gpu_passes():
     assert selfcheck.run("cuda")
 
 
-@pytest.mark.parametrize("case", [*selfcheck.cases()], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*selfcheck.cases("triton")], ids=lambda case: case.name)
 def test_shapes_of_every_case(case):
     tensors = [torch.zeros(shape, device=DEVICE) for shape in case.shapes]
     check_shapes(case.operation, tensors, torch.float16, "triton")

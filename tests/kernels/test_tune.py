@@ -74,7 +74,7 @@ def test_wrong_results_and_tiles_that_do_not_fit_never_win():
     decision = tune.settle(fake.choice, fake.time)
     assert decision.after == (3,)
     assert decision.wrong == ((1,),)
-    assert "fake: (1,) gives other results and is left out" in tune.report([decision])
+    assert "(1,) gives other results and is left out" in tune.describe(decision)
 
 
 def test_another_error_leaves_the_table_as_it_was():
@@ -104,10 +104,10 @@ def test_files_are_rewritten_and_read_back(tmp_path, monkeypatch):
     module = tuning(choice._replace(call=call), tmp_path / "measured_tiles.py", gated_tuning.render)
     module.TABLE_FILE.write_text(gated_tuning.TABLE_FILE.read_text())
     try:
-        decisions = tune.tune([module], torch.device("cpu"), timer, seconds=60, only="")
+        (decision,) = tune.tune([module], torch.device("cpu"), timer, seconds=60, only="")
     finally:
         gated_table.ELEMENTWISE.pop((90, "bfloat16"), None)
-    assert "fake: None -> (1024, 4), 1 -> 0.5 ms\n1 measured, 1 changed" in tune.report(decisions)
+    assert tune.describe(decision) == "fake: None -> (1024, 4), 1 -> 0.5 ms"
     assert runpy.run_path(str(module.TABLE_FILE))["ELEMENTWISE"] == {(90, "bfloat16"): (1024, 4)}
 
     file = tmp_path / "projector.py"
@@ -148,7 +148,31 @@ def test_no_time_no_decisions(tmp_path):
     file = tmp_path / "table.py"
     file.write_text("as it was")
     module = tuning(fake.choice, file, lambda: "as it was")
-    assert tune.tune([module], torch.device("cpu"), fake.time, seconds=-1, only="") == []
+    assert [*tune.tune([module], torch.device("cpu"), fake.time, seconds=-1, only="")] == []
+
+
+def test_no_candidate_begins_after_the_end():
+    fake = Fake({None: 1.0, (1,): 0.5})
+    decision = tune.settle(fake.choice, fake.time, until=0)
+    assert (decision.after, decision.untried) == (None, 1)
+    assert tune.describe(decision) == "fake: None stays, 1 ms; 1 candidates not tried"
+
+
+def test_what_was_decided_before_an_error_is_in_the_file(tmp_path):
+    good, bad = Fake({None: 1.0, (1,): 0.5}), Fake({None: 1.0, (1,): 0.5})
+    bad.times.pop((1,))  # its measurement fails
+    file = tmp_path / "table.py"
+    file.write_text("")
+    module = tuning(good.choice, file, lambda: repr(good.table))
+    vars(module)["choices"] = lambda device: [good.choice, bad.choice]
+
+    def timer(call: Callable[[], object]) -> float:
+        return good.time(call) if call == good.call else bad.time(call)
+
+    with pytest.raises(KeyError):
+        [*tune.tune([module], torch.device("cpu"), timer, seconds=60, only="")]
+    assert file.read_text() == "{'key': (1,)}"
+    assert [path.name for path in tmp_path.iterdir()] == ["table.py"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")

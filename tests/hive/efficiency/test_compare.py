@@ -1,6 +1,9 @@
 """The comparison's pieces against hand-computed cases, and the command as a person meets it."""
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 
@@ -97,9 +100,31 @@ def test_a_table_lines_up() -> None:
     assert table.markdown().splitlines()[2:] == lines
 
 
+@contextmanager
+def watching(file: Path) -> Iterator[set[int]]:
+    """The numbers of measured rows that somebody reads in the file while something runs."""
+    seen: set[int] = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.005):
+            if file.exists():
+                seen.add(sum(row["measured"] is not None for row in json.loads(file.read_text())["rows"]))
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        reader.join()
+
+
 def test_the_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     flags = ["--device", "cpu", "--samples", "2", "--runs", "1", "--text-tokens", "4", "--stages", "2"]
-    assert main([*flags, "--no-scaling", "--out", str(tmp_path)]) == 0
+    with watching(tmp_path / "efficiency.json") as seen:
+        assert main([*flags, "--no-scaling", "--out", str(tmp_path)]) == 0
+    assert seen >= {1, 2, 3, 4}  # a run that is cut off keeps the rows that it has measured
     printed = capsys.readouterr().out
     assert "(Table 6)" in printed
     assert "(Table 8)" in printed
