@@ -35,7 +35,7 @@ Element element_of(const Tensor& x) {
 using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
 
 void expect(const char* name, const Tensor& x, const Tensor& beside, ScalarType type, Sizes sizes) {
-  STD_TORCH_CHECK(x.scalar_type() == type && x.device() == beside.device() && x.sizes() == sizes,
+  STD_TORCH_CHECK(x.scalar_type() == type && x.device() == beside.device() && x.sizes().equals(sizes),
                   "hive_kernels_cuda: the dtype, device or shape of ", name, " doesn't fit the first argument's");
 }
 
@@ -54,7 +54,7 @@ Tensor allocate(const Tensor& like, const std::vector<int64_t>& sizes, ScalarTyp
   }
   const auto device = like.device();
   AtenTensorHandle made = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)),
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(device.type())), device.index(), &made));
