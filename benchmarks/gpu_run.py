@@ -27,7 +27,7 @@ import torch
 from benchmarks import cases, peers, report
 from benchmarks.measure import Row, Truth, measure
 from hive.efficiency.machine import machine, machine_name
-from hive_kernels import native
+from hive_kernels import native, native_file
 from hive_kernels.backends import reason_unavailable
 
 BUDGET = {
@@ -88,12 +88,13 @@ def run_command(arguments: Sequence[str], seconds: float, program: str = sys.exe
 
 
 def build_native(seconds: float) -> dict[str, Any]:
-    """Builds the CUDA backend's library where it is missing; an existing one may support more generations of GPUs."""
-    missing = [program for program in ("nvcc", "cmake", "c++") if shutil.which(program) is None]
-    if native.FILE.exists() or missing:
-        outcome = f"not built: no {missing[0]}" if missing and not native.FILE.exists() else "there already"
-        return {"outcome": outcome, "seconds": 0.0, "output": []}
+    """Builds the CUDA backend's library unless there is one of today's sources with machine code for this GPU."""
     major, minor = torch.cuda.get_device_capability()
+    reason = native_file.reason_to_build(native.FILE, (major, minor))
+    missing = [program for program in ("nvcc", "cmake", "c++") if shutil.which(program) is None]
+    if reason is None or missing:
+        outcome = "there already" if reason is None else f"not built: no {missing[0]} ({reason})"
+        return {"outcome": outcome, "seconds": 0.0, "output": []}
     options = f"-DHIVE_CUDA_ARCHITECTURES={major}{minor} -DHIVE_TORCH={Path(torch.__file__).parent}"
     lines = f"cmake -S . -B build/native {options} && cmake --build build/native --parallel 8"
     return run_command(["-c", f"{lines} && cmake --install build/native --prefix ."], seconds, program="sh")
