@@ -95,5 +95,6 @@ def prepare(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the backend run here, or skips the test."""
     if kernels.name == "cuda" and kernels.device == "cpu":
         monkeypatch.setattr(native, "EMULATOR", emulator())
+        assert native.reason_unavailable("cpu") is None  # and now its operators are there
     elif kernels.name == "cuda" and (reason := native.reason_unavailable("cuda")):
         pytest.skip(reason)
