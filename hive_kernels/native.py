@@ -53,7 +53,8 @@ def _load(library: Path, key: str) -> str | None:
     try:
         torch.ops.load_library(str(library))
     except OSError as error:
-        return f"{library} can't be loaded: {error.__cause__ or error}"
+        said = str(error.__cause__ or error).removeprefix(f"{library}: ")
+        return f"{library} can't be loaded ({said}); {native_file.BUILD}"
     return None
 
 

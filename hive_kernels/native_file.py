@@ -93,8 +93,12 @@ def hash_sources(root: Path) -> str | None:
         return None
     suffixes = (".cu", ".cuh", ".cpp", ".h")
     files = sorted(path.relative_to(root).as_posix() for path in (root / "csrc").rglob("*") if path.suffix in suffixes)
-    lines = (f"{hashlib.sha256((root / file).read_bytes()).hexdigest()} {file}\n" for file in ("CMakeLists.txt", *files))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    listing = "".join(f"{_hash((root / file).read_bytes())} {file}\n" for file in ("CMakeLists.txt", *files))
+    return _hash(listing.encode())
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def problem(library: Path, key: str, capability: tuple[int, int] | None, root: Path = ROOT) -> str | None:
@@ -117,8 +121,8 @@ def problem(library: Path, key: str, capability: tuple[int, int] | None, root: P
     if capability and not (record.has_machine_code(capability) or record.has_ptx(capability)):
         name = "{}{}".format(*capability)
         return (
-            f"{library} was built for {record.architectures}, and this GPU is {name}; run make native ARCHS={name} in a "
-            f"clone, or HIVE_CUDA_ARCHITECTURES={name} HIVE_BUILD_CUDA=1 pip install ., where nvcc is"
+            f"{library} was built for {record.architectures}, and this GPU is {name}; run make native ARCHS={name} "
+            f"in a clone, or HIVE_CUDA_ARCHITECTURES={name} HIVE_BUILD_CUDA=1 pip install ., where nvcc is"
         )
     return None
 

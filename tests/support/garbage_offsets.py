@@ -1,4 +1,4 @@
-"""Runs the CUDA backend's attention in its emulator on offsets that are garbage: ``python -m tests.support.garbage_offsets``.
+"""``python -m tests.support.garbage_offsets``: the CUDA backend's attention, emulated, on offsets that are garbage.
 
 test_cuda_memory.py starts it with guarded_memory.cpp preloaded. It prints each case before it runs it, and at the end
 how many there were. Results are not looked at: nothing can be right.
@@ -39,7 +39,8 @@ def garbage(generator: random.Random) -> list[int]:
 def run(offsets: list[int], packed: bool, group: int, dim: int, longest: int) -> None:
     """Forward and backward."""
     offsets_q = torch.tensor(offsets, dtype=torch.int32)
-    q, k = torch.zeros(TOKENS, group, dim).half(), torch.zeros(*(() if packed else (len(offsets) - 1,)), KEYS, 1, dim).half()
+    samples = () if packed else (len(offsets) - 1,)
+    q, k = (torch.zeros(shape).half() for shape in ((TOKENS, group, dim), (*samples, KEYS, 1, dim)))
     inputs = (q, k, k, offsets_q, offsets_q if packed else None, 1.0, longest)
     out, lse = torch.ops.hive_kernels_cuda.cross_attention(*inputs)
     torch.ops.hive_kernels_cuda.cross_attention_backward(q, out, lse, *inputs)
@@ -64,7 +65,7 @@ def main() -> None:
     cases = 0
     for offsets in [*NAMED, *(garbage(generator) for _ in range(25))]:
         for packed in (False, True):
-            group, dim, longest = generator.choice((1, 3, 16, 50)), generator.choice((64, 128)), generator.choice((1, 6))
+            group, dim, longest = (generator.choice(values) for values in ((1, 3, 16, 50), (64, 128), (1, 6)))
             print(f"offsets {offsets}, packed keys {packed}, group {group}, dim {dim}, longest {longest}", flush=True)
             run(offsets, packed, group, dim, longest)
             cases += 1
