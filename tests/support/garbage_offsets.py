@@ -27,7 +27,12 @@ NAMED = [
     [2**30, -(2**30), 2**29, 7],
     [1_431_655_766, 3, 6, 6],  # times a group of 3 it is 2 in 32 bits
     [0],  # no sample
+    [0, 0, 0, 6],  # these are none
+    [0, 3, 6, 6],
 ]
+# Query heads of a key head, their size, and the bound on the tokens of a text: blocks of 64 rows, of 256 rows and of wide
+# heads, with room for sums of all samples and of a text in three or two tokens.
+SHAPES = [(3, 64, 1), (50, 64, 6), (22, 128, 6), (50, 128, 6)]
 
 
 def garbage(generator: random.Random) -> list[int]:
@@ -36,8 +41,9 @@ def garbage(generator: random.Random) -> list[int]:
     return [generator.choice((number, generator.randint(-2, 8))) for number in anywhere]
 
 
-def run(offsets: list[int], packed: bool, group: int, dim: int, longest: int) -> None:
+def run(offsets: list[int], packed: bool, shape: tuple[int, int, int]) -> None:
     """Forward and backward."""
+    group, dim, longest = shape
     offsets_q = torch.tensor(offsets, dtype=torch.int32)
     samples = () if packed else (len(offsets) - 1,)
     q, k = (torch.zeros(shape).half() for shape in ((TOKENS, group, dim), (*samples, KEYS, 1, dim)))
@@ -62,14 +68,13 @@ def main() -> None:
     assert [*ends.values()] == [0, 0, -signal.SIGSEGV, -signal.SIGSEGV], f"memory is not guarded: {ends}"
     resolve("cuda", "cpu")
     generator = random.Random(0)
-    cases = 0
-    for offsets in [*NAMED, *(garbage(generator) for _ in range(25))]:
-        for packed in (False, True):
-            group, dim, longest = (generator.choice(values) for values in ((1, 3, 16, 50), (64, 128), (1, 6)))
-            print(f"offsets {offsets}, packed keys {packed}, group {group}, dim {dim}, longest {longest}", flush=True)
-            run(offsets, packed, group, dim, longest)
-            cases += 1
-    print(f"{cases} cases")
+    named = [(offsets, shape) for offsets in NAMED for shape in SHAPES]
+    others = [(garbage(generator), SHAPES[number % len(SHAPES)]) for number in range(24)]
+    for number, (offsets, shape) in enumerate(named + others):
+        packed = (number + number // len(SHAPES)) % 2 == 0  # every shape has both
+        print(f"offsets {offsets}, packed keys {packed}, (group, dim, longest) {shape}", flush=True)
+        run(offsets, packed, shape)
+    print(f"{len(named + others)} cases")
 
 
 if __name__ == "__main__":

@@ -14,13 +14,19 @@ namespace {
 constexpr uintptr_t FIRST = uintptr_t{1} << 44;   // address space that nothing else uses
 constexpr uintptr_t APART = uintptr_t{1} << 35;   // from one tensor's end to the next one's
 constexpr uintptr_t TENSORS = 1000, PAGE = 4096;  // at a time
-constexpr uintptr_t ALIGNMENT = 16;               // less than torch asks for, so that less is left over at the end
 
 std::mutex mutex;
 uintptr_t bytes[TENSORS];  // of whole pages; 0 where there is no tensor
 uintptr_t next = 0;
 
 uintptr_t end_of(uintptr_t place) { return FIRST + place * APART + APART / 2; }
+
+// Less than torch asks for where the size isn't a multiple of it: nothing is left over at the end.
+uintptr_t alignment_of(size_t size) {
+  uintptr_t alignment = 64;
+  while (alignment > 4 && size % alignment != 0) alignment /= 2;
+  return alignment;
+}
 
 }  // namespace
 
@@ -35,7 +41,8 @@ extern "C" int posix_memalign(void** result, size_t, size_t size) {
       return ENOMEM;
     }
     bytes[place] = pages;
-    *result = reinterpret_cast<void*>((end_of(place) - size) / ALIGNMENT * ALIGNMENT);
+    const uintptr_t alignment = alignment_of(size);
+    *result = reinterpret_cast<void*>((end_of(place) - size) / alignment * alignment);
     return 0;
   }
   return ENOMEM;
