@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -185,11 +186,15 @@ def test_the_file_is_asked_for_once(monkeypatch, tmp_path):
 
 
 def test_installing_replaces_a_library_as_a_whole(tmp_path):
-    """A process that runs the old one keeps it."""
+    """A process that runs the old one keeps it, and so does everybody where the copy ends half-way."""
     library = tmp_path / "hive_kernels" / "lib" / "libhive_kernels_emulated.so"
     library.parent.mkdir(parents=True)
     library.write_text("an older library")
     command = ["cmake", "--install", emulator().parent, "--prefix", tmp_path]
+    limit = (resource.RLIMIT_FSIZE, (100_000, 100_000))  # as a disk that is full
+    done = subprocess.run(command, capture_output=True, preexec_fn=lambda: resource.setrlimit(*limit))
+    assert done.returncode != 0
+    assert library.read_text() == "an older library"
     with library.open() as old:
         subprocess.run(command, check=True, capture_output=True)
         assert old.read() == "an older library"
