@@ -12,7 +12,7 @@ inline int64_t allocated_bytes = 0;  // since the library was loaded
 // of far addresses use little of it, and the rest needs no pages.
 inline void poison(void* data, int64_t bytes) {
   allocated_bytes += bytes;
-  if (bytes <= int64_t{1} << 30) std::memset(data, 0xff, bytes);
+  if (bytes > 0 && bytes <= int64_t{1} << 30) std::memset(data, 0xff, bytes);
 }
 
 }  // namespace hive::emulator
