@@ -63,10 +63,11 @@ def touch(tensor: Tensor, byte: int) -> int:
 
 def main() -> None:
     """Runs all cases."""
+    resolve("cuda", "cpu")
+    ctypes.CDLL(None).guard_memory()
     whole = torch.zeros(TOKENS, 3, 64).half()
     ends = {byte: touch(whole, byte) for byte in (0, whole.nbytes - 1, whole.nbytes, -4096)}
     assert [*ends.values()] == [0, 0, -signal.SIGSEGV, -signal.SIGSEGV], f"memory is not guarded: {ends}"
-    resolve("cuda", "cpu")
     generator = random.Random(0)
     named = [(offsets, shape) for offsets in NAMED for shape in SHAPES]
     others = [(garbage(generator), SHAPES[number % len(SHAPES)]) for number in range(24)]

@@ -1,11 +1,13 @@
-// Preloaded into a process: the memory of every tensor lies by itself, billions of bytes away from any other, and ends
-// where pages begin that nobody may touch. An access outside of a tensor ends the process with SIGSEGV.
+// Preloaded into a process, once it calls guard_memory: the memory of every new tensor lies by itself, billions of bytes
+// away from any other, and ends where pages begin that nobody may touch. An access outside of a tensor ends the process
+// with SIGSEGV.
 #include <errno.h>
 #include <stdint.h>
 #include <sys/mman.h>
 
 #include <mutex>
 
+extern "C" void* __libc_memalign(size_t alignment, size_t size);
 extern "C" void __libc_free(void*);
 extern "C" int posix_memalign(void** result, size_t alignment, size_t size);
 
@@ -18,6 +20,7 @@ constexpr uintptr_t TENSORS = 1000, PAGE = 4096;  // at a time
 std::mutex mutex;
 uintptr_t bytes[TENSORS];  // of whole pages; 0 where there is no tensor
 uintptr_t next = 0;
+bool guarded = false;
 
 uintptr_t end_of(uintptr_t place) { return FIRST + place * APART + APART / 2; }
 
@@ -30,8 +33,11 @@ uintptr_t alignment_of(size_t size) {
 
 }  // namespace
 
-extern "C" int posix_memalign(void** result, size_t, size_t size) {
+extern "C" void guard_memory() { guarded = true; }
+
+extern "C" int posix_memalign(void** result, size_t alignment, size_t size) {
   const std::lock_guard lock(mutex);
+  if (!guarded) return (*result = __libc_memalign(alignment, size)) == nullptr ? ENOMEM : 0;
   const uintptr_t pages = size / PAGE * PAGE + PAGE;
   for (uintptr_t tried = 0; tried < TENSORS; ++tried) {
     const uintptr_t place = next++ % TENSORS;
@@ -41,8 +47,7 @@ extern "C" int posix_memalign(void** result, size_t, size_t size) {
       return ENOMEM;
     }
     bytes[place] = pages;
-    const uintptr_t alignment = alignment_of(size);
-    *result = reinterpret_cast<void*>((end_of(place) - size) / alignment * alignment);
+    *result = reinterpret_cast<void*>((end_of(place) - size) / alignment_of(size) * alignment_of(size));
     return 0;
   }
   return ENOMEM;
