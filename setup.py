@@ -52,7 +52,16 @@ class WheelForEveryPython(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-if os.environ.get("HIVE_BUILD_CUDA", "0") in ("", "0"):
+def build_cuda(value: str) -> bool:
+    """What HIVE_BUILD_CUDA says."""
+    if value.lower() in ("1", "true", "yes", "on"):
+        return True
+    if value.lower() in ("", "0", "false", "no", "off"):
+        return False
+    raise SystemExit(f"HIVE_BUILD_CUDA is {value!r}; allowed: 1, true, yes or on, and 0, false, no, off or nothing.")
+
+
+if not build_cuda(os.environ.get("HIVE_BUILD_CUDA", "")):
     setup()
 else:
     setup(

@@ -5,6 +5,10 @@
 
 namespace hive {
 
+// No block has more packed rows, and no tile more keys. Kernels count rows and keys in int: of all samples, each filled
+// up to whole blocks, and one block beyond.
+constexpr int MOST_ROWS = 256;
+
 // All strides in elements; a head's elements are contiguous, and every pointer and stride is a multiple of 16 bytes.
 struct Attention {
   const void *q, *k, *v;
@@ -24,14 +28,22 @@ struct ForwardResults {
   float* lse;
 };
 
-// out, lse as the forward pass returned them, dq shaped as q, dk and dv as k; contiguous, except dout.
+// The room for fp32 sums of dK and dV, which a text has if its packed rows don't fit one block.
+struct PartialSums {
+  int64_t count;       // 0 if all texts fit
+  int tokens_a_place;  // a text's place is its first token divided by this, or its sample if this is 0
+};
+
+// out, lse as the forward pass returned them, dq shaped as q, dk and dv as k; contiguous, except dout. A text that needs
+// sums where there are none, because it has more tokens than `longest`, gets dQ, and NaN as its dK and dV.
 struct BackwardTensors {
   const void* out;
   const float* lse;
   const void* dout;
   int64_t dout_token, dout_head;
   void *dq, *dk, *dv;
-  float* sums;  // as many as partial_sums says, or null
+  float* sums;  // null if their count is 0
+  PartialSums places;
   int longest;  // a bound on the tokens of a text
 };
 
@@ -39,7 +51,7 @@ void attention_forward(const Attention&, const ForwardResults&, Element, int hea
 
 void attention_backward(const Attention&, const BackwardTensors&, Element, int head_dim, Stream);
 
-// The number of fp32 sums of dK and dV that the backward pass needs: 0 if one block holds all rows of a text.
-int64_t partial_sums(const Attention&, int head_dim, int64_t longest);
+// What the backward pass needs for texts of up to `longest` tokens.
+PartialSums partial_sums(const Attention&, int head_dim, int64_t longest);
 
 }  // namespace hive

@@ -8,6 +8,10 @@
 //
 // Nothing is added with atomics: every output has one writer, and two groups' parts of dK and dV are added in a fixed
 // order. For a text with more rows the block loops over ROWS at a time and keeps dK and dV in fp32 in between.
+//
+// Only such long texts need room for these sums. Which ones they are isn't known without synchronising the device, but
+// they can't be more than the tokens of all texts divided by those of the shortest long one; and the first tokens of two
+// long texts, divided by that length, are different numbers: their places.
 #include "attention.h"
 #include "launch.h"
 #include "packing.cuh"
@@ -17,7 +21,7 @@ namespace hive {
 namespace {
 
 constexpr int KEYS = 64, CHUNK = 32, GROUP_THREADS = 128;
-constexpr float INF = __builtin_huge_valf();
+constexpr float INF = __builtin_huge_valf(), NOT_A_NUMBER = __builtin_nanf("");
 
 // GROUPS groups of four warps, CHUNKS chunks of 32 rows for each.
 template <class T_, int D_, int GROUPS_, int CHUNKS_>
@@ -27,6 +31,7 @@ struct Shape {
   static constexpr int ROWS = GROUPS * CHUNKS * CHUNK;
   static constexpr int THREADS = GROUPS * GROUP_THREADS;
   static_assert(GROUPS == 1 || GROUPS == 2, "a group exchanges its part of dK or dV with one other");
+  static_assert(ROWS <= MOST_ROWS && KEYS <= MOST_ROWS);
 
   // Byte offsets in shared memory. A group writes one of its two tiles of dS while the other is read.
   static constexpr uint32_t q = 0;
@@ -202,10 +207,7 @@ HIVE_DEVICE void store_keys(T* tile, int64_t stride, const KeySums<D>& sums, con
 }
 
 // The block's text. It is read again wherever it is needed, so that it occupies no registers in the loop over keys.
-HIVE_DEVICE Segment block_text(const Attention& p, const BackwardTensors& r) {
-  const Segment text = segment(p.offsets_q, block_x(), p.tokens);
-  return {text.begin, min(text.length, r.longest)};  // a wrong bound gives wrong results, no access outside
-}
+HIVE_DEVICE Segment block_text(const Attention& p) { return segment(p.offsets_q, block_x(), p.tokens); }
 
 // The block's rows of a tensor.
 template <class T>
@@ -219,7 +221,7 @@ template <class S>
 HIVE_DEVICE void load_rows(const Attention& p, const BackwardTensors& r, int first) {
   using T = typename S::T;
   constexpr int D = S::D, LANES = 8;  // per row, for delta
-  const Segment text = block_text(p, r);
+  const Segment text = block_text(p);
   const int rows = text.length * p.group;
   const int64_t heads = int64_t{p.key_heads} * p.group;
   const Rows<const T> q = block_rows(p, static_cast<const T*>(p.q), text, p.q_token, p.q_head);
@@ -254,7 +256,7 @@ HIVE_DEVICE void store_rows(const Attention& p, const BackwardTensors& r, int fi
   using T = typename S::T;
   constexpr int D = S::D;
   const Warp warp(thread_index_again());
-  const Segment text = block_text(p, r);
+  const Segment text = block_text(p);
   const Rows<T> rows = block_rows(p, static_cast<T*>(r.dq), text, int64_t{p.key_heads} * p.group * D, D);
 #pragma unroll
   for (int c = 0; c < S::CHUNKS; ++c) {
@@ -277,16 +279,18 @@ HIVE_DEVICE void copy_keys(const Attention& p, Segment image, int first) {
   v_tile.template copy<KEYS, S::THREADS>([&](int n) { return v + n * p.v_token; }, first, image.length);
 }
 
-// Where the sums of the key tile that starts at `key` are kept, dV's and after them dK's. A sample has the slots of
-// tiles that packing.cuh describes, always enough for its keys.
+// Where the sums of the key tile that starts at `key` are kept, dV's and after them dK's. Packed keys of the text at a
+// place have the tiles from place + begin / KEYS on, which are always enough for them.
 template <class S>
 HIVE_DEVICE float* room(const Attention& p, const BackwardTensors& r, Segment image, int key) {
+  const int place = r.places.tokens_a_place == 0 ? block_x() : block_text(p).begin / r.places.tokens_a_place;
   const int64_t tiles =
-      p.offsets_k == nullptr ? int64_t{block_x()} * ((p.keys + KEYS - 1) / KEYS) : block_x() + image.begin / KEYS;
+      p.offsets_k == nullptr ? int64_t{place} * ((p.keys + KEYS - 1) / KEYS) : place + image.begin / KEYS;
   return r.sums + ((tiles + key / KEYS) * p.key_heads + block_y()) * (2 * KEYS * S::D);
 }
 
-// Writes the dK and dV of the key tile that starts at `key`, or before the text's last rows their sums so far.
+// Writes the dK and dV of the key tile that starts at `key`, or before the text's last rows their sums so far. Without
+// the room that the sums need, both are NaN.
 template <class S>
 HIVE_DEVICE void finish_keys(const Attention& p, const BackwardTensors& r, Segment image, int key, KeySums<S::D>& dk,
                              KeySums<S::D>& dv, bool first, bool last) {
@@ -295,7 +299,8 @@ HIVE_DEVICE void finish_keys(const Attention& p, const BackwardTensors& r, Segme
   const Warp warp(thread_index_again());
   if constexpr (S::GROUPS == 2) exchange<S>(dk, dv, warp);
   const bool has_dv = warp.group == 0, has_dk = warp.group == S::GROUPS - 1;
-  if (!(first && last)) {
+  const bool fits = first && last;
+  if (!fits && r.sums != nullptr) {
     float* sums = room<S>(p, r, image, key);
     if (has_dv) accumulate<D>(dv, sums, first, last);
     if (has_dk) accumulate<D>(dk, sums + KEYS * D, first, last);
@@ -303,8 +308,9 @@ HIVE_DEVICE void finish_keys(const Attention& p, const BackwardTensors& r, Segme
   if (!last) return;
   const int64_t row = image.begin + key + (p.offsets_k == nullptr ? int64_t{block_x()} * p.keys : 0);
   const int64_t stride = int64_t{p.key_heads} * D, start = row * stride + block_y() * D;
-  if (has_dv) store_keys<T, D>(static_cast<T*>(r.dv) + start, stride, dv, warp, 1, image.length - key);
-  if (has_dk) store_keys<T, D>(static_cast<T*>(r.dk) + start, stride, dk, warp, p.scale, image.length - key);
+  const float factor = fits || r.sums != nullptr ? 1 : NOT_A_NUMBER;
+  if (has_dv) store_keys<T, D>(static_cast<T*>(r.dv) + start, stride, dv, warp, factor, image.length - key);
+  if (has_dk) store_keys<T, D>(static_cast<T*>(r.dk) + start, stride, dk, warp, factor * p.scale, image.length - key);
 }
 
 template <class S>
@@ -312,7 +318,7 @@ HIVE_KERNEL(S::THREADS)
 attention_backward_kernel(HIVE_GRID_CONSTANT const Attention p, HIVE_GRID_CONSTANT const BackwardTensors r) {
   constexpr int D = S::D;
   const Segment image = segment(p.offsets_k, block_x(), p.keys);
-  const int rows = block_text(p, r).length * p.group;
+  const int rows = block_text(p).length * p.group;
   const Warp warp(thread_index());
 
   // Runs once for a text without rows too: keys that no row reads get gradient 0.
@@ -378,12 +384,14 @@ void attention_backward(const Attention& p, const BackwardTensors& r, Element el
   }
 }
 
-int64_t partial_sums(const Attention& p, int head_dim, int64_t longest) {
-  const int64_t rows = head_dim == 128 ? Wide<Half>::ROWS : Large<Half>::ROWS;
-  if (longest * p.group <= rows) return 0;
-  const int64_t tiles =
-      p.offsets_k == nullptr ? int64_t{p.batch} * ((p.keys + KEYS - 1) / KEYS) : p.keys / KEYS + p.batch;
-  return tiles * p.key_heads * 2 * KEYS * head_dim;
+PartialSums partial_sums(const Attention& p, int head_dim, int64_t longest) {
+  const int rows = head_dim == 128 ? Wide<Half>::ROWS : Large<Half>::ROWS;
+  if (longest * p.group <= rows) return {0, 0};
+  const int tokens = rows / p.group + 1;  // of the shortest text that doesn't fit
+  const bool by_sample = p.batch <= p.tokens / tokens;
+  const int64_t places = by_sample ? p.batch : p.tokens / tokens;
+  const int64_t tiles = p.offsets_k == nullptr ? places * ((p.keys + KEYS - 1) / KEYS) : places + p.keys / KEYS;
+  return {tiles * p.key_heads * 2 * KEYS * head_dim, by_sample ? 0 : tokens};
 }
 
 }  // namespace hive

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int WARPS = 4, THREADS = 32 * WARPS, ROWS = 16 * WARPS, KEYS = 64;
 constexpr float INF = __builtin_huge_valf();
+static_assert(ROWS <= MOST_ROWS && KEYS <= MOST_ROWS);
 
 // The running softmax of a lane's two rows, g and g + 8 of its warp.
 struct Softmax {
@@ -125,7 +126,7 @@ struct SharedLayout {
 template <class T, int D>
 HIVE_KERNEL(THREADS)
 attention_forward_kernel(HIVE_GRID_CONSTANT const Attention p, HIVE_GRID_CONSTANT const ForwardResults r) {
-  const auto [sample, row] = locate(block_x(), p.offsets_q, p.batch, p.group, ROWS);
+  const auto [sample, row] = locate(block_x(), p.offsets_q, p.batch, p.tokens, p.group, ROWS);
   const Segment text = segment(p.offsets_q, sample, p.tokens);
   const int rows = text.length * p.group;
   if (row >= rows) return;

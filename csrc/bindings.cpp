@@ -35,7 +35,7 @@ Element element_of(const Tensor& x) {
 using Sizes = torch::headeronly::IntHeaderOnlyArrayRef;
 
 void expect(const char* name, const Tensor& x, const Tensor& beside, ScalarType type, Sizes sizes) {
-  STD_TORCH_CHECK(x.scalar_type() == type && x.device() == beside.device() && x.sizes() == sizes,
+  STD_TORCH_CHECK(x.scalar_type() == type && x.device() == beside.device() && x.sizes().equals(sizes),
                   "hive_kernels_cuda: the dtype, device or shape of ", name, " doesn't fit the first argument's");
 }
 
@@ -54,7 +54,7 @@ Tensor allocate(const Tensor& like, const std::vector<int64_t>& sizes, ScalarTyp
   }
   const auto device = like.device();
   AtenTensorHandle made = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)),
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(device.type())), device.index(), &made));
@@ -134,7 +134,8 @@ Call prepare(Tensor q_, Tensor k_, Tensor v_, Tensor offsets_q_, std::optional<T
       as_int(q.size(1) / k.size(head)),
       static_cast<float>(scale),
   };
-  as_int(q.size(0) * call.problem.group + 64 * samples);  // rows of all blocks, which kernels count in int
+  as_int(q.size(0) * call.problem.group + MOST_ROWS * (samples + 1));
+  as_int(k.size(token) + MOST_ROWS);
   return call;
 }
 
@@ -143,7 +144,7 @@ std::tuple<Tensor, Tensor> cross_attention(Tensor q, Tensor k, Tensor v, Tensor 
   const OnDevice device(q);
   const Call call = prepare(q, k, v, offsets_q, offsets_k, scale);
   Tensor out = allocate_like(q), lse = allocate(q, {q.size(0), q.size(1)}, ScalarType::Float);
-  if (q.numel() > 0) {
+  if (q.numel() > 0 && call.problem.batch > 0) {
     const ForwardResults results{out.mutable_data_ptr(), static_cast<float*>(lse.mutable_data_ptr())};
     attention_forward(call.problem, results, call.element, call.head_dim, device.stream());
   }
@@ -162,8 +163,9 @@ std::tuple<Tensor, Tensor, Tensor> cross_attention_backward(Tensor grad, Tensor 
   Tensor dq = allocate_like(q), dk = allocate_like(k), dv = allocate_like(v);
   if (call.problem.batch > 0) {
     longest = std::min<int64_t>(longest, call.problem.tokens);
-    const int64_t room = partial_sums(call.problem, call.head_dim, longest);
-    const Tensor sums = allocate(q, {room}, ScalarType::Float);
+    const PartialSums places = partial_sums(call.problem, call.head_dim, longest);
+    std::optional<Tensor> sums;
+    if (places.count > 0) sums = allocate(q, {places.count}, ScalarType::Float);
     const BackwardTensors tensors{
         out.const_data_ptr(),
         static_cast<const float*>(lse.const_data_ptr()),
@@ -173,7 +175,8 @@ std::tuple<Tensor, Tensor, Tensor> cross_attention_backward(Tensor grad, Tensor 
         dq.mutable_data_ptr(),
         dk.mutable_data_ptr(),
         dv.mutable_data_ptr(),
-        static_cast<float*>(sums.mutable_data_ptr()),
+        sums ? static_cast<float*>(sums->mutable_data_ptr()) : nullptr,
+        places,
         as_int(longest),
     };
     attention_backward(call.problem, tensors, call.element, call.head_dim, device.stream());

@@ -3,9 +3,11 @@
 
 #include <torch/csrc/stable/tensor.h>
 
-#include <cstring>
-
 #include "types.h"
+
+#ifdef HIVE_EMULATED
+#include "emulator/memory.h"
+#endif
 
 namespace hive {
 
@@ -17,8 +19,9 @@ struct OnDevice {
   Stream stream() const { return nullptr; }
 };
 
-// Fills with NaNs, so that an element that no kernel writes is noticed.
-inline void poison(torch::stable::Tensor& x) { std::memset(x.data_ptr(), 0xff, x.numel() * x.element_size()); }
+inline void poison(torch::stable::Tensor& x) {
+  emulator::poison(x.data_ptr(), x.numel() * static_cast<int64_t>(x.element_size()));
+}
 
 #else
 #define HIVE_DISPATCH_KEY CUDA

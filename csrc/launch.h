@@ -5,20 +5,16 @@
 
 #ifndef HIVE_EMULATED
 #include "error.h"
+#include "shared_memory.h"
 
 namespace hive {
-
-constexpr uint32_t SHARED_WITHOUT_ASKING = 48 * 1024;
 
 // Blocks (x, y) of `threads` threads with `shared` bytes of dynamic shared memory. Throws std::runtime_error.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), int x, int y, int threads, uint32_t shared, Stream stream,
             const Arguments&... arguments) {
   if (x == 0 || y == 0) return;
-  if (shared > SHARED_WITHOUT_ASKING) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
-          "asking for shared memory");
-  }
+  allow_shared_memory(reinterpret_cast<const void*>(kernel), shared);
   kernel<<<dim3(x, y), threads, shared, stream>>>(arguments...);
   check(cudaGetLastError(), "launching a kernel");
 }

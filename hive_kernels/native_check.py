@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hive_kernels import native
+from hive_kernels import native, native_file
 from hive_kernels.aot import Report, cuobjdump, resource_usage, table
 
 
@@ -78,13 +78,16 @@ def main(arguments: list[str] | None = None) -> int:
         "library", nargs="?", type=Path, default=native.FILE, metavar="FILE", help="%(default)s if left out"
     )
     library = parser.parse_args(arguments).library
-    if not library.exists():
-        print(f"{library} doesn't exist: run make native first", file=sys.stderr)
+    try:
+        record = native_file.read(library)
+    except ValueError as error:
+        print(error, file=sys.stderr)
         return 2
     kernels = reports(library)
     print(table(kernels))
     failed = [f"sm_{report.capability} {report.name}: {problem(report)}" for report in kernels if problem(report)]
     print("\n".join([*failed, f"{len(kernels)} kernels in {library.name}, {len(failed)} not good enough"]))
+    print(f"built for {record.architectures} with the headers of torch {record.torch}")
     return 1 if failed or not kernels else 0
 
 

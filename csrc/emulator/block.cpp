@@ -35,7 +35,7 @@ void Block::run_grid(const std::function<void()>& kernel, int x, int y, int thre
   while (static_cast<int64_t>(blocks.size()) < std::min(count, RESIDENT)) {
     blocks.push_back(std::make_unique<Block>(threads, shared_bytes));
   }
-  for (int64_t first = 0; first < count; first += RESIDENT) {
+  for (int64_t first = std::max<int64_t>(count - last_blocks, 0); first < count; first += RESIDENT) {
     blocks.resize(std::min(count - first, RESIDENT));
     for (size_t i = 0; i < blocks.size(); ++i) {
       const auto index = first + static_cast<int64_t>(i);

@@ -27,6 +27,9 @@ struct Timing {
 };
 inline Timing timing;
 
+// Of every grid only this many blocks run, its last ones: a test of far addresses doesn't wait for all others.
+inline int64_t last_blocks = INT64_MAX;
+
 struct Copy {
   uint32_t to;
   const void* from;

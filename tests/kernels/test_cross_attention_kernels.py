@@ -34,6 +34,8 @@ CASES: dict[str, Callable[[int], Case]] = {
     "packed keys": lambda D: cross([24, 0, 9, 4, 0], [3, 45, 0, 11, 0], 1, 3, 64),
     "packed keys, few rows": lambda D: cross([5, 0, 9, 4, 0], [3, 70, 0, 11, 0], 2, 3, D, max_seqlen_q=9),
     "no image at all": lambda D: cross([25, 2], [0, 0], 1, 3, D),
+    "scores turned round": lambda D: cross([23, 0, 2], 65, 1, 3, D, scale=-0.3),
+    "scores turned round, few rows": lambda D: cross([5, 0, 9], [3, 70, 0], 1, 3, D, max_seqlen_q=9, scale=-0.3),
     "no image at all, few rows": lambda D: cross([5, 2], [0, 0], 1, 3, D, max_seqlen_q=5),
 }
 BIG = {
@@ -191,6 +193,33 @@ def test_an_output_that_gets_no_gradient(kernels):
     leaves = [x.half().to(kernels.device).requires_grad_() for x in tensors]
     Constant.apply(run(*leaves, backend=kernels.name)).sum().backward()
     assert all(x.grad is None for x in leaves)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("texts", "bound"), [([3, 30, 0, 21], 0), ([3, 30, 0, 21], 21), ([90, 2], 85)], ids=["none", "64 rows", "255 rows"]
+)
+def test_a_bound_that_is_too_small(kernels, monkeypatch, texts, bound):
+    """A GPU doesn't check it: gradients of a text that is longer are right or NaN, all others are right."""
+    allocate = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *sizes, **options: allocate(*sizes, **options).fill_(7))  # Triton's
+    operators = getattr(torch.ops, kernels.namespace)
+    offsets, keys = cu_seqlens(texts, kernels.device), (len(texts), 33, 1, 64)
+    shapes = ((sum(texts), 3, 64), (sum(texts), 3, 64), keys, keys)
+    grad, q, k, v = (randn(*shape, seed=i).half().to(kernels.device) for i, shape in enumerate(shapes))
+    saved = operators.cross_attention(q, k, v, offsets, None, 0.125, max(texts))
+    right = operators.cross_attention_backward(grad, *saved, q, k, v, offsets, None, 0.125, max(texts))
+    dq, dk, dv = operators.cross_attention_backward(grad, *saved, q, k, v, offsets, None, 0.125, bound)
+    within = torch.tensor(texts, device=kernels.device) <= max(bound, 21)
+    rows = torch.repeat_interleave(within, offsets.diff())
+    for actual, expected, known in ((dq, right[0], rows), (dk, right[1], within), (dv, right[2], within)):
+        assert not (actual.view(torch.int16) == -1).any()  # what the emulator fills memory with
+        assert not actual[known].isnan().any()
+        torch.testing.assert_close(actual.where(~actual.isnan(), expected), expected, rtol=2e-3, atol=2e-3)
+    if kernels is CUDA:  # a row's dQ needs no other row; dK and dV are sums over rows that don't fit one block
+        assert not dq.isnan().any()
+        assert dk[~within].isnan().all()
+        assert dv[~within].isnan().all()
 
 
 @BOTH

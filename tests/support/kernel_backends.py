@@ -44,6 +44,15 @@ CUDA = Kernels(
     64,
     "hive_kernels_cuda",
 )
+EMULATED = CUDA._replace(device="cpu")
+"""The CUDA backend in its emulator, on a GPU's machine too."""
+ON_BOTH_DEVICES = pytest.mark.parametrize(
+    "kernels",
+    [
+        pytest.param(EMULATED, id="emulator"),
+        pytest.param(CUDA._replace(device="cuda"), id="gpu", marks=pytest.mark.gpu),
+    ],
+)
 BOTH = pytest.mark.parametrize("kernels", [TRITON, CUDA], ids=lambda kernels: kernels.name)
 BOTH_IN_EVERY_DTYPE = pytest.mark.parametrize(
     ("kernels", "dtype"),
@@ -76,13 +85,16 @@ def settings() -> ctypes.CDLL:
     """What csrc/emulator/settings.cpp exports."""
     library = ctypes.CDLL(str(emulator()))
     library.hive_emulator_bank_conflicts.restype = ctypes.c_int64
+    library.hive_emulator_allocated_bytes.restype = ctypes.c_int64
+    library.hive_emulator_last_blocks.argtypes = [ctypes.c_int64]
     library.hive_emulator_last_launch.restype = ctypes.POINTER(ctypes.c_int64)
     return library
 
 
 def prepare(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the backend run here, or skips the test."""
-    if kernels is CUDA and kernels.device == "cpu":
-        monkeypatch.setattr(native, "EMULATOR", str(emulator()))
-    elif kernels is CUDA and (reason := native.reason_unavailable("cuda")):
+    if kernels.name == "cuda" and kernels.device == "cpu":
+        monkeypatch.setattr(native, "EMULATOR", emulator())
+        assert native.reason_unavailable("cpu") is None  # and now its operators are there
+    elif kernels.name == "cuda" and (reason := native.reason_unavailable("cuda")):
         pytest.skip(reason)

@@ -9,19 +9,20 @@ import torch
 
 from benchmarks.gpu.child import ROOT
 from benchmarks.gpu.rows import tell
-from hive_kernels import native
+from hive_kernels import native, native_file
 
 
 def main(arguments: list[str]) -> int:
-    """Runs CMake unless the library is there; returns the exit code."""
-    if native.FILE.exists():  # it may support more generations of GPUs than this one
+    """Runs CMake unless there is a library of today's sources for this GPU; returns the exit code."""
+    (capability,) = arguments
+    reason = native_file.reason_to_build(native.FILE, (int(capability[:-1]), int(capability[-1])))
+    if reason is None:
         tell({"text": f"{native.FILE.name} is there already"})
         return 0
     missing = [program for program in ("nvcc", "cmake", "c++") if shutil.which(program) is None]
     if missing:
-        tell({"skipped": f"{' and '.join(missing)} not on the PATH"})
+        tell({"skipped": f"{' and '.join(missing)} not on the PATH ({reason})"})
         return 0
-    (capability,) = arguments
     options = [f"-DHIVE_CUDA_ARCHITECTURES={capability}", f"-DHIVE_TORCH={Path(torch.__file__).parent}"]
     for command in (
         ["cmake", "-S", ".", "-B", "build/native", *options],

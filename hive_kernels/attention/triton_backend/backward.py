@@ -176,7 +176,8 @@ def one_pass_kernel(
 ):  # fmt: skip
     """All gradients of one sample and key head whose rows fit one tile: five products per key tile instead of seven.
 
-    Grid (samples, key heads). dQ is kept transposed for the same reason as key_gradient_kernel's scores.
+    Grid (samples, key heads). dQ is kept transposed for the same reason as key_gradient_kernel's scores. A sample whose
+    rows don't fit, because the caller's bound is wrong, gets NaN as all of its gradients.
     """
     sample, head, heads = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     begin, length = segment(sample, cu_seqlens_q, tokens)
@@ -191,11 +192,13 @@ def one_pass_kernel(
     out = row_base(out, begin, 0, head, heads * GROUP * HEAD_DIM, HEAD_DIM, GROUP)
     offsets = row_offsets(rows, 0, heads * GROUP * HEAD_DIM, HEAD_DIM, GROUP)
     result = load(out, offsets, inside, True, HEAD_DIM, BLOCK_D)
-    dq = row_base(dq, begin, 0, head, heads * GROUP * HEAD_DIM, HEAD_DIM, GROUP)
+    dq_tile = row_base(dq, begin, 0, head, heads * GROUP * HEAD_DIM, HEAD_DIM, GROUP)
     sums = tl.sum(result.to(tl.float32) * cotangent.to(tl.float32), 1)
     statistics = row_offsets(rows, 0, heads * GROUP, 1, GROUP)
     lse = row_base(lse, begin, 0, head, heads * GROUP, 1, GROUP)
     log_sum = tl.load(lse + statistics, mask=inside, other=float("inf"))  # rows outside weigh exp2(-inf) = 0
+    fits = length * GROUP <= BLOCK_M
+    log_sum = tl.where(fits, log_sum, float("nan"))
     acc = tl.zeros([BLOCK_D, BLOCK_M], tl.float32)
 
     k = key_base(k, sample, begin_k, head, stride_kb, stride_kn, stride_kh)
@@ -221,7 +224,12 @@ def one_pass_kernel(
         store(dv + to, offsets_k, n < length_k, dvalues, HEAD_DIM, BLOCK_D)
     d = tl.arange(0, BLOCK_D)
     acc = (acc * (scale * 0.6931471805599453)).to(dq.dtype.element_ty)
-    tl.store(dq + offsets[None, :] + d[:, None], acc, mask=inside[None, :] & (d[:, None] < HEAD_DIM))
+    tl.store(dq_tile + offsets[None, :] + d[:, None], acc, mask=inside[None, :] & (d[:, None] < HEAD_DIM))
+    for row in range(BLOCK_M, length * GROUP, BLOCK_M):
+        beyond = row_base(dq, begin, row, head, heads * GROUP * HEAD_DIM, HEAD_DIM, GROUP)
+        offsets_q = row_offsets(row + rows, row, heads * GROUP * HEAD_DIM, HEAD_DIM, GROUP)
+        unknown = tl.full([BLOCK_M, BLOCK_D], float("nan"), tl.float32)
+        store(beyond, offsets_q, row + rows < length * GROUP, unknown, HEAD_DIM, BLOCK_D)
 
 
 def backward(problem: Problem, out: Tensor, lse: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
