@@ -55,9 +55,9 @@ def _run(command: str, seconds: float, fp32: bool, rehearsal: bool) -> int:
     record = Record(folder, stem, facts, rehearsal=rehearsal, writes=False)
     cores = os.cpu_count() or 1
     with Stop() as stop:
-        start = partial(run, record=record, limits=limits, stop=stop, parallel=max(2, cores // 2), tell=_print)
+        start = partial(run, record=record, limits=limits, stop=stop, parallel=min(8, max(2, cores // 2)), tell=_print)
         start([machine(rehearsal)])
-        if record.outcomes[0].status == "skipped" and not stop.signal:
+        if any("skipped" in row for row in record.rows):
             raise UserError("No GPU can be used here: --rehearse runs everything on a CPU, without a measurement.")
         record.writes = True
         told = next((row for row in record.rows if "machine" in row), None)
@@ -73,10 +73,10 @@ def _run(command: str, seconds: float, fp32: bool, rehearsal: bool) -> int:
 
 
 def _print(line: str) -> None:
-    """Prints a line, as long as somebody reads: the files have everything, also where a pipe is closed."""
+    """Prints a line, as long as somebody reads: the files have everything, also where a pipe or terminal is closed."""
     try:
         print(line, flush=True)
-    except BrokenPipeError:
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 

@@ -6,7 +6,7 @@ Only the modules with kernels import Triton, and they are imported when a kernel
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib import import_module
 from importlib.util import find_spec
 
 import torch
@@ -39,7 +39,11 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split(".")[:2]))
 
 
-INTERPRETER_PROBLEM = interpreter_problem(version("triton"), version("numpy")) if HAS_TRITON and INTERPRETED else None
+INTERPRETER_PROBLEM = (
+    interpreter_problem(*(import_module(name).__version__ for name in ("triton", "numpy")))
+    if HAS_TRITON and INTERPRETED
+    else None
+)
 
 
 def reason_unavailable(kind: str) -> str | None:

@@ -8,9 +8,10 @@ calls the operations on tensors without data and lets Triton itself note what it
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from importlib import import_module
 from multiprocessing import get_context
 from typing import Any, NamedTuple
@@ -103,11 +104,33 @@ def compile_all(capability: int, launches: Sequence[Launch], jobs: int) -> Itera
     """Compiles what :func:`record` noted, in ``jobs`` processes; yields each as it is done, the first ones first."""
     if not launches:
         return
-    with ProcessPoolExecutor(
-        min(jobs, len(launches)), get_context("spawn"), initializer=_set_target, initargs=(capability,)
-    ) as pool:
-        for done in as_completed([pool.submit(_compile, each) for each in launches]):
-            yield done.result()
+    rest = []
+    with _pool(min(jobs, len(launches)), capability) as pool:
+        futures = {pool.submit(_compile, each): each for each in launches}
+        for done in as_completed(futures):
+            try:
+                compiled = done.result()
+            except BrokenProcessPool:  # one launch ended its process, and with it the pool
+                rest.append(futures[done])
+            else:
+                yield compiled
+    if rest:
+        with ThreadPoolExecutor(jobs) as threads:
+            yield from threads.map(partial(_compile_alone, capability), rest)
+
+
+def _pool(jobs: int, capability: int) -> ProcessPoolExecutor:
+    """Processes whose Triton is set to the GPU."""
+    return ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_set_target, initargs=(capability,))
+
+
+def _compile_alone(capability: int, each: Launch) -> Compiled:
+    """Compiles one launch in a process of its own, which it may end."""
+    with _pool(1, capability) as pool:
+        try:
+            return pool.submit(_compile, each).result()
+        except BrokenProcessPool:
+            return Compiled(each.kernel, 0.0, "the process that compiled it ended")
 
 
 def _compile(each: Launch) -> Compiled:

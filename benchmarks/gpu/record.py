@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ class Record:
             replace_text(self.folder / f"{self.stem}.txt", self.text() + "\n")
         except (OSError, UserError) as error:
             if not self.unwritten:
-                print(f"the results can't be written now: {error}", file=sys.stderr, flush=True)
+                with suppress(OSError):  # the terminal may be closed
+                    print(f"the results can't be written now: {error}", file=sys.stderr, flush=True)
             self.unwritten = str(error)
         else:
             self.unwritten = ""

@@ -43,7 +43,7 @@ def machine(rehearsal: bool) -> Step:
     """The first step, which the others are planned from."""
     if rehearsal:
         return Step("machine", child("machine", "cpu"), limit=120, environment={"CUDA_VISIBLE_DEVICES": ""})
-    return Step("machine", child("machine"), limit=45, alone=True)
+    return Step("machine", child("machine"), limit=120, alone=True)
 
 
 def plan(facts: Mapping[str, Any], files: Path, fp32: bool, rehearsal: bool) -> list[Step]:

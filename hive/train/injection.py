@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import log
+from math import isfinite, log
 from pathlib import Path
 from typing import NamedTuple
 
@@ -141,9 +141,14 @@ def _measure(reading: Reading, text: Batch) -> _Measured:
 
 
 def _warn_of_loss(text_loss: float, loss: float, depths: Sequence[Depth], stage: int) -> str | None:
-    """A sentence where injection multiplies the loss."""
-    if not loss > LARGEST_FACTOR * text_loss:
+    """A sentence where injection multiplies the loss, or a loss is not a number."""
+    if loss <= LARGEST_FACTOR * text_loss:
         return None
+    if not (isfinite(loss) and isfinite(text_loss)):
+        return (
+            f"The loss is {text_loss:.2f} with the text alone and {loss:.2f} with the images, and a loss that is not "
+            "finite trains nothing: check the weights that the run begins with, and the images."
+        )
     if depths[0].image_share is not None:
         cure = "start again with --fusion cross and --gate, whose blocks begin closed"
     elif depths[0].gate is None:

@@ -173,7 +173,7 @@ def test_a_build_that_fails_is_a_fault_and_one_without_tools_is_skipped(told, mo
     monkeypatch.setattr(native, "FILE", tmp_path / "lib.so")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert build.main(["86"]) == 0
-    assert told.read() == [{"skipped": "nvcc and cmake and c++ not on the PATH"}]
+    assert told.read() == [{"skipped": "nvcc and cmake and c++ not on the PATH (there is none)"}]
     for program in ("nvcc", "cmake", "c++"):
         (tmp_path / program).write_text('#!/bin/sh\necho "$@"\n[ $1 != --build ]\n')
         (tmp_path / program).chmod(0o755)

@@ -94,12 +94,12 @@ def test_a_program_that_can_not_be_started(tmp_path):
 
 def test_items_behind_one_that_ends_or_hangs_its_process_are_done(tmp_path):
     command = (sys.executable, "-S", "-c", PROLOGUE + ITEMS)
-    done = Done(tmp_path, Step("items", command, 8, item_limit=0.5))
+    done = Done(tmp_path, Step("items", command, 30, item_limit=2))
     rows = {row["item"]: row.get("fault", "") for row in done.json["rows"] if "item" in row}
     assert rows == {
         "a": "",
         "b": "ended by SIGSEGV",
-        "c": "hung for 0.5 s",
+        "c": "hung for 2 s",
         "d": "AcceleratorError: sticky",
         "e": "",
     }
@@ -137,9 +137,11 @@ def test_what_did_not_pass_is_not_measured(tmp_path):
 
 
 def test_nothing_runs_beside_a_step_that_measures(tmp_path):
-    code = PROLOGUE + "helper.kill(); start = time.monotonic(); time.sleep(0.2); tell(span=[start, time.monotonic()])"
+    code = PROLOGUE + "helper.kill(); start = time.monotonic(); time.sleep(float(sys.argv[1])); "
+    code += "tell(span=[start, time.monotonic()])"
     steps = [
-        Step(name, (sys.executable, "-S", "-c", code), 5, alone=name == "alone") for name in ("a", "alone", "b", "c")
+        Step(name, (sys.executable, "-S", "-c", code, seconds), 20, alone=name == "alone")
+        for name, seconds in {"a": "0.1", "alone": "0.1", "b": "2", "c": "2"}.items()
     ]
     done = Done(tmp_path, *steps)
     spans = {row["step"]: row["span"] for row in done.json["rows"] if "span" in row}

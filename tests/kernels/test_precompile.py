@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from hive_kernels import precompile
+
 pytest.importorskip("triton")
 
 
@@ -45,3 +47,10 @@ def test_the_self_check_launches_the_one_pass_backward_and_the_kernels_without_m
     for kernel in ("forward_kernel", "query_gradient_kernel"):
         variants = {("k_text" not in x, x["EVEN"]) for x in launched if x["kernel"] == kernel}  # (joint, no masks)
         assert variants == {(joint, even) for joint in (False, True) for even in (False, True)}
+
+
+def test_a_kernel_that_ends_its_compiler_loses_no_other(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    launches = [precompile.Launch("tests.support.stubbed_kernels", name, "") for name in ("Aborts", "Works", "Works")]
+    done = sorted((each.kernel, each.error) for each in precompile.compile_all(86, launches, jobs=1))
+    assert done == [("Aborts", "the process that compiled it ended"), ("Works", ""), ("Works", "")]

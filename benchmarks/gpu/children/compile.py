@@ -76,11 +76,12 @@ def main(arguments: Sequence[str]) -> int:
         partial(benchmarks, cases.small() if small else cases.full()),
     ]
     launches = list(dict.fromkeys(launch for work in works for launch in precompile.record(capability, work)))
-    failed, jobs = 0, os.cpu_count() or 1
+    failed, jobs = 0, min(16, os.cpu_count() or 1)
     for done in precompile.compile_all(capability, launches, jobs):
         failed += bool(done.error)
         tell({"kernel": done.kernel, "seconds": done.seconds} | ({"fault": done.error} if done.error else {}))
-    text = f"{len(launches) - failed} launches for sm_{capability}, {time.perf_counter() - start:.0f} s on {jobs} cores"
+    text = f"{len(launches) - failed} launches for sm_{capability}, "
+    text += f"{time.perf_counter() - start:.0f} s in {jobs} processes"
     tell({"text": text + ("" if precompile.has_driver() else "; not what launches them, which needs libcuda")})
     return 1 if failed else 0
 

@@ -27,6 +27,8 @@ DTYPE = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
 def main(arguments: Sequence[str]) -> int:
     """Tells a row for each item; returns the exit code."""
     (group,), without, items = parse("kernels.py", ["group"], arguments)
+    if group not in peers.GROUPS:
+        raise SystemExit(f"GROUP is {group}; allowed: {', '.join(peers.GROUPS)}")
     first_use.skip()  # the steps before have checked the kernels
     table = pairs(group, without)
     return run_items(items or [*table], lambda name: rows(*table[name]))

@@ -203,6 +203,14 @@ def test_injection_that_multiplies_the_loss(config: Config, cure: str) -> None:
     assert f"\nwarning: {warning}" in describe(result)
 
 
+def test_a_loss_that_is_not_finite() -> None:
+    model, batch = knowing(TINY)
+    with torch.no_grad():
+        blocks(model)[0].output.weight.fill_(math.nan)
+    (warning,) = check(model, batch).warnings
+    assert "with the images, and a loss that is not finite trains nothing" in warning
+
+
 @CONFIGS
 def test_uniform_attention(config: Config) -> None:
     """Queries of zero; at the second depth only, as the text's attention in joint fusion goes on without them."""
