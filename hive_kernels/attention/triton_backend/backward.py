@@ -183,6 +183,10 @@ def one_pass_kernel(
     begin, length = segment(sample, cu_seqlens_q, tokens)
     begin_k, length_k = segment(sample, cu_seqlens_k, keys)
     rows = tl.arange(0, BLOCK_M)
+    d = tl.arange(0, BLOCK_D)
+    for row in range(BLOCK_M, length * GROUP):
+        beyond = row_base(dq, begin, row, head, heads * GROUP * HEAD_DIM, HEAD_DIM, GROUP) + row % GROUP * HEAD_DIM
+        tl.store(beyond + d, float("nan"), mask=d < HEAD_DIM)
     inside = rows < length * GROUP
     q = row_base(q, begin, 0, head, stride_qt, stride_qh, GROUP)
     queries = load(q, row_offsets(rows, 0, stride_qt, stride_qh, GROUP), inside, True, HEAD_DIM, BLOCK_D)
@@ -192,13 +196,12 @@ def one_pass_kernel(
     out = row_base(out, begin, 0, head, heads * GROUP * HEAD_DIM, HEAD_DIM, GROUP)
     offsets = row_offsets(rows, 0, heads * GROUP * HEAD_DIM, HEAD_DIM, GROUP)
     result = load(out, offsets, inside, True, HEAD_DIM, BLOCK_D)
-    dq_tile = row_base(dq, begin, 0, head, heads * GROUP * HEAD_DIM, HEAD_DIM, GROUP)
+    dq = row_base(dq, begin, 0, head, heads * GROUP * HEAD_DIM, HEAD_DIM, GROUP)
     sums = tl.sum(result.to(tl.float32) * cotangent.to(tl.float32), 1)
     statistics = row_offsets(rows, 0, heads * GROUP, 1, GROUP)
     lse = row_base(lse, begin, 0, head, heads * GROUP, 1, GROUP)
     log_sum = tl.load(lse + statistics, mask=inside, other=float("inf"))  # rows outside weigh exp2(-inf) = 0
-    fits = length * GROUP <= BLOCK_M
-    log_sum = tl.where(fits, log_sum, float("nan"))
+    log_sum = tl.where(length * GROUP <= BLOCK_M, log_sum, float("nan"))
     acc = tl.zeros([BLOCK_D, BLOCK_M], tl.float32)
 
     k = key_base(k, sample, begin_k, head, stride_kb, stride_kn, stride_kh)
@@ -222,14 +225,8 @@ def one_pass_kernel(
         offsets_k = nearby * heads * HEAD_DIM
         store(dk + to, offsets_k, n < length_k, dkeys * (scale * 0.6931471805599453), HEAD_DIM, BLOCK_D)
         store(dv + to, offsets_k, n < length_k, dvalues, HEAD_DIM, BLOCK_D)
-    d = tl.arange(0, BLOCK_D)
     acc = (acc * (scale * 0.6931471805599453)).to(dq.dtype.element_ty)
-    tl.store(dq_tile + offsets[None, :] + d[:, None], acc, mask=inside[None, :] & (d[:, None] < HEAD_DIM))
-    for row in range(BLOCK_M, length * GROUP, BLOCK_M):
-        beyond = row_base(dq, begin, row, head, heads * GROUP * HEAD_DIM, HEAD_DIM, GROUP)
-        offsets_q = row_offsets(row + rows, row, heads * GROUP * HEAD_DIM, HEAD_DIM, GROUP)
-        unknown = tl.full([BLOCK_M, BLOCK_D], float("nan"), tl.float32)
-        store(beyond, offsets_q, row + rows < length * GROUP, unknown, HEAD_DIM, BLOCK_D)
+    tl.store(dq + offsets[None, :] + d[:, None], acc, mask=inside[None, :] & (d[:, None] < HEAD_DIM))
 
 
 def backward(problem: Problem, out: Tensor, lse: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
