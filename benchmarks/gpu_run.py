@@ -29,12 +29,20 @@ SECONDS = 480.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs all steps; returns 0 when all passed, 1 when one did not or was left out, 2 without what they need."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_run", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="until all must be over; 480 by default")
+    parser.add_argument("--seconds", type=_seconds, default=SECONDS, help="until all must be over; 480 by default")
     parser.add_argument("--fp32", action="store_true", help="also check Triton's kernels in fp32")
     parser.add_argument("--rehearse", action="store_true", help="on a CPU, with small shapes; measures nothing")
     options = parser.parse_args(arguments)
     command = shlex.join(["python", "-m", "benchmarks.gpu_run", *(sys.argv[1:] if arguments is None else arguments)])
     return exit_code(lambda: _run(command, options.seconds, options.fp32, options.rehearse))
+
+
+def _seconds(text: str) -> float:
+    """A number of seconds that a run can take."""
+    seconds = float(text)
+    if not 0 < seconds < float("inf"):
+        raise ValueError
+    return seconds
 
 
 def _run(command: str, seconds: float, fp32: bool, rehearsal: bool) -> int:
@@ -68,7 +76,8 @@ def _run(command: str, seconds: float, fp32: bool, rehearsal: bool) -> int:
     record.finished = True
     record.save()
     _print(f"\n{record.summary()}")
-    _print(f"written to {folder / record.stem}.json and .txt")
+    files = f"{folder / record.stem}.json and .txt"
+    _print(f"NOT written to {files}: {record.unwritten}" if record.unwritten else f"written to {files}")
     return record.exit_code()
 
 

@@ -5,7 +5,7 @@ Nothing here imports torch: the parent learns of the machine from its first chil
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +30,8 @@ CARRIED: Mapping[str, str] = {
     "PIL": "pillow",
 }
 """What can be brought: by the module that is imported, the package. docs/gpu.md lists them and says how."""
+ENGINE_TESTS = ("tensorboard", "matplotlib", "pyarrow")
+"""What the tests of the engine need besides; without them these tests are skipped."""
 SLOWER = 6
 """How many times as long a step of a rehearsal may take, on small shapes but few cores."""
 
@@ -65,7 +67,7 @@ def plan(facts: Mapping[str, Any], files: Path, fp32: bool, rehearsal: bool) -> 
             for stage in (2, 3)
         ),
         _measured("profile", child("profile"), triton, limit=50, item_limit=35),
-        _tests("engine tests", _marked_for_a_gpu(), f"{files}-engine-tests.xml", cores, limit=40),
+        _tests("engine tests", _marked_for_a_gpu(), f"{files}-engine-tests.xml", cores, limit=40, needs=ENGINE_TESTS),
         _measured("compiled peers", child("kernels", "compiled"), {}, limit=30, item_limit=20),
         _measured("autotuned peers", child("kernels", "autotuned"), {}, limit=30, item_limit=30),
         Step("tuning", child("tune"), limit=float("inf"), needs=passed["triton"], alone=True),
@@ -98,13 +100,14 @@ def _marked_for_a_gpu() -> list[str]:
     return [str(file.relative_to(ROOT)) for file in files if "pytest.mark.gpu" in file.read_text(encoding="utf-8")]
 
 
-def _tests(name: str, paths: list[str], junit: str, cores: int, limit: float) -> Step:
-    """The tests that need a GPU, on several processes where pytest-xdist is installed."""
+def _tests(name: str, paths: list[str], junit: str, cores: int, limit: float, needs: Sequence[str] = ()) -> Step:
+    """The tests that need a GPU and the modules ``needs``, on several processes where pytest-xdist is installed."""
     options = ["-m", "gpu", "--continue-on-collection-errors", "-rfE", "--tb=short"]
     options += ["-p", "benchmarks.gpu.children.pytest_rows", f"--junitxml={junit}"]
     if find_spec("xdist"):
         options += ["--numprocesses", str(max(1, min(4, cores // 2)))]
-    missing = "" if find_spec("pytest") else "pytest is not installed"
+    lacking = [module for module in ("pytest", *needs) if find_spec(module) is None]
+    missing = f"{' and '.join(lacking)} not installed" if lacking else ""
     command = (sys.executable, "-m", "pytest", *options, *paths)
     return Step(name, command, limit, after=("compile",), unavailable=missing)
 
@@ -127,6 +130,7 @@ def _rehearsed(step: Step) -> Step:
 def missing_options() -> list[str]:
     """What this machine lacks that some steps can do without, or are skipped without."""
     modules = {"pytest": "pytest", "xdist": "pytest-xdist", "hypothesis": "hypothesis"}
+    modules |= {name: name for name in ENGINE_TESTS}
     programs = [program for program in ("gcc", "nvcc", "cmake") if shutil.which(program) is None]
     return [*(package for module, package in modules.items() if find_spec(module) is None), *programs]
 

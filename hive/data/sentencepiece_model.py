@@ -10,8 +10,6 @@ UNIGRAM, BPE = 1, 2  # of TrainerSpec.ModelType in sentencepiece_model.proto
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # of SentencePiece.Type
 IN_TEXT = (NORMAL, USER_DEFINED)
 """The types of pieces that stand for a text that spells them."""
-UNREACHABLE = 1000.0
-"""How far the scores of the other pieces are below. They lose against everything but an unknown letter."""
 SPACE = "▁"
 
 
@@ -33,10 +31,8 @@ def convert_sentencepiece(path: Path, bos: int | None) -> Tokenizer:
         [AddedToken(piece.piece, normalized=False, special=True) for piece in model.pieces if piece.type == CONTROL]
     )
     made.normalizer = _normalizer(model.normalizer_spec)
-    symbols = [piece.piece for piece in model.pieces if piece.type == USER_DEFINED]
-    if symbols:  # each is taken as a whole wherever it is in a text
-        longest_first = "|".join(map(re.escape, sorted(symbols, key=len, reverse=True)))
-        made.pre_tokenizer = pre_tokenizers.Split(Regex(longest_first), "isolated")
+    if boundaries := _boundaries(model):
+        made.pre_tokenizer = pre_tokenizers.Split(Regex(boundaries), "isolated")
     made.decoder = decoders.Sequence(
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
         + ([decoders.Strip(content=" ", left=1)] if model.normalizer_spec.add_dummy_prefix else [])
@@ -50,10 +46,26 @@ def convert_sentencepiece(path: Path, bos: int | None) -> Tokenizer:
 
 
 def _unigram(model: Any) -> models.Unigram:
-    lowest = min(piece.score for piece in model.pieces if piece.type in IN_TEXT)
-    scored = [(piece.piece, piece.score if piece.type in IN_TEXT else lowest - UNREACHABLE) for piece in model.pieces]
     spec = model.trainer_spec
-    return models.Unigram(scored, spec.unk_id, spec.byte_fallback)
+    return models.Unigram([(piece.piece, piece.score) for piece in model.pieces], spec.unk_id, spec.byte_fallback)
+
+
+def _symbols(model: Any) -> list[str]:
+    """What the user of the trainer defined as pieces, longest first; they have no merges."""
+    return sorted((piece.piece for piece in model.pieces if piece.type == USER_DEFINED), key=len, reverse=True)
+
+
+def _boundaries(model: Any) -> str:
+    """A pattern of what is encoded by itself: symbols, which are taken as a whole wherever they are in a text.
+
+    Where a whole word of the vocabulary is taken without merges, also the first letter of a text that spells a piece
+    such as </s>, which then can't be found.
+    """
+    patterns = [re.escape(symbol) for symbol in _symbols(model)]
+    if patterns or model.trainer_spec.model_type == UNIGRAM:
+        spelled = [piece.piece for piece in model.pieces if piece.type not in IN_TEXT and len(piece.piece) > 1]
+        patterns += [f"{re.escape(piece[0])}(?={re.escape(piece[1:])})" for piece in spelled]
+    return "|".join(patterns)
 
 
 def _bpe(model: Any) -> models.BPE:
@@ -72,7 +84,7 @@ def _bpe(model: Any) -> models.BPE:
         [pair for *_, pair in sorted(merges)],
         unk_token=unknown,
         fuse_unk=True,
-        ignore_merges=True,  # a symbol that its user defined has no merges
+        ignore_merges=bool(_symbols(model)),
         byte_fallback=model.trainer_spec.byte_fallback,
     )
 

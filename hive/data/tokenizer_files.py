@@ -151,17 +151,15 @@ def _content(token: Any) -> str:
 
 def _name_by_number(loaded: Any, folder: Path) -> None:
     """Names BOS and EOS, where the tokenizer's own files don't, by their numbers in the model's settings."""
+    added = loaded.backend_tokenizer.get_added_tokens_decoder()
+    special = {number: token.content for number, token in added.items() if token.special}  # never an ordinary piece
     for name in ("bos_token", "eos_token"):
         for file in ("config.json", "generation_config.json"):
             if getattr(loaded, name) is None:
                 numbers = _read_json(folder / file).get(f"{name}_id")
                 numbers = numbers if isinstance(numbers, list) else [numbers]
-                tokens = [loaded.backend_tokenizer.id_to_token(number) for number in numbers if _is_number(number)]
+                tokens = [special.get(number) for number in numbers if isinstance(number, int)]
                 setattr(loaded, name, next((token for token in tokens if token), None))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _keeps_text(loaded: Any) -> bool:

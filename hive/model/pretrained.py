@@ -150,7 +150,7 @@ def _check_sizes(config: TowerConfig | LanguageConfig, source: str) -> None:
     """Raises `UserError` for sizes that are no whole numbers or don't fit together."""
     sizes = {item.name: getattr(config, item.name) for item in fields(config) if item.type == Count}
     for name, value in sizes.items():
-        if not isinstance(value, int):
+        if not isinstance(value, int) or value >= 2**24:
             raise UserError(
                 f"The config.json of {source} says that {name} is {value}: give a model with one number there."
             )

@@ -13,6 +13,8 @@ from hive.config import TowerConfig, TowerFamilyName
 from hive.data.images import ImageSpec
 from hive.errors import UserError
 
+LARGE = 2**63
+"""No number in a processor's settings is that large, and floats are not without end."""
 BICUBIC = 3  # PIL's number, which preprocessor_config.json has
 SIZES: Mapping[str, str] = {
     "image_size": "image_size",
@@ -171,6 +173,6 @@ def _numbers(value: Any) -> list[Any]:
 
 def _are_close(given: list[Any], wanted: list[float]) -> bool:
     return len(given) == len(wanted) and all(
-        isinstance(number, int | float) and math.isclose(number, other, rel_tol=1e-4)
+        isinstance(number, int | float) and abs(number) < LARGE and math.isclose(number, other, rel_tol=1e-4)
         for number, other in zip(given, wanted, strict=True)
     )

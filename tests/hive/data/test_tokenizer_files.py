@@ -119,7 +119,7 @@ def test_sentencepiece_models_of_every_kind(kind: str, normalization: str, optio
     pieces = write_sentencepiece(tmp_path, model_type=kind, normalization_rule_name=normalization, **options)
     write_json(tmp_path, tokenizer_config=EMPTY)
     loaded = load_tokenizer(str(tmp_path))
-    for text in (CAPTION, "half ① ﬁne 日本 🙂", "<image> red reddish", "▁", "a ▁ b"):
+    for text in (CAPTION, "half ① ﬁne 日本 🙂", "<image> red </s> <0x41> reddish", "▁", "a ▁ b"):
         assert loaded.backend.encode(text, add_special_tokens=False).ids == pieces.encode(text), text
     last = loaded.encode("a disc", 99)[-1]
     keeps_newline = pieces.encode("a\n") != pieces.encode("a")
