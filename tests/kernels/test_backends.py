@@ -61,6 +61,7 @@ def test_cuda_needs_its_library_and_a_gpu_that_is_new_enough(monkeypatch, tmp_pa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=message.format("torch sees no CUDA GPU")):
         resolve("cuda", "cuda")
+    monkeypatch.setattr(native, "FILE", tmp_path / "..")  # another one: what is said about a file is kept
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     with pytest.raises(ValueError, match=message.format("older than compute capability 8.0")):
