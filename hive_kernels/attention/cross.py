@@ -59,7 +59,8 @@ def cross_attention(
         v: visual values, shaped as k, same dtype.
         cu_seqlens_q: int32 [B+1], where each sample's text starts, ending with T. Texts may be empty.
         max_seqlen_q: no text has more tokens than this. When None, backend ``torch`` reads it from cu_seqlens_q, which
-            synchronises a GPU; ``triton`` and ``cuda`` don't, but then can't use their kernels for short texts.
+            synchronises a GPU; ``triton`` and ``cuda`` don't, but then can't use their kernels for short texts. A GPU
+            doesn't check it: where a text is longer, its and its image's gradients are right or NaN.
         cu_seqlens_k: int32 [B+1] for packed keys: images of different sizes, several a text, or none.
         max_seqlen_k: no image has more tokens than this; as max_seqlen_q, and only with cu_seqlens_k.
         scale: factor on the scores; D ** -0.5 when None.

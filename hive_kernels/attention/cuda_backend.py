@@ -1,7 +1,8 @@
 """Cross-attention by our CUDA C++ kernels (csrc/), behind the operators of the namespace ``hive_kernels_cuda``.
 
 Backward needs no memory beyond its results if the packed rows of every text fit one block, 256 rows for heads of 64 and
-64 for heads of 128; otherwise it needs fp32 sums of dK and dV.
+64 for heads of 128. Otherwise it needs fp32 sums of dK and dV, for as many samples as can have a longer text by the
+number of tokens.
 """
 
 import torch

@@ -65,13 +65,15 @@ def test_without_tokens_too_forward_comes_before_backward(monkeypatch):
 
 
 @pytest.mark.parametrize("offsets", [[0, 5, 3, 90], [-7, 2, 4, 6], [3, 1, 0, 0], [0, 6, 6, 2**30]], ids=str)
-@pytest.mark.parametrize("bound", [6, 300], ids=["one kernel", "two kernels"])
+@pytest.mark.parametrize(
+    ("heads", "bound"), [(8, 6), (16, 300), (16, 4)], ids=["one kernel", "two kernels", "one kernel, wrong bound"]
+)
 @pytest.mark.parametrize("packed", [False, True], ids=["dense", "packed"])
-def test_wrong_offsets_never_reach_outside(offsets, packed, bound):
+def test_wrong_offsets_never_reach_outside(offsets, packed, heads, bound):
     """Past the checks, as on a GPU. What lies around the tensors is NaN: read, it shows; overwritten, it is missed."""
     cu = torch.tensor(offsets, dtype=torch.int32, device=DEVICE)
     with fences() as whole:
-        q = torch.empty((6, 16, 32), dtype=torch.float32, device=DEVICE).fill_(0.25)
+        q = torch.empty((6, heads, 32), dtype=torch.float32, device=DEVICE).fill_(0.25)
         keys = torch.empty((6, 1, 32) if packed else (3, 5, 1, 32), dtype=torch.float32, device=DEVICE).fill_(0.25)
         inputs = (q, keys, keys, cu, cu if packed else None, 1.0, bound)
         out, lse = torch.ops.hive_kernels.cross_attention(*inputs)
@@ -79,7 +81,7 @@ def test_wrong_offsets_never_reach_outside(offsets, packed, bound):
     for x in whole:
         assert x[:FENCE].isnan().all()
         assert x[-FENCE:].isnan().all()
-        assert not x[FENCE:-FENCE].isnan().any()
+        assert bound == 4 or not x[FENCE:-FENCE].isnan().any()  # a text longer than the bound has NaN as its gradients
 
 
 @pytest.mark.parametrize("bound", [None, 7], ids=["two kernels", "one kernel"])

@@ -30,8 +30,8 @@ NAMED = [
     [0, 0, 0, 6],  # these are none
     [0, 3, 6, 6],
 ]
-# Query heads of a key head, their size, and the bound on the tokens of a text: blocks of 64 rows, of 256 rows and of
-# wide heads, with room for sums of all samples and of a text in three or two tokens.
+# Query heads of a key head, their size, and the bound on the tokens of a text. Blocks of 64 rows, of 256, and of wide
+# heads; no room for sums, room for one text, for two texts, and for every sample.
 SHAPES = [(3, 64, 1), (50, 64, 6), (22, 128, 6), (50, 128, 6)]
 
 
