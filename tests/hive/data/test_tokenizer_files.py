@@ -119,8 +119,9 @@ def test_sentencepiece_models_of_every_kind(kind: str, normalization: str, optio
     pieces = write_sentencepiece(tmp_path, model_type=kind, normalization_rule_name=normalization, **options)
     write_json(tmp_path, tokenizer_config=EMPTY)
     loaded = load_tokenizer(str(tmp_path))
-    for text in (CAPTION, "half ① ﬁne 日本 🙂", "<image> red </s> <0x41> reddish", "▁", "a ▁ b"):
+    for text in (CAPTION, "half ① ﬁne 日本 🙂", "<image> red reddish", "▁", "a ▁ b"):
         assert loaded.backend.encode(text, add_special_tokens=False).ids == pieces.encode(text), text
+    assert not {1, 2} & set(loaded.encode("red</s>dish <s> in", 99)[1:-1]), "what spells a control token is text"
     last = loaded.encode("a disc", 99)[-1]
     keeps_newline = pieces.encode("a\n") != pieces.encode("a")
     assert last == (pieces.encode("a disc\n")[-1] if keeps_newline else 2)
