@@ -41,7 +41,7 @@ def _load(library: Path, key: str) -> str | None:
     capability = None
     if key == "CUDA":
         if not library.exists():
-            return f"not built; {native_file.BUILD}"
+            return f"not built; {native_file.BUILD[key]}"
         if not torch.cuda.is_available():
             return "torch sees no CUDA GPU"
         capability = torch.cuda.get_device_capability()
@@ -54,7 +54,7 @@ def _load(library: Path, key: str) -> str | None:
         torch.ops.load_library(str(library))
     except OSError as error:
         said = str(error.__cause__ or error).removeprefix(f"{library}: ")
-        return f"{library} can't be loaded ({said}); {native_file.BUILD}"
+        return f"{library} can't be loaded ({said}); {native_file.BUILD[key]}"
     return None
 
 

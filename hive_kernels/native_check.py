@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         record = native_file.read(library)
     except ValueError as error:
-        print(error, file=sys.stderr)
+        print(f"{error}; {native_file.BUILD['CUDA']}", file=sys.stderr)
         return 2
     kernels = reports(library)
     print(table(kernels))

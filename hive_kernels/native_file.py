@@ -12,7 +12,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 """In a clone it has csrc/; in an installed package it doesn't, and there is nothing to compare a library with."""
-BUILD = "run make native in a clone, or HIVE_BUILD_CUDA=1 pip install ., where nvcc is"
+BUILD = {
+    "CUDA": "run make native in a clone, or HIVE_BUILD_CUDA=1 pip install ., where nvcc is",
+    "CPU": "build the emulator by CMake with -DHIVE_EMULATED=ON, as docs/kernels.md says",
+}
+"""What to do about a library that isn't good, by the dispatch key that it is needed for."""
 
 _RECORD = re.compile(rb'hive_kernels was built as (\{"key": [^}\0]*\})\0')
 _ARCHITECTURE = re.compile(r"(\d+)(\d)([af]?)(-real|-virtual|)")
@@ -54,20 +58,20 @@ def read(library: Path) -> BuildRecord:
     """The record in a library.
 
     Raises:
-        ValueError: there is no such file, or it is no whole library of ours; says so and what to do.
+        ValueError: there is no such file, or it is no whole library of ours; says which.
     """
     try:
         content = library.read_bytes()
     except OSError as error:
-        raise ValueError(f"{library} can't be read ({error.strerror}); {BUILD}") from None
+        raise ValueError(f"{library} can't be read ({error.strerror})") from None
     if content[:6] != b"\x7fELF\2\1":
-        raise ValueError(f"{library} is no library of 64-bit Linux; {BUILD}")
+        raise ValueError(f"{library} is no library of 64-bit Linux")
     size = _size_by_headers(content)
     if size > len(content):
-        raise ValueError(f"{library} is cut off or damaged: {len(content)} bytes of {size}; {BUILD}")
+        raise ValueError(f"{library} is cut off or damaged: {len(content)} bytes of {size}")
     record = _RECORD.search(content)
     if record is None:
-        raise ValueError(f"{library} is no library of ours, or of an older version; {BUILD}")
+        raise ValueError(f"{library} is no library of ours, or of an older version")
     return BuildRecord(**json.loads(record[1]))
 
 
@@ -113,11 +117,11 @@ def problem(library: Path, key: str, capability: tuple[int, int] | None, root: P
     try:
         record = read(library)
     except ValueError as error:
-        return str(error)
+        return f"{error}; {BUILD[key]}"
     if record.key != key:
-        return f"{library} has no {key} kernels but {record.key} kernels"
+        return f"{library} has no {key} kernels but {record.key} kernels; {BUILD[key]}"
     if hash_sources(root) not in (None, record.sources):
-        return f"{library} was built from other sources than {root / 'csrc'} has now; {BUILD}"
+        return f"{library} was built from other sources than {root / 'csrc'} has now; {BUILD[key]}"
     if capability and not (record.has_machine_code(capability) or record.has_ptx(capability)):
         name = "{}{}".format(*capability)
         return (
