@@ -39,9 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _seconds(text: str) -> float:
     """A number of seconds that a run can take."""
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"is {text}; allowed: a number above 0")
     return seconds
 
 

@@ -159,13 +159,11 @@ def _path(name: str) -> Path:
 
 def _local_folder(name: str) -> Path | None:
     """The local folder of this name, or the model's snapshot in the hub's cache; None for neither."""
+    from huggingface_hub import try_to_load_from_cache  # slow to import, and loader workers don't need it
+
     folder = _path(name)
     if folder.is_dir():
         return folder
-    try:
-        from huggingface_hub import try_to_load_from_cache  # slow to import, and loader workers don't need it
-    except ValueError as error:  # it reads its settings from the environment
-        raise UserError(f"A setting of the hub in the environment (HF_HUB_*) can't be read: {error}.") from error
     if not _can_be_on_the_hub(name):
         return None
     for file in (*SETTINGS, *TOKENIZER_SETTINGS, *VOCABULARY_FILES):  # a tokenizer may be alone, without config.json

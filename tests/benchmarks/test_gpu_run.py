@@ -209,3 +209,17 @@ def test_what_is_missing_is_said_at_once(monkeypatch, capsys, tmp_path):
     assert said.err.count("\n") == 1
     assert not said.out  # nothing ran
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("seconds", ["-3", "0", "nan", "inf", "soon"])
+def test_seconds_that_no_run_can_take(seconds, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        gpu_run.main([f"--seconds={seconds}"])
+    assert f"argument --seconds: is {seconds}; allowed: a number above 0" in capsys.readouterr().err
+
+
+def test_results_that_can_not_be_written_are_said_last(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HIVE_RESULTS", str(tmp_path))
+    (tmp_path / "gpu-unknown.json").mkdir()
+    assert gpu_run.main(["--seconds", "1"]) == 1
+    assert "NOT written to" in capsys.readouterr().out.splitlines()[-1]
