@@ -166,7 +166,7 @@ def has_driver() -> bool:
         return False
 
 
-class _Target:
+class Target:
     """What Triton asks its driver for when it compiles; it makes no CUDA context."""
 
     def __init__(self, capability: int) -> None:
@@ -195,4 +195,4 @@ def _set_target(capability: int) -> None:
     """Makes this process's Triton compile for GPUs of ``capability``."""
     from triton.runtime import driver
 
-    driver.set_active(_Target(capability))
+    driver.set_active(Target(capability))

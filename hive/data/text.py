@@ -43,15 +43,15 @@ class Encoder(Protocol):
 class Tokenizer:
     """Encodes captions as token ids and packs them into batches."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, bos_id: int, end_id: int | None = None) -> None:
-        """`end_id` closes captions where the vocabulary has no newline."""
+    def __init__(self, backend: tokenizers.Tokenizer, bos_id: int, end: tuple[int, ...] = ()) -> None:
+        """`end` closes captions where the vocabulary has no newline."""
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = True  # "</s>" inside a caption is text, not a special token
-        self.backend, self.bos_id, self.end_id = backend, bos_id, end_id
+        self.backend, self.bos_id, self.end = backend, bos_id, end
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _from_json, (self.backend.to_str(), self.bos_id, self.end_id)
+        return _from_json, (self.backend.to_str(), self.bos_id, self.end)
 
     @property
     def vocab_size(self) -> int:
@@ -65,26 +65,24 @@ class Tokenizer:
         model = state["model"]
         merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges") or []]
         added = [(token["id"], token["content"]) for token in state.get("added_tokens") or []]
-        end = [] if self.end_id is None else [self.end_id]
-        parts = [model.get("type"), model.get("vocab"), merges, added, self.bos_id, *end]
+        parts = [model.get("type"), model.get("vocab"), merges, added, self.bos_id, *self.end]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def encode(self, caption: str, max_tokens: int) -> list[int]:
-        """BOS, the caption on one line, and the closing newline or `end_id`, cut to `max_tokens` ids.
+        """BOS, the caption on one line, and the closing newline or `end`, cut to `max_tokens` ids.
 
         The newline is what a model learns to stop at, so runs of white space inside the caption become one space.
         """
         text = " ".join(caption.split()) + "\n"
-        end = [] if self.end_id is None else [self.end_id]
-        return [self.bos_id, *self.backend.encode(text, add_special_tokens=False).ids, *end][:max_tokens]
+        return [self.bos_id, *self.backend.encode(text, add_special_tokens=False).ids, *self.end][:max_tokens]
 
     def pack(self, samples: Sequence[tuple[torch.Tensor, Sequence[int]]], bad: Sequence[BadSample]) -> "Batch":
         """Packs samples as the function `pack` does."""
         return pack(samples, bad)
 
 
-def _from_json(state: str, bos_id: int, end_id: int | None) -> Tokenizer:
-    return Tokenizer(tokenizers.Tokenizer.from_str(state), bos_id, end_id)
+def _from_json(state: str, bos_id: int, end: tuple[int, ...]) -> Tokenizer:
+    return Tokenizer(tokenizers.Tokenizer.from_str(state), bos_id, end)
 
 
 def load_tokenizer(name: str | None = None) -> Tokenizer:
@@ -100,7 +98,7 @@ def load_tokenizer(name: str | None = None) -> Tokenizer:
         raise UserError(
             f"The tokenizer {name} has neither a BOS nor an EOS token: set bos_token in its tokenizer_config.json."
         )
-    tokenizer = _from_json(loaded.backend_tokenizer.to_str(), bos, None)
+    tokenizer = _from_json(loaded.backend_tokenizer.to_str(), bos, ())
     word, line = (tokenizer.backend.encode(text, add_special_tokens=False).ids for text in ("a", "a\n"))
     if word != line:
         return tokenizer
@@ -110,7 +108,7 @@ def load_tokenizer(name: str | None = None) -> Tokenizer:
             f"The tokenizer {name} has neither a newline nor an EOS token, with which captions end: set eos_token in "
             "its tokenizer_config.json."
         )
-    return Tokenizer(tokenizer.backend, bos, end)
+    return Tokenizer(tokenizer.backend, bos, (end,))
 
 
 def load_configured_tokenizer(config: LanguageConfig) -> Tokenizer:

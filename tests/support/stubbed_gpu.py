@@ -21,23 +21,12 @@ from hive_kernels import gated_residual, launch, precompile
 CAPABILITY = 90
 
 
-class StubbedDriver:
+class StubbedDriver(precompile.Target):
     """What Triton asks a driver for when it launches; kernels are loaded nowhere and do nothing."""
 
     def __init__(self) -> None:
-        from triton.backends.compiler import GPUTarget
-
-        self.target = GPUTarget("cuda", CAPABILITY, 32)
+        super().__init__(CAPABILITY)
         self.utils = self
-
-    def get_current_target(self) -> object:
-        return self.target
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
 
     def get_device_properties(self, device: int) -> dict[str, int]:
         return {"max_shared_mem": 232448}
