@@ -30,6 +30,8 @@ from hive.model.families.tower import check_processor
 from hive.model_files import CONFIG, SMOLLM2, WEIGHTS, find_files, how_to_get, is_present, smollm2_file
 
 VISION, LANGUAGE = "--vision.weights", "--language.weights"
+LARGEST_SIZE = 2**24
+"""Sizes in a config.json are below; making a model of a larger one would take for ever."""
 
 
 def vision_model(config: TowerConfig, pretrained: bool) -> PreTrainedModel:
@@ -150,9 +152,10 @@ def _check_sizes(config: TowerConfig | LanguageConfig, source: str) -> None:
     """Raises `UserError` for sizes that are no whole numbers or don't fit together."""
     sizes = {item.name: getattr(config, item.name) for item in fields(config) if item.type == Count}
     for name, value in sizes.items():
-        if not isinstance(value, int) or value >= 2**24:
+        if not isinstance(value, int) or value >= LARGEST_SIZE:
             raise UserError(
-                f"The config.json of {source} says that {name} is {value}: give a model with one number there."
+                f"The config.json of {source} says that {name} is {value}: give a model with one number there, below "
+                f"{LARGEST_SIZE}."
             )
     try:
         check_ranges(config)

@@ -212,6 +212,7 @@ def test_fields_that_change_nothing(changes: dict, tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"vision": {"image_size": [336, 336]}}, "image_size is .336, 336.: give a model with one number there"),
+        ({"vision": {"num_hidden_layers": 10**12}}, "layers is 1000000000000: .* one number there, below 16777216"),
         ({"vision": {"image_size": 224}}, "crop_size is 336, but the tower is given images with 224"),
         ({"vision": {"num_attention_heads": 5}}, r"can't be used \(.*32.*5"),
         ({"vision": {"num_channels": 1}}, "num_channels is 1, but the engine computes 3 alone"),
