@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hive.data.loader import batches
-from hive.data.pairs import open_pairs
+from hive.data.pairs import open_embedded
 from hive.data.text import load_tokenizer
 from hive.model.families import TOWERS
 from hive.recipes import load_recipe
@@ -19,7 +19,7 @@ BATCH, STEPS = 64, 4
 @pytest.mark.parametrize("workers", [0, 8 if GPU else 1])
 def test_loading(workers: int, size: int, benchmark) -> None:
     config = dataclasses.replace(load_recipe("demo").dataset, workers=workers)
-    pairs, tokenizer = open_pairs("embedded"), load_tokenizer()
+    pairs, tokenizer = open_embedded("train"), load_tokenizer()
     spec = TOWERS["siglip"].image_spec(size)
 
     def once() -> None:

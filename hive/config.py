@@ -152,7 +152,15 @@ class DataConfig:
     max_megapixels: Positive = 64.0
     """Images with more pixels count as bad samples and are never decoded."""
     max_bad_share: Annotated[Share, FREE] = 0.01
-    """The run stops when more than this share of the samples read so far is bad."""
+    """The run stops when more than this share of the samples is bad: of all records, and of the images read so far."""
+    image_column: Annotated[str | None, FREE, ADDED] = None
+    """Field or column with the images; a dot leads into a field, as in "meta.file". None takes the usual names."""
+    caption_column: Annotated[str | None, FREE, ADDED] = None
+    """Field or column with the captions, or the conversations; None takes the usual names."""
+    split: Annotated[str, FREE, ADDED] = "train"
+    """Split of a Hugging Face data set, or of a folder whose files name splits."""
+    subset: Annotated[str | None, FREE, ADDED] = None
+    """Subset (configuration) of a Hugging Face data set; None takes its default."""
 
 
 @dataclass(frozen=True)
@@ -188,9 +196,11 @@ class RunConfig:
     kernel: Annotated[Kernel, FREE] = "auto"
     """Backend of the fused operations: auto, or one that `python -m hive_kernels.backends` lists."""
     data: Annotated[str, FREE] = "embedded"
-    """"embedded", a LLaVA JSON file, a folder or glob of webdataset .tar shards, or a .parquet file."""
+    """"embedded"; files of one kind, .json, .jsonl, .ndjson, .csv, .tsv, .tar or .parquet, by glob, by braces such as
+    {00000..00099}.tar, or with :: between them; a folder of images with texts, or of .tar or .parquet files; a mixture
+    of sources, .toml or .yaml; or the name ORG/NAME of a data set on Hugging Face."""
     image_root: Annotated[Path | None, FREE] = None
-    """Folder that a LLaVA JSON's image paths start from."""
+    """Folder, or LMDB, that paths of images start from; None takes the folder of --data's files."""
     out: Annotated[Path | None, FREE] = None
     """Run folder; None makes the next free runs/<recipe>-<method>-N."""
     stages: Annotated[Stages, FREE] = (1, 2, 3)

@@ -41,7 +41,8 @@ class RunCost:
 
 def read_texts(config: Config) -> Texts:
     """Counts every training caption's tokens; `UserError` where data or tokenizer can't be read."""
-    pairs, tokenizer = open_pairs(config.data, config.image_root), load_configured_tokenizer(config.language)
+    pairs = open_pairs(config.data, config.image_root, config.dataset)
+    tokenizer = load_configured_tokenizer(config.language)
     ids = (tokenizer.encode(caption, config.dataset.max_text_tokens) for caption in pairs.captions)
     return Texts(tuple(len(tokens) - 1 for tokens in ids))  # the last token is only predicted
 

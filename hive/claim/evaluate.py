@@ -15,7 +15,7 @@ import torch
 from hive.claim.answers import TokenReader, TokenSource, answer, blind_source
 from hive.claim.plan import Setting
 from hive.claim.questions import Questions, make_questions
-from hive.config import LanguageConfig, VisionConfig
+from hive.config import DataConfig, LanguageConfig, VisionConfig
 from hive.data.images import BadImage, ImageSpec, load
 from hive.data.ledger import Ledger
 from hive.data.loader import heldout_batches
@@ -89,7 +89,11 @@ def open_set(folder: Path, language: LanguageConfig) -> EvaluationSet:
                 f"--data {folder} has no {split}.parquet: make it by python tools/build_emoji.py --vendors all --tones "
                 f"--size 128 --out {folder}, or give another such folder."
             )
-    pairs = {split: open_pairs(str(folder / f"{split}.parquet")) for split in ("train", *SPLITS)}
+    pairs = {split: open_pairs(str(folder / f"{split}.parquet"), None, DataConfig()) for split in ("train", *SPLITS)}
+    for split, of_split in pairs.items():
+        if of_split.skipped:  # labels are found by the row of a pair
+            place, reason, _ = of_split.skipped[0]
+            raise UserError(f"{folder / split}.parquet has a record that can't be used, {place} ({reason}): mend it.")
     columns = {split: _read_columns(folder / f"{split}.parquet") for split in pairs}
     classes, labels = {}, {}
     for target in TARGETS:
@@ -194,8 +198,9 @@ def caption_losses(run: Run, data: EvaluationSet, world: World) -> dict[str, dic
         batches = heldout_batches(
             pairs, run.tokenizer, run.spec, config.dataset, config.micro_batch_size, limit=len(pairs)
         )
-        ledger = Ledger(run.folder, config.dataset.max_bad_share, writes=False)
+        ledger = Ledger(run.folder, config.dataset.max_bad_share, size=len(pairs), writes=False)
         with torch.autocast("cuda", torch.bfloat16, enabled=world.device.type == "cuda"):
             result = evaluate(run.model, batches, world, ledger)
+        ledger.check()
         losses["right"][split], losses["wrong"][split], losses["gain"][split] = result.right, result.wrong, result.gain
     return losses

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hive.claim.cost import Texts, read_texts, with_flops_of
 from hive.config import Config, DataConfig, LanguageConfig, Schedule, VisionConfig
-from hive.data.pairs import EMBEDDED
+from hive.data.open_source import EMBEDDED
 from hive.model.alignment import select_hidden_states
 from hive.model_files import SMOLLM2, smollm2_file
 from hive.probe.protocol import Protocol

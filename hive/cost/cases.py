@@ -34,7 +34,7 @@ def texts(name: str, config: Config, samples: int) -> Texts:
     if name != "data":
         return Texts(name, (int(name),) * samples)
     tokenizer = load_tokenizer(config.language.tokenizer or config.language.weights)
-    pairs = open_pairs(config.data, config.image_root)
+    pairs = open_pairs(config.data, config.image_root, config.dataset)
     captions = [pairs.captions[index] for _, index in indices(len(pairs), config.seed, 0, samples)]
     ids = [tokenizer.encode(caption, config.dataset.max_text_tokens) for caption in captions]
     return Texts(name, tuple(max(1, len(tokens) - 1) for tokens in ids))  # the last token is only predicted

@@ -48,9 +48,9 @@ class _Source:
             raise BadImage(f"can't be read ({error.strerror or error!s:.120})") from None
         return load(data, self.spec, self.max_megapixels)
 
-    def text(self, index: int) -> Any:
+    def encode(self, text: str) -> Any:
         """The encoded text. Raises `BadText`."""
-        return self.tokenizer.encode(self.pairs.captions[index], self.max_text_tokens)
+        return self.tokenizer.encode(text, self.max_text_tokens)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ class _Training(Dataset):
         bad: list[BadSample] = []
         for epoch, index in indices(len(self.source.pairs), self.seed, start, self.micro):
             try:
-                image, text = self.source.image(index), self.source.text(index)
+                image = self.source.image(index)
+                text = self.source.encode(self.source.pairs.caption(index, epoch))
             except (BadImage, BadText) as error:
                 bad.append((index, self.source.pairs.name(index), str(error)))
                 continue
@@ -117,7 +118,7 @@ class _HeldOut(Dataset):
             if len(images) < 2:
                 continue
             try:
-                samples.append((images[0], self.source.text(couple[0])))
+                samples.append((images[0], self.source.encode(self.source.pairs.captions[couple[0]])))
             except BadText as error:
                 bad.append((couple[0], self.source.pairs.name(couple[0]), str(error)))
                 continue
@@ -156,7 +157,7 @@ def batches(
             f"--batch-size is {batch_size}, but it must be a multiple of --micro-batch-size ({micro}) "
             f"times the number of processes ({world}): change one of them."
         )
-    source = _Source(pairs, tokenizer, spec, config.max_text_tokens, config.max_megapixels)
+    source = _make_source(pairs, tokenizer, spec, config)
     dataset = _Training(
         source, seed, batch_size, micro, first_step, steps, rank, world, config.augment if augment is None else augment
     )
@@ -180,11 +181,16 @@ def heldout_batches(
     The first `limit` pairs in a fixed hash order, never augmented. Where either image of a pair is bad, the pair is
     left out of both and listed in `bad`. The two batches share their text tensors.
     """
-    source = _Source(pairs, tokenizer, spec, config.max_text_tokens, config.max_megapixels)
+    source = _make_source(pairs, tokenizer, spec, config)
     dataset = _HeldOut(source, wrong_images(pairs, limit), micro_batch_size)
     pixels = 2 * len(dataset.couples) * spec.size**2
     for right, wrong in stream(dataset, config.workers if pixels > _PIXELS_WORTH_WORKERS else 0, False):
         yield right, replace(right, pixels=wrong.pixels)
+
+
+def _make_source(pairs: Pairs, tokenizer: Encoder, spec: ImageSpec, config: DataConfig) -> _Source:
+    usable = replace(pairs, skipped=())  # workers need no list of the others
+    return _Source(usable, tokenizer, spec, config.max_text_tokens, config.max_megapixels)
 
 
 def wrong_images(pairs: Pairs, limit: int) -> list[tuple[int, int]]:

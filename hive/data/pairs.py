@@ -1,27 +1,31 @@
 """Image-caption pairs from any supported source, checked before anything is trained or written."""
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 
 import numpy as np
 
-from hive.data import llava, tar
+from hive.config import DataConfig
+from hive.data.captions import read_captions
+from hive.data.open_source import EMBEDDED, open_parquet_file, open_source
+from hive.data.source import BadRecord, Columns, OtherRecord, Reader, Record, Source
 from hive.errors import UserError
 
-EMBEDDED = Path(__file__).parent / "embedded"
 EMBEDDED_HELDOUT = ("seen_style", "unseen_style", "unseen_concept")
-SOURCES = '"embedded", a LLaVA JSON file, a folder or glob of webdataset .tar shards, or a .parquet file'
 
 
-class Reader(Protocol):
-    """Random access to encoded images; picklable, and opens nothing before the first call."""
+class Skipped(NamedTuple):
+    """A record that was left out when a source was read."""
 
-    def __call__(self, row: int) -> bytes:
-        """The encoded image of one row of the source; OSError where it can't be read."""
+    place: str
+    reason: str
+    bad: bool
+    """Whether something is wrong with it; otherwise this kind of run has no use for it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +33,16 @@ class Pairs:
     """Image-caption pairs: the texts in memory, the images read on demand."""
 
     captions: Sequence[str]
-    """One text a pair, never empty."""
+    """One text a pair, the first of several, never empty."""
     names: Sequence[str]
     """Where each image is: a path, shard:member, or file:row. Independent of the folder that the data set is in."""
     reader: Reader
     rows: np.ndarray = field(repr=False)
     """Row of the source for each pair, int64 [n]; -1 for a conversation without an image."""
+    further: Mapping[int, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    """The other texts of the pairs that have several, by index."""
+    skipped: Sequence[Skipped] = field(default=(), repr=False)
+    """Records that were left out when the source was read."""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -51,15 +59,26 @@ class Pairs:
         """Where the image of pair `index` is, for the ledger."""
         return self.names[index]
 
+    def texts(self, index: int) -> tuple[str, ...]:
+        """All texts of pair `index`, at least one."""
+        return (self.captions[index], *self.further.get(index, ()))
+
+    def caption(self, index: int, epoch: int) -> str:
+        """The text that an epoch uses of pair `index`: each in turn, and in one epoch not the first of all pairs."""
+        texts = self.texts(index)
+        return texts[(index + epoch) % len(texts)]
+
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over all names and captions, in order."""
+        """SHA-256 over all names and texts, in order."""
         digest = hashlib.sha256()
         for name, caption in zip(self.names, self.captions, strict=True):
             for text in (name, caption):
                 data = text.encode("utf-8", "surrogatepass")
                 digest.update(len(data).to_bytes(8, "little"))
                 digest.update(data)
+        if self.further:
+            digest.update(json.dumps(sorted(self.further.items())).encode())
         return digest.hexdigest()
 
     def take(self, indices: Sequence[int]) -> "Pairs":
@@ -69,57 +88,66 @@ class Pairs:
             captions=[self.captions[i] for i in indices],
             names=[self.names[i] for i in indices],
             rows=self.rows[np.asarray(indices, dtype=np.int64)],
+            further={place: self.further[i] for place, i in enumerate(indices) if i in self.further},
         )
 
 
-def open_pairs(data: str, image_root: Path | None = None, split: str = "train") -> Pairs:
-    """Opens a source and checks every record of it, without decoding images.
+def open_pairs(data: str, image_root: Path | None, options: DataConfig) -> Pairs:
+    """The usable pairs of what --data and --image-root name; see `open_source`. No image is decoded.
 
-    `data` is "embedded" (whose splits are "train" and `EMBEDDED_HELDOUT`), a LLaVA JSON file, a folder or glob of
-    webdataset .tar shards, or a .parquet file; `image_root` is where a LLaVA JSON's image paths start (its own folder
-    by default). Raises `UserError` for what can't be trained on.
+    Raises `UserError` for what is no source, or has no usable record.
     """
-    source = Path(data).expanduser()
-    captions: Sequence[str]
-    names: Sequence[str]
-    reader: Reader
-    if data != "embedded" and split != "train":
-        raise UserError(
-            f"{data} has no split named {split}: only the embedded data has splits; hold pairs "
-            "out with --dataset.heldout-pairs."
-        )
-    if image_root is not None and source.suffix.lower() != ".json":
-        raise UserError(f"--image-root goes with a LLaVA JSON file, but --data is {data}: leave --image-root out.")
-    if data == "embedded":
-        if split not in ("train", *EMBEDDED_HELDOUT):
-            raise UserError(
-                f"The embedded data has no split named {split}, only train, {', '.join(EMBEDDED_HELDOUT)}: "
-                "choose one of those."
-            )
-        captions, names, reader = _open_parquet(EMBEDDED / f"{split}.parquet")
-    elif source.is_dir() or source.suffix.lower() == ".tar" or _is_glob(source):
-        captions, names, reader = tar.open_tar(data)
-    elif not source.exists():
-        raise UserError(f"--data {data} does not exist: give {SOURCES}.")
-    elif source.suffix.lower() == ".json":
-        captions, names, reader = llava.open_llava(source, image_root)
-    elif source.suffix.lower() == ".parquet":
-        captions, names, reader = _open_parquet(source)
-    else:
-        raise UserError(f"--data {data} is of no known kind: give {SOURCES}.")
+    columns = Columns(options.image_column, options.caption_column)
+    source = open_source(data, image_root, options)
+    return collect(source, partial(read_captions, columns=columns), f"--data {data}")
+
+
+def open_embedded(split: str) -> Pairs:
+    """The pairs of a split of the embedded data: "train", or one of `EMBEDDED_HELDOUT`."""
+    columns = Columns()
+    source = open_parquet_file(EMBEDDED / f"{split}.parquet", columns)
+    return collect(source, partial(read_captions, columns=columns), "The embedded data")
+
+
+def collect(source: Source, read_texts: Callable[[Record], tuple[str, ...]], what: str) -> Pairs:
+    """The usable records of a source as pairs, with those that are skipped and the reasons.
+
+    `read_texts` returns the texts of a record, of which only conversations may do without an image; it raises
+    `BadRecord` or `OtherRecord`. `what` is the data, for messages. Raises `UserError` where no record is usable.
+    """
+    captions: list[str] = []
+    names: list[str] = []
+    rows: list[int] = []
+    further: dict[int, tuple[str, ...]] = {}
+    skipped: list[Skipped] = []
+    for row, record in enumerate(source.records):
+        try:
+            if record.fault is not None:
+                raise record.fault
+            first, *others = read_texts(record)
+        except BadRecord as reason:
+            skipped.append(Skipped(record.place, str(reason), not isinstance(reason, OtherRecord)))
+            continue
+        if others:
+            further[len(captions)] = tuple(others)
+        captions.append(first)
+        names.append(record.image if record.image is not None else f"record {row}")
+        rows.append(row if record.image is not None else -1)
     if not captions:
-        raise UserError(f"--data {data} holds no pairs: give data with at least one image and caption.")
-    return Pairs(captions, names, reader, np.arange(len(captions), dtype=np.int64))
+        raise UserError(_no_usable_record(skipped, what))
+    return Pairs(captions, names, source.reader, np.array(rows, dtype=np.int64), further, skipped)
 
 
-def _open_parquet(path: Path) -> tuple[Sequence[str], Sequence[str], Reader]:
-    from hive.data.parquet import open_parquet  # it needs pyarrow, which a GPU machine may lack (docs/gpu.md)
-
-    return open_parquet(path)
-
-
-def _is_glob(source: Path) -> bool:
-    return any(mark in str(source) for mark in "*?[") and not source.exists()
+def _no_usable_record(skipped: Sequence[Skipped], what: str) -> str:
+    if not skipped:
+        return f"{what} holds no records: give data with images and texts."
+    first = next((record for record in skipped if record.bad), skipped[0])
+    alike = sum(record.reason == first.reason for record in skipped)
+    others = "all for this reason" if alike == len(skipped) else f"{alike} of them for this reason"
+    return (
+        f"None of the {len(skipped)} records of {what} can be used, {others}: {first.reason}, as in {first.place}; "
+        "mend the records, or give other data."
+    )
 
 
 def hash_order(names: Sequence[str], seed: int) -> list[int]:

@@ -149,7 +149,7 @@ def _batches(
         noise = [random_batch(texts.lengths, model, seed=seed) for seed in range(2)]
         yield from cycle([batch.pin_memory() for batch in noise] if pin else noise)
     loader = batches(
-        open_pairs(config.data, config.image_root),
+        open_pairs(config.data, config.image_root, config.dataset),
         load_tokenizer(config.language.tokenizer or config.language.weights),
         spec_of(model),
         config.dataset,

@@ -74,9 +74,12 @@ class Meter:
         self._reported += passed
 
     def add(
-        self, micro_batches: Sequence[Batch], loss: torch.Tensor, norm: torch.Tensor, step: int, rate: float
+        self, micro_batches: Sequence[Batch], result: tuple[torch.Tensor, torch.Tensor] | None, step: int, rate: float
     ) -> None:
-        """Counts a step: its batches, this process's share of the mean loss, the gradient's norm before clipping."""
+        """Counts a step: its batches, and (this process's share of the mean loss, the gradient's norm before clipping).
+
+        `result` is None for a step without an update, which has neither.
+        """
         self.done += 1
         interval = self._interval
         for batch in micro_batches:
@@ -85,18 +88,22 @@ class Meter:
             interval.tokens += batch.token_count
             interval.flops += self.flops_of(batch)
             interval.bad += batch.bad
-        interval.pending.append(({"step": step, "stage": self.stage, "lr": rate}, loss, norm))
+        if result is not None:
+            interval.pending.append(({"step": step, "stage": self.stage, "lr": rate}, *result))
 
     def report(self, ledger: Ledger) -> None:
         """Passes the losses and the speed since the last report to telemetry, and bad samples to the ledger.
 
-        Raises `UserError` for a loss or a norm that is not finite, and for too many bad samples.
+        Raises `UserError` for a loss or a norm that is not finite.
         """
         interval, self._interval = self._interval, _Interval()
         for samples, bad in self.world.gather((interval.samples, interval.bad)):
-            ledger.count(samples, tuple(bad))
-        losses = self.world.sum_tensor(torch.stack([loss for _, loss, _ in interval.pending])).tolist()
-        norms = torch.stack([norm for _, _, norm in interval.pending]).tolist()
+            ledger.count(samples, bad)
+        losses: list[float] = []
+        norms: list[float] = []
+        if interval.pending:  # on all processes or on none
+            losses = self.world.sum_tensor(torch.stack([loss for _, loss, _ in interval.pending])).tolist()
+            norms = torch.stack([norm for _, _, norm in interval.pending]).tolist()
         now = time.perf_counter()
         seconds = now - self._reported
         speed = {
@@ -117,7 +124,8 @@ class Meter:
                 )
             records.append({**record, "loss": loss, "gradient_norm": norm, **speed})
         seconds_left = (now - self._started) / (self.done - self._first) * (self.steps - self.done)
-        self.telemetry.record_steps(records, self.done, self.steps, seconds_left)
+        if records:
+            self.telemetry.record_steps(records, self.done, self.steps, seconds_left)
         self._all_images += interval.images
         self._all_waited += interval.waited
         self._reported = now

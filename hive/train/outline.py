@@ -67,7 +67,7 @@ def find_inputs(config: Config) -> Inputs:
         except UserError as error:
             missing.append(str(error))
     try:
-        pairs = open_pairs(config.data, config.image_root)
+        pairs = open_pairs(config.data, config.image_root, config.dataset)
     except UserError as error:
         hint = ""
         if Path(config.data).name == "chat.json":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hive.config import Config
 from hive.cost.flops import step_flops, text_lengths
-from hive.data.pairs import EMBEDDED_HELDOUT, open_pairs, split_heldout
+from hive.data.pairs import EMBEDDED_HELDOUT, open_embedded, open_pairs, split_heldout
 from hive.data.text import Batch, Tokenizer, load_configured_tokenizer
 from hive.distributed import World
 from hive.export import export_tower
@@ -46,9 +46,9 @@ def open_data(config: Config) -> TrainingSet:
 
     An epoch has as many pairs as the whole set, held-out pairs included, as in the paper's numbers of steps.
     """
-    pairs = open_pairs(config.data, config.image_root)
+    pairs = open_pairs(config.data, config.image_root, config.dataset)
     if config.data == "embedded":
-        heldout = {split: open_pairs("embedded", None, split) for split in EMBEDDED_HELDOUT}
+        heldout = {split: open_embedded(split) for split in EMBEDDED_HELDOUT}
         return TrainingSet(pairs, heldout, len(pairs))
     train, held_out = split_heldout(pairs, config.dataset.heldout_pairs, config.seed)
     return TrainingSet(train, {"held_out": held_out}, len(pairs))

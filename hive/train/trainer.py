@@ -13,7 +13,7 @@ from rich.console import Console
 from hive.checkpoint import CheckpointError
 from hive.config import RunConfig
 from hive.config_json import to_json
-from hive.data.ledger import Ledger
+from hive.data.ledger import Ledger, check_skipped
 from hive.data.loader import batches, heldout_batches
 from hive.data.prefetch import Prefetcher
 from hive.data.text import Batch, Encoder
@@ -60,11 +60,18 @@ class Trainer:
             check_frozen_precision(config, task.model)
         self.prefetch = Prefetcher(world.device)
         self.stopped_by: int | None = None
+        sets = {id(data): data for data in task.sets.values()}.values()
+        size = sum(len(pairs) for data in sets for pairs in (data.pairs, *data.heldout.values()))
+        skipped = [record for data in sets for record in data.pairs.skipped]
+        share = config.dataset.max_bad_share
+        check_skipped(skipped, size, share)
 
         self.folder: Path = world.from_main(make_run_folder(config) if world.is_main else Path())
+        self.ledger = Ledger(self.folder, share, size=size, skipped=skipped, writes=world.is_main, **state.ledger)
+        if world.any(self.ledger.exceeded):
+            raise self.share_error()  # it stopped the run that is resumed
         if world.is_main:
             replace_text(self.folder / CONFIG_FILE, to_json(config))
-        self.ledger = Ledger(self.folder, config.dataset.max_bad_share, writes=world.is_main, **state.ledger)
         self.telemetry = Telemetry(self.folder, console, last_step=self.position.step, is_main=world.is_main)
         self.profiler = StepProfiler(self.folder, world.device) if profile and world.is_main else None
 
@@ -145,7 +152,8 @@ class Trainer:
             steps=stage.steps,
         )
         report_every = READ_LOSSES_EVERY if self.world.device.type == "cuda" else 1
-        last_saved, stopping = position.step, False
+        last_saved, stopping, too_bad = position.step, False, False
+        idle = 0  # steps without an update since the last one
         for micro_batches in meter.timed(data):
             if self.profiler is not None:
                 self.profiler.step()
@@ -153,16 +161,22 @@ class Trainer:
                 with meter.paused():
                     self.check_injection(stage, micro_batches)
             rate = learning_rate(schedule, position.stage_step, stage.steps)
-            loss, norm = self.train_step(stage, micro_batches, rate)
+            result = self.train_step(stage, micro_batches, rate)
             position.step += 1
             position.stage_step += 1
-            meter.add(micro_batches, loss, norm, position.step, rate)
+            meter.add(micro_batches, result, position.step, rate)
             finished = position.stage_step == stage.steps
             stopping = self.world.any(self.stopped_by is not None)
             save_now = position.step - last_saved >= config.save_every or stopping or finished
-            if save_now or position.stage_step % report_every == 0:
+            idle = 0 if result is not None else idle + 1
+            unusable = idle * schedule.batch_size >= len(stage.data.pairs) or idle == stage.steps
+            if save_now or unusable or position.stage_step % report_every == 0:
                 meter.report(self.ledger)
-            if finished or stopping:
+                self.tell_bad_sample()
+                too_bad = self.world.any(self.ledger.exceeded)
+            if unusable:
+                raise self.data_error(micro_batches)
+            if finished or stopping or too_bad:
                 break
             if save_now:
                 last_saved = position.step
@@ -171,8 +185,32 @@ class Trainer:
             self.profiler.close()
         self.telemetry.end_stage()
         self.telemetry.say(meter.summary())
+        if self.ledger.bad:
+            self.telemetry.say(f"bad samples so far: {self.ledger.bad:,}, listed in {self.ledger.path}")
         self.save_checkpoint(stage, or_warn=False)
+        if too_bad:
+            raise self.share_error()
         return not stopping
+
+    def tell_bad_sample(self) -> None:
+        """Says at the first bad sample of a run that there is one."""
+        if news := self.ledger.take_news():
+            self.telemetry.say(news)
+
+    def share_error(self) -> UserError:
+        """The error of too many bad samples, to be raised where the run can be resumed from the step it is at."""
+        return UserError(
+            f"{self.ledger.describe_excess()}: mend or remove them and start again, or continue with "
+            f"{self.task.program} --resume {self.folder} --dataset.max-bad-share and a higher share."
+        )
+
+    def data_error(self, micro_batches: Sequence[Batch]) -> UserError:
+        """The error after steps without an update over all the data."""
+        bad = [f", such as {name} ({reason})" for batch in micro_batches for _, name, reason in batch.bad]
+        return UserError(
+            f"None of the {self.task.unit} can be used{bad[0] if bad else ''}: mend them, or give other data; see "
+            f"{self.ledger.path}."
+        )
 
     def check_injection(self, stage: Stage, micro_batches: Sequence[Batch]) -> None:
         """Prints and records what the images add before the stage's first step, where the method injects them.
@@ -201,18 +239,15 @@ class Trainer:
 
     def train_step(
         self, stage: Stage, micro_batches: Sequence[Batch], rate: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Takes one optimiser step at learning rate `rate`; returns loss and gradient norm as `step.train_step` does.
 
-        Raises `UserError` where no process has a supervised token.
+        Where no process has a usable sample, nothing is updated, and it returns None.
         """
         tokens = self.world.sum(sum(batch.token_count for batch in micro_batches))
         if tokens == 0:
-            bad = [f", such as {name} ({reason})" for batch in micro_batches for _, name, reason in batch.bad]
-            raise UserError(
-                f"Step {self.position.step + 1} has no supervised token, since none of its samples could be used"
-                f"{bad[0] if bad else ''}: mend or remove them."
-            )
+            self.telemetry.say(f"step {self.position.step + 1}: no update, since none of its samples can be used")
+            return None
         return train_step(
             partial(self.task.model, encode=stage.encode),
             stage.optimizer,
@@ -253,6 +288,9 @@ class Trainer:
                 results[split] = evaluate(self.task.model, data, self.world, self.ledger, stage.encode)
             self.telemetry.record_held_out(split, results[split], step=step, stage=stage.number)
         self.telemetry.say(table(results))
+        self.tell_bad_sample()
+        if self.world.any(self.ledger.exceeded):
+            raise self.share_error()
 
 
 @contextmanager

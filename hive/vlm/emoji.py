@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from hive.data.pairs import EMBEDDED, Pairs, open_pairs
+from hive.data.open_source import EMBEDDED
+from hive.data.pairs import Pairs, open_embedded
 from hive.data.templates import GROUP, NAME, SHORT_ANSWER, yes_or_no
 from hive.vlm.conversations import IMAGE, SharedTexts, Turn, dumps
 
@@ -19,7 +20,7 @@ def open_emoji(split: str) -> Pairs:
     One about a drawing has three questions, in a random order that depends on the drawing's index alone. Yes and no are
     equally frequent, and half of the first questions end with the benchmarks' instruction for short answers.
     """
-    pairs = open_pairs("embedded", None, split)
+    pairs = open_embedded(split)
     table: Any = pq.read_table(EMBEDDED / f"{split}.parquet", columns=["caption", "group"])
     captions, groups = (table[name].to_pylist() for name in ("caption", "group"))
     texts = [_about_image(index, captions, groups) for index in range(len(captions))]

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,6 +30,14 @@ def add(archive: tarfile.TarFile, name: str, data: bytes | str) -> None:
     member.size = len(data)
     member.type = tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
     archive.addfile(member, io.BytesIO(data))
+
+
+def shard(path: Path, members: dict[str, bytes | str]) -> Path:
+    """Writes a .tar file of these members."""
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            add(archive, name, data)
+    return path
 
 
 def same(a: object, b: object) -> bool:

@@ -18,7 +18,7 @@ from hive.claim.evaluate import open_set
 from hive.claim.plan import BLIND, EQUAL_FLOPS, Setting, rows, small
 from hive.claim.table import cell
 from hive.config import LanguageConfig, VisionConfig, check
-from hive.data.pairs import EMBEDDED
+from hive.data.open_source import EMBEDDED
 from hive.model.alignment import select_hidden_states
 from hive.probe.protocol import Protocol
 

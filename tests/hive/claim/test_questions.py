@@ -10,7 +10,7 @@ from hive.claim.answers import Answerer, TokenSource, answer, blind_source
 from hive.claim.evaluate import SPLITS, open_set
 from hive.claim.questions import NOT_ASKED, Questions, make_questions, wrong_names
 from hive.config import LanguageConfig
-from hive.data.pairs import EMBEDDED
+from hive.data.open_source import EMBEDDED
 from hive.data.text import Tokenizer, load_tokenizer
 from hive.probe.protocol import Protocol
 

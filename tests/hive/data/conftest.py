@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 
+from hive.config import DataConfig
 from hive.data.images import ImageSpec
 from hive.data.pairs import Pairs, open_pairs
 from hive.data.text import Tokenizer
@@ -32,7 +33,7 @@ def llava(tmp_path: Path) -> Callable[..., Path]:
 def eighteen(llava: Callable[..., Path]) -> Pairs:
     """18 good pairs, the images in LLaVA's layout."""
     records = [{"image": f"images/{number}.png", "caption": caption} for number, caption in enumerate(CAPTIONS)]
-    return open_pairs(str(llava(records, images=len(CAPTIONS))))
+    return open_pairs(str(llava(records, images=len(CAPTIONS))), None, DataConfig())
 
 
 @pytest.fixture(scope="session")

@@ -72,6 +72,24 @@ def test_a_sample_is_its_pair(eighteen: Pairs, tokenizer: Tokenizer, spec: Image
         assert torch.equal(batch.pixels[place % 2], augment(load(encoded(index), spec, 64), 3, epoch, index))
 
 
+def test_an_epoch_trains_on_one_of_several_captions(eighteen: Pairs, tokenizer: Tokenizer, spec: ImageSpec) -> None:
+    """All of a pair's captions get their turn; held-out losses are of the first one."""
+    pairs = dataclasses.replace(eighteen, further={3: ("second", "third"), 5: ("other",)})
+    steps = run(pairs, tokenizer, spec, batch_size=2, steps=54)  # six passes
+    texts: dict[int, list[str]] = {}
+    for (epoch, index), batch, place in zip(
+        indices(18, 3, 0, 108), [batch for step in steps for batch in step for _ in range(2)], [0, 1] * 54, strict=True
+    ):
+        start, end = batch.cu_seqlens[place : place + 2].tolist()
+        texts.setdefault(index, []).append(tokenizer.backend.decode(batch.targets[start:end].tolist()).strip())
+        assert len(texts[index]) == epoch + 1
+    assert sorted(texts[3]) == sorted([CAPTIONS[3], "second", "third"] * 2)
+    assert sorted(texts[5]) == sorted([CAPTIONS[5], "other"] * 3)
+    assert all(texts[index] == [CAPTIONS[index]] * 6 for index in texts if index not in (3, 5))
+    held = zip(*[heldout_batches(each, tokenizer, spec, DATA, 4, 18) for each in (pairs, eighteen)], strict=True)
+    assert all(torch.equal(ours.tokens, theirs.tokens) for (ours, _), (theirs, _) in held)
+
+
 def test_workers_resume_and_ranks_change_nothing(eighteen: Pairs, tokenizer: Tokenizer, spec: ImageSpec) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()

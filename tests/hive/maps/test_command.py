@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hive.data.pairs import EMBEDDED_HELDOUT, hash_order, open_pairs
+from hive.data.pairs import EMBEDDED_HELDOUT, hash_order, open_embedded
 from hive.maps.__main__ import main
 from hive.maps.cli import Attention, parse
 from hive.train.__main__ import main as train
@@ -46,7 +46,7 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
 def test_a_run_ends_with_the_maps_of_four_held_out_pairs(runs: tuple[Path, Path]) -> None:
     names = {f"{kind}-heldout-{n}.{ending}" for kind in ("gradients", "attention") for n in (1, 2, 3, 4) for ending in ("png", "npz")}  # fmt: skip  # noqa: E501
     assert {path.name for path in (runs[0] / "maps").iterdir()} == names
-    first = [open_pairs("embedded", None, split) for split in EMBEDDED_HELDOUT]
+    first = [open_embedded(split) for split in EMBEDDED_HELDOUT]
     expected = [pairs.captions[hash_order(pairs.names, 0)[0]] for pairs in first]
     expected.append(first[0].captions[hash_order(first[0].names, 0)[1]])
     captions = [arrays(runs[0] / "maps" / f"gradients-heldout-{n}.npz")["caption"].item() for n in (1, 2, 3, 4)]

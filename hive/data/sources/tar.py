@@ -1,17 +1,17 @@
 """webdataset shards: .tar files with KEY.jpg, .jpeg, .png or .webp beside KEY.txt or KEY.json."""
 
-import glob
 import json
 import os
 import tarfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 import numpy as np
 
+from hive.data.source import BadRecord, Columns, Record, Source
 from hive.errors import UserError
-from hive.files import has_surrogate
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 TEXTS = ("txt", "json")
@@ -37,44 +37,28 @@ class TarReader:
         return data
 
 
-def open_tar(data: str) -> tuple[list[str], list[str], TarReader]:
-    """(captions, shard:member names, reader) of a shard, a folder or a glob; `UserError` names the member at fault."""
-    shards = _find_shards(data)
-    root = os.path.commonpath([os.path.dirname(shard) for shard in shards])
-    captions: list[str] = []
-    names: list[str] = []
+def open_tar(files: Sequence[Path], root: Path, columns: Columns) -> Source:
+    """The pairs of shards, in the order of the images. Raises `UserError` for a shard that can't be read.
+
+    Places are paths below `root` with the member's name. A text is the field "caption", or what a .json member holds.
+    """
+    records: list[Record] = []
     places: list[tuple[int, int, int]] = []
-    for number, shard in enumerate(shards):
-        for member, caption in _scan(shard):
-            captions.append(caption)
-            names.append(f"{os.path.relpath(shard, root)}:{member.name}")
+    for number, path in enumerate(files):
+        name = os.path.relpath(path, root)
+        for member, image, fields, fault in _scan(str(path)):
+            place = f"{name}:{member.name}"
+            records.append(Record(place, place if image else None, fields, fault))
             places.append((number, member.offset_data, member.size))
     table = np.array(places, dtype=np.int64).reshape(-1, 3)
-    return captions, names, TarReader(shards, table[:, 0].astype(np.int32), table[:, 1].copy(), table[:, 2].copy())
+    reader = TarReader(
+        [str(path) for path in files], table[:, 0].astype(np.int32), table[:, 1].copy(), table[:, 2].copy()
+    )
+    return Source(records, len(records), reader)
 
 
-def _find_shards(data: str) -> list[str]:
-    source = Path(data).expanduser()
-    if source.is_dir():
-        shards = sorted(str(path) for path in source.iterdir() if path.suffix.lower() == ".tar")
-        if not shards:
-            raise UserError(
-                f"--data {data} is a folder without .tar files: give a folder of webdataset shards "
-                "(unpacked: .tar, not .tar.gz), or a LLaVA JSON, or a .parquet file."
-            )
-    elif source.exists():
-        shards = [str(source)]
-    else:
-        shards = sorted(glob.glob(str(source), recursive=True))
-        if not shards:
-            raise UserError(f"--data {data} matches no file: give the path or glob of existing .tar shards.")
-        if other := next((shard for shard in shards if not shard.lower().endswith(".tar")), None):
-            raise UserError(f"--data {data} also matches {other}, which is no .tar file: narrow the glob.")
-    return shards
-
-
-def _scan(shard: str) -> list[tuple[tarfile.TarInfo, str]]:
-    """(image member, caption) of each key, in the order of the images."""
+def _scan(shard: str) -> Iterator[tuple[tarfile.TarInfo, bool, dict[str, object], BadRecord | None]]:
+    """(member, whether it is an image, its fields, what is wrong with it) of each key, in the order of the images."""
     images: dict[str, tarfile.TarInfo] = {}
     texts: dict[str, tarfile.TarInfo] = {}
     try:
@@ -101,18 +85,23 @@ def _scan(shard: str) -> list[tuple[tarfile.TarInfo, str]]:
                     f"{shard} is cut off or damaged at byte {end}, where the next member or the end mark "
                     "should be: fetch the shard again."
                 )
-            captions = {key: _caption(shard, file, member) for key, member in texts.items() if key in images}
+            for key, member in images.items():
+                if key not in texts:
+                    yield member, True, {}, BadRecord("the image has no text: no .txt or .json of its key")
+                    continue
+                try:
+                    yield member, True, _fields(file, texts[key]), None
+                except BadRecord as fault:
+                    yield member, True, {}, fault
+            for key, member in texts.items():
+                if key not in images:
+                    yield member, False, {}, BadRecord(f"the text has no image of its key ({', '.join(IMAGES)})")
     except tarfile.TarError as error:
         raise UserError(
             f"{shard} can't be read as a .tar file ({error}): it is cut off or of another kind; fetch the shard again."
         ) from None
     except OSError as error:
         raise UserError(f"{shard} can't be read ({error.strerror or error}): give readable shards.") from None
-    if lone := next((key for key in images if key not in texts), None):
-        _refuse(shard, images[lone], "has no caption", "add its .txt or .json, or remove it")
-    if lone := next((key for key in texts if key not in images), None):
-        _refuse(shard, texts[lone], "has no image", f"add one ({', '.join(IMAGES)}), or remove it")
-    return [(member, captions[key]) for key, member in images.items()]
 
 
 def _extension(member: tarfile.TarInfo) -> str:
@@ -129,22 +118,16 @@ def _check_member(shard: str, member: tarfile.TarInfo) -> None:
         _refuse(shard, member, f"is none of the expected kinds ({', '.join(IMAGES + TEXTS)})", "remove it")
 
 
-def _caption(shard: str, file: BinaryIO, member: tarfile.TarInfo) -> str:
+def _fields(file: BinaryIO, member: tarfile.TarInfo) -> dict[str, object]:
     if member.size > _LONGEST_TEXT:
-        _refuse(shard, member, f"has {member.size} bytes, too long for a caption", "shorten it, or remove the key")
+        raise BadRecord(f"its text has {member.size} bytes, too long for a caption")
     file.seek(member.offset_data)
     try:
-        text: object = file.read(member.size).decode("utf-8-sig")
-        if _extension(member) == "json":
-            record = json.loads(str(text))
-            text = record.get("caption") if isinstance(record, dict) else None
+        text = file.read(member.size).decode("utf-8-sig")
+        record: object = json.loads(text) if _extension(member) == "json" else {"caption": text}
     except (ValueError, RecursionError):
-        _refuse(shard, member, "is not valid UTF-8 text or JSON", "repair it, or remove the key")
-    if not isinstance(text, str) or not text.strip():
-        _refuse(shard, member, "holds no caption, or an empty one", "write one, or remove the key")
-    if has_surrogate(text):
-        _refuse(shard, member, "has half of a surrogate pair in its text, no character", "repair it, or remove the key")
-    return text
+        raise BadRecord("its text is not valid UTF-8 text or JSON") from None
+    return record if isinstance(record, dict) else {}
 
 
 def _refuse(shard: str, member: tarfile.TarInfo, fault: str, cure: str) -> NoReturn:

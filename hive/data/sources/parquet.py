@@ -1,6 +1,8 @@
 """A .parquet file with a column of encoded images and a column of captions."""
 
+import os
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from hive.data.source import CAPTION_FIELDS, BadRecord, Columns, Record, Source
+from hive.data.sources.image_store import ImageStore
 from hive.errors import UserError, first_line
 
 _CACHE_BYTES = 512 << 20  # decoded row groups kept by each process
@@ -48,39 +52,36 @@ class ParquetReader:
         return self._groups[group]
 
 
-def open_parquet(path: Path) -> tuple[list[str], list[str], ParquetReader]:
-    """(captions, file:row names, reader) of a .parquet file.
+def open_parquet(files: Sequence[Path], root: Path, images: ImageStore | None, columns: Columns) -> Source:
+    """The rows of one .parquet file, whose images are in it. Raises `UserError` for a file that can't be read.
 
-    Images are in the column `image`, binary or a struct with the binary field `bytes`; captions in `caption` or `text`.
+    Images are in the column `image`, binary or a struct with the binary field `bytes`.
     """
-    rule = 'it needs a column "image" with the encoded bytes and a column "caption" or "text"'
+    (path,) = files
+    rule = 'it needs a column "image" with the encoded bytes and a column of captions'
     try:
         file = pq.ParquetFile(path, memory_map=True)
         schema = file.schema_arrow
-        text = next((name for name in ("caption", "text") if name in schema.names), None)
-        if text is None or "image" not in schema.names:
+        texts = [name for name in (columns.caption, *CAPTION_FIELDS) if name in schema.names]
+        if not texts or "image" not in schema.names:
             raise UserError(f"{path} has the columns {', '.join(schema.names)}, but {rule}: rename or add them.")
-        if not _is_text(schema.field(text).type):
-            raise UserError(f'The column "{text}" of {path} is {schema.field(text).type}, but {rule}: store text.')
         column = _image_column(schema.field("image").type)
         if column is None:
             raise UserError(f'The column "image" of {path} is {schema.field("image").type}, but {rule}: store bytes.')
-        captions: list[Any] = file.read(columns=[text], use_threads=False).column(0).to_pylist()
+        rows: list[dict[str, object]] = file.read(columns=texts, use_threads=False).to_pylist()
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         reader = ParquetReader(str(path), column, np.cumsum([0, *sizes]))
-        empty = next((row for row, caption in enumerate(captions) if not (caption or "").strip()), None)
-        if empty is not None:
-            raise UserError(f"Row {empty} of {path} has an empty caption: write one, or remove the row.")
-        _check_nulls(path, file, reader)
+        nulls = _nulls(file, reader)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: build the data first, or give another --data.") from None
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} can't be read as Parquet ({first_line(error)}): write or fetch it again.") from None
-    return captions, [f"{path.name}:{row}" for row in range(len(captions))], reader
-
-
-def _is_text(kind: Any) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    records = []
+    for row, fields in enumerate(rows):
+        place = f"{os.path.relpath(path, root)}:{row}"
+        fault = BadRecord("the row holds no image bytes") if row in nulls else None
+        records.append(Record(place, place, fields, fault))
+    return Source(records, len(records), reader)
 
 
 def _image_column(kind: Any) -> str | None:
@@ -93,17 +94,15 @@ def _image_column(kind: Any) -> str | None:
     return name if binary else None
 
 
-def _check_nulls(path: Path, file: pq.ParquetFile, reader: ParquetReader) -> None:
-    """Raises `UserError` for a row without an image; reads images only where the file doesn't count its nulls."""
+def _nulls(file: pq.ParquetFile, reader: ParquetReader) -> set[int]:
+    """The rows without an image; images are read only where the file doesn't count its nulls."""
     leaves = [file.metadata.schema.column(leaf).path for leaf in range(file.metadata.num_columns)]
     leaf = leaves.index(reader.column)
+    rows: set[int] = set()
     for group in range(file.num_row_groups):
         statistics = file.metadata.row_group(group).column(leaf).statistics
         if statistics is not None and statistics.has_null_count and statistics.null_count == 0:
             continue
         nulls = np.flatnonzero(reader.group(group).is_null().to_numpy(zero_copy_only=False))
-        if len(nulls):
-            raise UserError(
-                f"Row {int(reader.starts[group]) + int(nulls[0])} of {path} has no image bytes: store the "
-                "encoded image in the file, or remove the row."
-            )
+        rows.update(int(reader.starts[group]) + int(row) for row in nulls)
+    return rows
