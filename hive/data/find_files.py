@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unicodedata import normalize
 
-from braceexpand import braceexpand
-
 from hive.errors import UserError
 
 SEPARATOR = "::"
@@ -76,6 +74,8 @@ def _expand_braces(part: str, flag: str) -> Iterator[str]:
     if "{" not in part or on_disk(Path(part).expanduser()) is not None:
         yield part
         return
+    from braceexpand import braceexpand  # a GPU machine may lack it (docs/gpu.md)
+
     try:
         yield from braceexpand(part, escape=False)
     except ValueError:

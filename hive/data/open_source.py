@@ -41,7 +41,7 @@ class Request(NamedTuple):
     @property
     def columns(self) -> Columns:
         """The fields that flags name."""
-        return Columns(self.options.image_column, self.options.caption_column)
+        return columns_of(self.options)
 
     def __str__(self) -> str:
         return f"{self.flag} {self.data}"
@@ -132,9 +132,9 @@ def open_source(data: str, image_root: Path | None, options: DataConfig, flag: s
         _refuse_choice(request, "subset")
         return open_parquet_file(EMBEDDED / "train.parquet", request.columns)
     if is_hub_name(data):
+        _refuse_image_root(request)
         from hive.data.sources.hub import open_hub
 
-        _refuse_image_root(request)
         return open_hub(data, options.subset, options.split, request.columns)
     paths = expand(data, flag, SOURCES)
     _refuse_choice(request, "subset")
@@ -153,6 +153,11 @@ def open_source(data: str, image_root: Path | None, options: DataConfig, flag: s
     if not kind.has_paths:
         _refuse_image_root(request)
     return kind.open(files, request)
+
+
+def columns_of(options: DataConfig) -> Columns:
+    """The fields that flags name."""
+    return Columns(options.image_column, options.caption_column)
 
 
 def open_parquet_file(path: Path, columns: Columns) -> Source:

@@ -12,7 +12,7 @@ import numpy as np
 
 from hive.config import DataConfig
 from hive.data.captions import read_captions
-from hive.data.open_source import EMBEDDED, open_parquet_file, open_source
+from hive.data.open_source import EMBEDDED, columns_of, open_parquet_file, open_source
 from hive.data.source import BadRecord, Columns, OtherRecord, Reader, Record, Source
 from hive.errors import UserError
 
@@ -97,9 +97,8 @@ def open_pairs(data: str, image_root: Path | None, options: DataConfig) -> Pairs
 
     Raises `UserError` for what is no source, or has no usable record.
     """
-    columns = Columns(options.image_column, options.caption_column)
     source = open_source(data, image_root, options)
-    return collect(source, partial(read_captions, columns=columns), f"--data {data}")
+    return collect(source, partial(read_captions, columns=columns_of(options)), f"--data {data}")
 
 
 def open_embedded(split: str) -> Pairs:

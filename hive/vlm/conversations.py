@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from hive.config import DataConfig
-from hive.data.open_source import open_source
+from hive.data.open_source import columns_of, open_source
 from hive.data.pairs import Pairs, collect
 from hive.data.source import CONVERSATION_FIELDS, BadRecord, Columns, Record, field, first_field
 from hive.files import has_surrogate
@@ -55,8 +55,7 @@ def turns(text: str) -> list[Turn]:
 def open_conversations(data: str, image_root: Path | None, options: DataConfig, flag: str) -> Pairs:
     """The usable conversations of what `flag` names; see `open_source`. Raises `UserError` where there is none."""
     source = open_source(data, image_root, options, flag)
-    columns = Columns(options.image_column, options.caption_column)
-    return collect(source, partial(read_conversation, columns=columns), f"{flag} {data}")
+    return collect(source, partial(read_conversation, columns=columns_of(options)), f"{flag} {data}")
 
 
 def read_conversation(record: Record, columns: Columns) -> tuple[str, ...]:

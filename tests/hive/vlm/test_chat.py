@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from hive.config import DataConfig
 from hive.data.text import BadText, load_transformers_tokenizer
 from hive.errors import UserError
 from hive.vlm.chat import DATE, as_processor_template, load_chat_tokenizer
@@ -146,7 +147,7 @@ def test_ids_are_those_of_transformers(tmp_path):
 
 
 def test_llava_json(tmp_path):
-    pairs = open_conversations(str(make_set(tmp_path)), None, "--data")
+    pairs = open_conversations(str(make_set(tmp_path)), None, DataConfig(), "--data")
     assert len(pairs) == 40
     assert turns(pairs.captions[0])[:2] == [("system", "Be brief."), ("user", "<image>\nWhat is this?")]
     assert turns(pairs.captions[2])[0] == ("user", "<image>\nWhat is this?")  # from the question's end to its start
@@ -159,7 +160,7 @@ def test_odd_turns(tmp_path):
     path = tmp_path / "x.json"
     talk = [("gpt", "Hi!"), ("human", "What?"), ("gpt", "A cat."), ("human", "Why?")]
     path.write_text(json.dumps([{"conversations": said(talk)}]))
-    assert turns(open_conversations(str(path), None, "--data").captions[0]) == [
+    assert turns(open_conversations(str(path), None, DataConfig(), "--data").captions[0]) == [
         ("user", "What?"),
         ("assistant", "A cat."),
     ]
@@ -168,7 +169,7 @@ def test_odd_turns(tmp_path):
 @pytest.mark.parametrize(
     ("record", "said_"),
     [
-        ([], "is not an object"),
+        ([], "it is no object"),
         ({}, 'no "conversations"'),
         ({"conversations": said([("human", "x"), ("robot", "y")])}, "a turn from 'robot'"),
         ({"conversations": [{"from": "human", "value": 3}]}, "a turn from 'human'"),
@@ -177,11 +178,11 @@ def test_odd_turns(tmp_path):
         ({"conversations": said([("human", "x"), ("human", "y"), ("gpt", "z")])}, "by turns"),
         ({"conversations": said([("human", "x")])}, "by turns"),
         ({"conversations": said([("system", "x")])}, "by turns"),
-        ({"conversations": said([("human", "<image> x"), ("gpt", "y")])}, 'no "image"'),
+        ({"conversations": said([("human", "<image> x"), ("gpt", "y")])}, "but no image"),
         ({"image": "a.png", "conversations": said([("human", "<image><image>"), ("gpt", "y")])}, "2 times"),
         ({"image": "a.png", "conversations": said([("human", "x"), ("gpt", "<image>")])}, "in an answer"),
         ({"image": "../a.png", "conversations": said([("human", "x"), ("gpt", "y")])}, "leaves the image root"),
-        ({"image": "b.png", "conversations": said([("human", "x"), ("gpt", "y")])}, "not a file"),
+        ({"image": "b.png", "conversations": said([("human", "x"), ("gpt", "y")])}, "its image is missing"),
         ({"image": ["a.png"], "conversations": said([("human", "x"), ("gpt", "y")])}, "is no path"),
     ],
 )
@@ -189,7 +190,7 @@ def test_records_that_are_refused(tmp_path, record, said_):
     (tmp_path / "a.png").touch()
     (tmp_path / "x.json").write_text(json.dumps([record]))
     with pytest.raises(UserError, match=said_):
-        open_conversations(str(tmp_path / "x.json"), None, "--data")
+        open_conversations(str(tmp_path / "x.json"), None, DataConfig(), "--data")
 
 
 def test_emoji_questions():

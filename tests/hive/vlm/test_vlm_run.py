@@ -126,8 +126,8 @@ def test_ask(finished: Path, flags: list[str], capsys: pytest.CaptureFixture) ->
         (["--stages", "3"], "some of 1,2 in that order"),
         (["--feature-layer", "0"], "--feature-layer is 0, but it must be -1 or less"),
         (["--image-root2", "x"], "--image-root2 goes with --data2"),
-        (["--data", "nowhere.json"], "--data nowhere.json is no file"),
-        (["--data2", "nowhere"], "--data2 nowhere is no file"),
+        (["--data", "nowhere.json"], "--data nowhere.json does not exist"),
+        (["--data2", "nowhere"], "--data2 nowhere does not exist"),
         (["--vision.weights", "runs/x/tower"], "is not there: pre-train one first"),
         (["--vision.weights", "."], "--vision.weights . "),
         (["--resume", "nowhere"], "is no run folder"),
@@ -152,7 +152,7 @@ def test_another_data_set_is_refused_on_resume(finished: Path, flags: list[str],
 
 def test_a_set_that_is_cut_to_nothing(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main([*flags, "--out", str(tmp_path / "out"), "--dataset.max-text-tokens", "3"]) == 2
-    assert "no answer begins within 3 tokens): mend or remove them." in capsys.readouterr().err
+    assert "(no answer begins within 3 tokens), more than --dataset.max-bad-share" in capsys.readouterr().err
 
 
 def test_the_ledger_counts_conversations_without_an_image(flags: list[str], tmp_path: Path) -> None:
