@@ -45,8 +45,9 @@ def open_store(root: Path) -> ImageStore:
     Raises `UserError` where `root` is neither.
     """
     path = root.expanduser().resolve()
-    if path.is_file() or (path / _LMDB_FILE).is_file():
-        return LmdbStore(str(path))
+    for file in (path, path / _LMDB_FILE):
+        if file.is_file():
+            return LmdbStore(str(file))
     if path.is_dir():
         return FolderStore(str(path))
     raise UserError(
@@ -85,7 +86,7 @@ class FolderStore:
             return file.read()
 
     def suggest(self, image: str) -> str:
-        """Looks for the image in the folders above the root, in those in it, and for the end of its path in the root."""
+        """Looks for the image in folders above the root and in it, and for the end of its path in the root."""
         path = _spellings(image)[-1].lstrip("/")
         root = Path(self.root)
         inside = sorted(entry for entry in root.iterdir() if entry.is_dir())
@@ -171,7 +172,7 @@ class LmdbStore:
     """The values of an LMDB, by keys that are paths as records have them."""
 
     def __init__(self, path: str) -> None:
-        """Opens the LMDB once, to see that it is one; `UserError` where it isn't."""
+        """Opens the file of an LMDB once, to see that it is one; `UserError` where it isn't."""
         self.path = path
         try:
             with _environment(path, os.getpid()).begin() as transaction:
@@ -227,6 +228,6 @@ def _environment(path: str, process: int) -> "lmdb.Environment":
     assert process == os.getpid()
     try:
         # Without a lock it can be read from a folder that can't be written, and by any number of processes.
-        return lmdb.open(path, subdir=os.path.isdir(path), readonly=True, lock=False, readahead=False)
+        return lmdb.open(path, subdir=False, readonly=True, lock=False, readahead=False)
     except lmdb.Error as error:
         raise OSError(first_line(error)) from None

@@ -76,7 +76,9 @@ def _parse_object(line: str) -> Mapping[str, object] | None:
 
 def _is_document(value: Mapping[str, object]) -> bool:
     """Whether an object is around a list of records, rather than a record."""
-    return _is_coco(value) or (bool(_lists(value)) and not value.keys() & (_RECORD_FIELDS - {"images"}))
+    lists = _lists(value)
+    records = {"images"} & {*lists}  # a record may have that field too, with names of images
+    return _is_coco(value) or (bool(lists) and not value.keys() & (_RECORD_FIELDS - records))
 
 
 def _is_coco(value: Mapping[str, object]) -> bool:
@@ -153,7 +155,7 @@ def _load(path: Path) -> Any:
 
 
 def _refuse_broken(path: Path) -> NoReturn:
-    """Says where a file stops being JSON, which is read once more as a whole: positions in a part of it mean nothing."""
+    """Says where a file stops being JSON; it is read once more as a whole, since positions in a part mean nothing."""
     try:
         json.loads(path.read_text(encoding=text_encoding(path), errors="surrogateescape"))
     except json.JSONDecodeError as error:
@@ -170,7 +172,7 @@ def _read_document(path: Path, document: object, name: str) -> Iterator[Entry]:
     """The records in an object around a list; `UserError` where it isn't plain which list has them."""
     if not isinstance(document, dict):
         raise UserError(
-            f"{path} holds {json.dumps(document)[:40]} at its top: give a list of records, one record a line, or COCO's "
+            f"{path} holds {json.dumps(document)[:40]} at its top: give a list of records, a record a line, or COCO's "
             "captions."
         )
     if _is_coco(document):

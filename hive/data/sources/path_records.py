@@ -21,7 +21,9 @@ from hive.data.source import (
 from hive.data.sources.image_store import ImageStore, MissingImage
 from hive.errors import UserError
 
-_NEARLY_ALL = 0.9  # of the records: if the images of more are missing, they are looked for in a wrong place
+_NEARLY_ALL = (
+    0.9  # of the records without another fault: if the images of more are missing, they are looked for in a wrong place
+)
 
 
 class Entry(NamedTuple):
@@ -76,26 +78,28 @@ def open_entries(
     """
     paths: list[str] = []
     faults: dict[int, BadRecord] = {}
-    missing, example = 0, ""
+    missing, faulty, example = 0, 0, ""
     for row, entry in enumerate(read()):
         paths.append("")
         try:
             if entry.fault is not None:
                 raise entry.fault
-            value = find_images(entry.fields, columns, names)
-            paths[row] = image_path(value)
-            if paths[row]:
-                paths[row] = images.find(os.path.join(entry.folder, paths[row]))
+            path = image_path(find_images(entry.fields, columns, names))
+            if path:
+                paths[row] = os.path.join(entry.folder, path)
+                paths[row] = images.find(paths[row])
         except MissingImage as error:
             missing, example = missing + 1, example or paths[row]
             faults[row] = error.with_traceback(None)  # it would keep this function's locals
         except BadRecord as error:
+            faulty += 1
             faults[row] = error.with_traceback(None)
         except UserError as error:
             raise UserError(f"{entry.place}: {error}.") from None
-    if missing > _NEARLY_ALL * len(paths):
+    if missing > _NEARLY_ALL * (len(paths) - faulty):
         raise UserError(
-            f"The images of {missing} of {len(paths)} records are missing, such as {example:.200} of {suggest(example)}."
+            f"The images of {missing} of {len(paths) - faulty} records are missing, such as {example:.200} of "
+            f"{suggest(example)}."
         )
 
     def records() -> Iterator[Record]:
