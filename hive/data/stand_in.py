@@ -36,8 +36,11 @@ def read_captions(record: Record, columns: Columns) -> tuple[str, ...]:
     return (value,)
 
 
-def collect(source: Source, read_texts: Callable[[Record], tuple[str, ...]]) -> Pairs:
-    texts, names, rows, first = [], [], [], None
+def collect(source: Source, read_texts: Callable[[Record], tuple[str, ...]], what: str) -> Pairs:
+    texts: list[str] = []
+    names: list[str] = []
+    rows: list[int] = []
+    first = ""
     for row, record in enumerate(source.records):
         try:
             if record.fault is not None:
@@ -46,8 +49,8 @@ def collect(source: Source, read_texts: Callable[[Record], tuple[str, ...]]) -> 
         except BadRecord as error:
             first = first or f"{record.place}: {error}"
         else:
-            names.append(record.image or record.place)
+            names.append(record.image or f"record {row}")
             rows.append(row if record.image else -1)
     if not texts:
-        raise UserError(f"no record can be used, such as {first}.")
+        raise UserError(f"None of the records of {what} can be used, such as {first}.")
     return Pairs(texts, names, source.reader, np.array(rows, dtype=np.int64))

@@ -72,7 +72,7 @@ def open_conversations(data: str, image_root: Path | None, options: DataConfig, 
     Raises `UserError` for a source that can't be used; records that can't be are left out and listed.
     """
     source = open_source(data, image_root, options, flag)
-    return collect(source, partial(read_conversation, columns=columns_of(options)))
+    return collect(source, partial(read_conversation, columns=columns_of(options)), f"{flag} {data}")
 
 
 def read_conversation(record: Record, columns: Columns) -> tuple[str, ...]:

@@ -102,14 +102,13 @@ def _open_beside(root: str, tree: Tree) -> Source:
         lone = [name for name in names if _kind(name) in TEXTS and name not in pairs.values()]
         for image, text in (*pairs.items(), *(("", text) for text in lone)):
             found.append((image and os.path.join(folder, image), os.path.join(folder, text) if text else ""))
-    for names in found:
-        for name in filter(None, names):
-            try:
-                store.find(name)
-            except BadRecord:
-                continue  # a link to nothing: the record says so
-            except UserError as error:
-                raise UserError(f"{root}: {error}.") from None
+    for name in (name for pair in found for name in pair if name):
+        try:
+            store.find(name)
+        except BadRecord:
+            continue  # a link to nothing: the record says so
+        except UserError as error:
+            raise UserError(f"{root}: {error}.") from None
 
     def records() -> Iterator[Record]:
         for image, text in found:

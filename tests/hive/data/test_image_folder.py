@@ -13,6 +13,8 @@ from hive.data.sources.image_folder import is_image_folder, open_image_folder
 from hive.errors import UserError
 from tests.support.pairs_on_the_spot import encoded
 
+UNNAMED = Columns()
+
 
 def write(root: Path, files: dict[str, bytes | str]) -> Path:
     for name, content in files.items():
@@ -21,7 +23,7 @@ def write(root: Path, files: dict[str, bytes | str]) -> Path:
     return root
 
 
-def records(root: Path, columns: Columns = Columns()) -> list[Record]:
+def records(root: Path, columns: Columns = UNNAMED) -> list[Record]:
     """The records; every image of theirs is also read."""
     assert is_image_folder(root)
     source = open_image_folder(root, columns)

@@ -97,7 +97,12 @@ def test_a_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     store = FolderStore(str(write(tmp_path, *(f"{number}.jpg" for number in range(50)))))
     listed: list[str] = []
     scandir = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
+
+    def count(path: str) -> object:
+        listed.append(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", count)
     for number in range(60):
         try:
             store.find(f"{number}.jpg")

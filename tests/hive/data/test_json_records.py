@@ -15,6 +15,8 @@ from hive.data.sources.json_records import open_json
 from hive.errors import UserError
 from tests.support.pairs_on_the_spot import encoded
 
+UNNAMED = Columns()
+
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
@@ -29,7 +31,7 @@ def talk(answer: str) -> list[dict]:
     return [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": answer}]
 
 
-def source(photos: Path, content: object, name: str = "d.json", columns: Columns = Columns()) -> Source:
+def source(photos: Path, content: object, name: str = "d.json", columns: Columns = UNNAMED) -> Source:
     file = photos.parent / name
     if isinstance(content, bytes):
         file.write_bytes(content)
@@ -243,7 +245,7 @@ def test_a_wrong_root(photos: Path) -> None:
     """Nearly all images missing is a mistake about the root; one in two is not."""
     content = [{"image": f"photos/{n}.jpg", "caption": "x"} for n in range(4)]
     with pytest.raises(
-        UserError, match="of 4 of 4 records are missing, such as photos/0.jpg of d.json; .*below"
+        UserError, match=r"of 4 of 4 records are missing, such as photos/0.jpg of d.json; .*below"
     ) as error:
         source(photos, content)
     assert f"give --image-root {photos.parent}." in str(error.value)

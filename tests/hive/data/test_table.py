@@ -12,6 +12,7 @@ from hive.data.sources.table import open_table
 from hive.errors import UserError
 from tests.support.pairs_on_the_spot import encoded
 
+UNNAMED = Columns()
 CAPTIONS = ["a cat", 'it says "hi", twice', "two\nlines", "|;\t,", " é"]
 
 
@@ -24,7 +25,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def source(root: Path, content: str | bytes, name: str = "t.csv", columns: Columns = Columns()) -> Source:
+def source(root: Path, content: str | bytes, name: str = "t.csv", columns: Columns = UNNAMED) -> Source:
     (root / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     return open_table([root / name], open_store(root), columns)
 

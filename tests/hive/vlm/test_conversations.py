@@ -1,4 +1,4 @@
-"""Conversations as people have them: every form of turns and marks, in every kind of source, and what is no conversation."""
+"""Conversations as people have them: forms of turns and marks, kinds of sources, and what is no conversation."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,11 @@ from hive.vlm.conversations import open_conversations, read_conversation, turns
 from tests.support.pairs_on_the_spot import encoded
 from tests.support.tiny_chats import make_set, said
 
+UNNAMED = Columns()
 ASK, ANSWER = ("user", "<image>\nWhat?"), ("assistant", "A cat.")
 
 
-def read(fields: dict, image: str | None = "0.jpg", columns: Columns = Columns()) -> list[list[tuple[str, str]]]:
+def read(fields: dict, image: str | None = "0.jpg", columns: Columns = UNNAMED) -> list[list[tuple[str, str]]]:
     return [turns(text) for text in read_conversation(Record("d.json record 0", image, fields), columns)]
 
 
@@ -94,7 +95,7 @@ def test_without_an_image() -> None:
     literal = [("user", "Is <image> a tag?"), ("assistant", "<image>\nis none.")]
     assert talk(("human", literal[0][1]), ("gpt", literal[1][1]), image=None) == literal
     for question in ("<image>\nWhat?", "What?\n <image> ", "a\n<image>\nb"):
-        with pytest.raises(BadRecord, match="shows an image .* has none"):
+        with pytest.raises(BadRecord, match=r"shows an image .* has none"):
             talk(("human", question), ("gpt", "x"), image=None)
     with pytest.raises(BadRecord, match="shows an image"):
         read({"messages": [parts(PICTURE, TEXT), REPLY]}, None)
@@ -193,5 +194,5 @@ def test_records_that_are_left_out(tmp_path: Path) -> None:
     del records[6]["conversations"]
     path.write_text(json.dumps(records))
     pairs = open_conversations(str(path), None, DataConfig(), "--data")
-    assert list(pairs.names) == ["0.png", "4.png", "chats.json record 5 (id t0)", "chats.json record 7 (id t2)"]
+    assert list(pairs.names) == ["0.png", "4.png", "record 5", "record 7"]
     assert pairs.read(1) == (tmp_path / "4.png").read_bytes()
