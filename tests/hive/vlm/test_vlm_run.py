@@ -173,5 +173,5 @@ def test_bad_samples_go_to_the_ledger(flags: list[str], tmp_path: Path) -> None:
     usual = [*flags, "--data", str(data), "--data2", "None", "--max-steps", "6", "--stages", "1"]
     assert main([*usual, "--out", str(tmp_path / "out")]) == 0
     reasons = {record["file"]: record["reason"] for record in read_records(tmp_path / "out" / "bad_samples.jsonl")}
-    assert reasons["record 35"] == "no answer begins within 2048 tokens"
+    assert reasons["record 35"] == "no answer begins within 128 tokens"
     assert "4.png" in reasons
