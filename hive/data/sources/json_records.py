@@ -30,7 +30,9 @@ def read_json(path: Path, name: str) -> Iterator[Entry]:
         with path.open(encoding=text_encoding(path), errors="surrogateescape") as file:
             start = _first_lines(file)
             file.seek(0)
-            if start[:1] == ["["]:
+            if not start:
+                return  # an empty file has no record
+            if start == ["["]:
                 yield from _numbered(_read_list(path, file), f"{name} record")
             elif _are_lines(path, start):
                 yield from _read_lines(file, name)
@@ -61,8 +63,8 @@ def _are_lines(path: Path, start: Sequence[str]) -> bool:
     One line alone may be an object around a list, and an object may be written over many lines.
     """
     whole = [_parse_object(line) for line in start]
-    if len(start) < 2:
-        return bool(start) and whole[0] is not None and not _is_document(whole[0])
+    if len(start) < 2 and whole[0] is not None:
+        return not _is_document(whole[0]) and (_is_record(whole[0]) or path.suffix.lower() in LINES)
     return path.suffix.lower() in LINES or any(record is not None for record in whole)
 
 
@@ -79,6 +81,10 @@ def _is_document(value: Mapping[str, object]) -> bool:
     lists = _lists(value)
     records = {"images"} & {*lists}  # a record may have that field too, with names of images
     return _is_coco(value) or (bool(lists) and not value.keys() & (_RECORD_FIELDS - records))
+
+
+def _is_record(value: Mapping[str, object]) -> bool:
+    return bool(value.keys() & _RECORD_FIELDS)
 
 
 def _is_coco(value: Mapping[str, object]) -> bool:
@@ -179,13 +185,19 @@ def _read_document(path: Path, document: object, name: str) -> Iterator[Entry]:
         yield from _read_coco(document["images"], document["annotations"], name)
         return
     lists = _lists(document)
-    if not _is_document(document):  # one record over several lines
-        yield from _numbered([document], f"{name} record")
-    elif len(lists) == 1:
+    if _is_document(document):
+        if len(lists) > 1:
+            raise UserError(
+                f"{path} holds the lists {', '.join(lists)}, but records are read from one: give a file with one of "
+                "them."
+            )
         yield from _numbered(document[lists[0]], f"{name} {lists[0]}")
+    elif _is_record(document):  # over several lines
+        yield from _numbered([document], f"{name} record")
     else:
         raise UserError(
-            f"{path} holds the lists {', '.join(lists)}, but records are read from one: give a file with one of them."
+            f"{path} holds an object with the fields {', '.join(document):.100}, which is neither a record nor around "
+            'a list of records: give a list of records such as {"image": "0.jpg", "caption": "a cat"}.'
         )
 
 

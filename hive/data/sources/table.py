@@ -49,7 +49,7 @@ def _read_header(path: Path, line: str, columns: Columns) -> tuple[str, list[str
         has_image, has_text = (any(name in header for name in names) for names in (images, texts))
         return has_image and has_text, len(header)
 
-    headers = {separator: _split(line, separator) for separator in SEPARATORS}
+    headers = {separator: [_usual(name, columns) for name in _split(line, separator)] for separator in SEPARATORS}
     separator = max(headers, key=lambda separator: known(headers[separator]))
     header = headers[separator]
     if not known(header)[0]:
@@ -59,6 +59,12 @@ def _read_header(path: Path, line: str, columns: Columns) -> tuple[str, list[str
             "--dataset.image-column and --dataset.caption-column."
         )
     return separator, header
+
+
+def _usual(name: str, columns: Columns) -> str:
+    """The name of a column, small where a usual name was written with capitals and no flag has it so."""
+    is_usual = name.lower() in (*_IMAGES, *_TEXTS) and name not in (columns.image, columns.caption)
+    return name.lower() if is_usual else name
 
 
 def _split(line: str, separator: str) -> list[str]:
@@ -89,7 +95,8 @@ def _read_rows(lines: Iterable[str], separator: str) -> Iterator[tuple[int, list
         try:
             row = next(rows, None)
         except csv.Error as error:
-            row = error
+            # Who separates by tabs seldom quotes: a quote that ends or opens a text in a wrong way belongs to it.
+            row = taken[0].rstrip("\r\n").split(separator) if separator == "\t" else error
             again.extendleft(reversed(taken[1:]))
             del taken[1:]
             rows = csv.reader(feed(), delimiter=separator, skipinitialspace=True, strict=True)

@@ -91,7 +91,7 @@ def test_a_list_is_read_in_parts(photos: Path, monkeypatch: pytest.MonkeyPatch) 
         assert (
             faults(list(source(photos, "[12, 345, null]").records)) == ["it is no object with an image and a text"] * 3
         )
-    assert source(photos, "[ ]").count == 0
+    assert source(photos, "[ ]").count == source(photos, "\n").count == source(photos, "", "d.jsonl").count == 0
 
 
 def test_one_record(photos: Path) -> None:
@@ -186,6 +186,8 @@ def test_a_byte_that_is_not_utf8_spoils_one_record(photos: Path) -> None:
         ("[" * 100_000, "nested too deeply"),
         ('{"train": [{"image": "0.jpg"}], "val": [{"image": "1.jpg"}]}', "the lists train, val"),
         ("3", "holds 3 at its top"),
+        ('{"0.jpg": "a cat", "1.jpg": "a dog"}', "an object with the fields 0.jpg, 1.jpg, which is neither"),
+        ('{"0.jpg": "a cat",\n "1.jpg": "a dog"}', "an object with the fields 0.jpg, 1.jpg, which is neither"),
         ("no JSON", "line 1, column 1"),
     ],
 )

@@ -55,7 +55,7 @@ def test_what_windows_and_hands_write(root: Path) -> None:
     text = written(",", ("filepath", "title"))
     for content in (b"\xef\xbb\xbf" + text.encode(), text.encode("utf-16"), text.replace("\r\n", "\n").encode()):
         assert [record.fault for record in source(root, content).records] == [None] * 5
-    by_hand = 'image, caption\n\nphotos/0.jpg, "a cat, and a dog"\n\nphotos\\1.jpg , a dog'
+    by_hand = 'Image, Caption\n\nphotos/0.jpg, "a cat, and a dog"\n\nphotos\\1.jpg , a dog'
     assert [(record.image, record.fields["caption"]) for record in source(root, by_hand).records] == [
         ("photos/0.jpg", "a cat, and a dog"),
         ("photos/1.jpg", "a dog"),
@@ -99,6 +99,12 @@ def test_faults_of_a_row(root: Path) -> None:
     }.items():
         assert reason in reasons.pop(line)
     assert not reasons
+    tabs = 'image\tcaption\nphotos/0.jpg\t"Hello" he said\nphotos/1.jpg\t"a cat\nphotos/2.jpg\ta "dog"\n'
+    assert [record.fields["caption"] for record in source(root, tabs).records] == [
+        '"Hello" he said',
+        '"a cat',
+        'a "dog"',
+    ]
     cut_off = list(source(root, 'image,caption\nphotos/0.jpg,"a cat\nphotos/1.jpg,a dog\n').records)
     assert [record.fault is None for record in cut_off] == [False, True]
 
