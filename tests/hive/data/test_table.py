@@ -126,8 +126,8 @@ def test_headers_that_are_none(root: Path, content: str, columns: Columns, messa
 
 
 def test_columns_that_flags_name(root: Path) -> None:
-    opened = source(root, "a;b;image\nphotos/2.jpg;x, y;nowhere.jpg\n", columns=Columns("a", "b"))
-    assert [(record.image, record.fields["b"]) for record in opened.records] == [("photos/2.jpg", "x, y")]
+    opened = source(root, "a;Title;image\nphotos/2.jpg;x, y;nowhere.jpg\n", columns=Columns("a", "Title"))
+    assert [(record.image, record.fields["Title"]) for record in opened.records] == [("photos/2.jpg", "x, y")]
 
 
 def test_a_root_that_the_paths_repeat(root: Path) -> None:
