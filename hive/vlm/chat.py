@@ -13,7 +13,7 @@ import torch
 from hive.data.text import BadSample, BadText, Batch
 from hive.data.tokenizer_files import load_transformers_tokenizer
 from hive.errors import UserError, first_line
-from hive.vlm.conversations import IMAGE, Turn, turns
+from hive.vlm.conversations import IMAGE, Turn, has_image, turns
 
 DATE = "26 Jul 2024"
 """The date that Llama 3's template is given, its default; without one it would write today's date."""
@@ -79,6 +79,15 @@ class ChatTokenizer:
         return max(number for number in vocabulary.values() if number != self.image_id) + 1
 
     @cached_property
+    def _text_backend(self) -> tokenizers.Tokenizer:
+        """The tokenizer in which `IMAGE` is text, for a conversation without an image that speaks of it."""
+        state = json.loads(self.backend.to_str())
+        for token in state["added_tokens"]:
+            if token["content"] == IMAGE:
+                token["content"] = f"\0{IMAGE}\0"  # in no text; without the token, ids of others might move
+        return tokenizers.Tokenizer.from_str(json.dumps(state))
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the tokenizer, the template and the image's tokens."""
         parts = [json.loads(self.backend.to_str()), self.template, self.special_tokens, self.patches]
@@ -98,13 +107,12 @@ class ChatTokenizer:
     def encode(self, text: str, max_tokens: int) -> ChatText:
         """A conversation that `Pairs` holds as at most `max_tokens` ids, an image counted as one.
 
-        Raises `BadText` where an answer is empty, or where the first `max_tokens` ids hold no answer or not the image.
+        Raises `BadText` where the first `max_tokens` ids hold no answer or not the image.
         """
         conversation = turns(text)
-        if not all(value for role, value in conversation if role == "assistant"):
-            raise BadText("an answer is empty")
         whole, spans = self.locate_answers(conversation)
-        encoding = self.backend.encode(whole, add_special_tokens=False)
+        is_text = IMAGE in whole and not has_image(conversation)
+        encoding = (self._text_backend if is_text else self.backend).encode(whole, add_special_tokens=False)
         answers = [any(start < last and end > first for first, last in spans) for start, end in encoding.offsets]
         ids, answers = encoding.ids[:max_tokens], answers[:max_tokens]
         if True not in answers:

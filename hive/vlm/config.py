@@ -17,11 +17,12 @@ class VLMConfig(RunConfig):
     """The configuration of a whole fine-tuning run. Its samples are conversations."""
 
     data: Annotated[str, FREE] = "embedded"
-    """Stage 1's conversations: "embedded" (templated questions on emoji) or a LLaVA JSON file."""
+    """Stage 1's conversations: "embedded" (templated questions on emoji), or any source that pre-training takes, with
+    conversations or captions: LLaVA's JSON or JSON lines, COCO captions, a table, a folder, shards, Parquet."""
     data2: Annotated[str | None, FREE] = None
     """Stage 2's conversations; None takes stage 1's."""
     image_root2: Annotated[Path | None, FREE] = None
-    """Folder that the image paths of --data2 start from."""
+    """Folder or LMDB that the image paths of --data2 start from."""
     stages: Annotated[Stages, FREE] = (1, 2)
     """Stages to run, in order: 1 trains the connector, 2 connector and language model. The tower stays as it is."""
     feature_layer: Annotated[int, Rule("-1 or less", lambda value: value <= -1)] = -1

@@ -1,11 +1,11 @@
-"""Conversations about images, checked before anything is trained, held as JSON texts.
+"""Conversations about images, read from the fields of any source's records and held as JSON texts.
 
 A set is `Pairs` whose captions are conversations; `turns` parses one. As texts, 700,000 conversations take little
 memory, and fingerprint, order and held-out split are those of captions.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,25 @@ from typing import Any
 import torch
 
 from hive.config import DataConfig
+from hive.data.captions import read_captions
 from hive.data.open_source import columns_of, open_source
 from hive.data.pairs import Pairs, collect
 from hive.data.source import CONVERSATION_FIELDS, BadRecord, Columns, Record, field, first_field
+from hive.data.templates import DESCRIBE
 from hive.files import has_surrogate
 
 IMAGE = "<image>"
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "system": "system",
+}
 Turn = tuple[str, str]
-"""(role, text): the role is system, user or assistant; an image's placeholder is at the start of a user's turn."""
+"""(role, text): the role is system, user or assistant. The turn that shows the image starts with `IMAGE` and a newline;
+in a conversation without an image, `IMAGE` is text like any other."""
 
 
 class SharedTexts(Sequence[str]):
@@ -52,58 +62,126 @@ def turns(text: str) -> list[Turn]:
     return [(role, value) for role, value in json.loads(text)]
 
 
+def has_image(conversation: Sequence[Turn]) -> bool:
+    """Whether a turn of a conversation that `read_conversation` read shows an image."""
+    return any(role == "user" and text.startswith(f"{IMAGE}\n") for role, text in conversation)
+
+
 def open_conversations(data: str, image_root: Path | None, options: DataConfig, flag: str) -> Pairs:
-    """The usable conversations of what `flag` names; see `open_source`. Raises `UserError` where there is none."""
+    """The conversations of a source, those about captions included. `flag` is the flag that names it.
+
+    Raises `UserError` for a source that can't be used; records that can't be are left out and listed.
+    """
     source = open_source(data, image_root, options, flag)
     return collect(source, partial(read_conversation, columns=columns_of(options)), f"{flag} {data}")
 
 
 def read_conversation(record: Record, columns: Columns) -> tuple[str, ...]:
-    """The conversation of a record, as `dumps` writes it. Raises `BadRecord` where it is none.
+    """A record's conversation; of a record with captions alone, for each of them the question for it and the caption.
 
-    A system turn if the record has one, then user and assistant in alternation, with the image's placeholder. As in
-    LLaVA, an answer before the first question is left out, and so is a last question without an answer.
+    Raises `BadRecord` where neither is there, or it isn't clear what is meant.
     """
-    if columns.caption is not None:
-        raw = field(record.fields, columns.caption)
-    else:
-        raw = first_field(record.fields, CONVERSATION_FIELDS)
-    if not isinstance(raw, list) or not raw:
-        raise BadRecord('it has no "conversations", a list of turns')
-    conversation: list[Turn] = []
-    for turn in raw:
-        speaker, text = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
-        if not isinstance(speaker, str) or speaker not in ROLES or not isinstance(text, str):
-            raise BadRecord(
-                f'it has a turn from {speaker!r:.40}, but each needs "from", one of {", ".join(ROLES)}, and "value", a '
-                "text"
-            )
-        if has_surrogate(text):
-            raise BadRecord("a turn is not text throughout: bytes that are not UTF-8, or half of a surrogate pair")
-        conversation.append((ROLES[speaker], text.strip()))
-    system = 1 if conversation[0][0] == "system" else 0
-    if len(conversation) > system and conversation[system][0] == "assistant":
-        del conversation[system]
-    if conversation and conversation[-1][0] == "user":
-        del conversation[-1]
-    roles = [role for role, _ in conversation[system:]]
-    if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
-        raise BadRecord("it is no conversation of question and answer by turns, with at most a system turn in front")
-    return (dumps(_move_placeholder(conversation, record.image is not None)),)
+    value = (
+        first_field(record.fields, CONVERSATION_FIELDS)
+        if columns.caption is None
+        else field(record.fields, columns.caption)
+    )
+    said = _list_turns(value)
+    if said is not None:
+        conversation = [_read_turn(turn) for turn in said]
+        system = record.fields.get("system")
+        if isinstance(system, str) and system.strip():
+            conversation.insert(0, ("system", system))
+        return (dumps(_place_image(_alternate(conversation), record.image is not None)),)
+    if value is not None and columns.caption is None:
+        raise BadRecord("its conversation is no list of turns")
+    if record.image is None:
+        raise BadRecord("it has neither a conversation nor an image with a caption")
+    question = ("user", f"{IMAGE}\n{DESCRIBE}")
+    return tuple(dumps([question, ("assistant", caption)]) for caption in read_captions(record, columns))
 
 
-def _move_placeholder(conversation: list[Turn], has_image: bool) -> list[Turn]:
-    """The conversation with its image's placeholder at the start of a turn: the turn that has it, or the first user's.
+def _list_turns(value: object) -> list[Mapping[str, object]] | None:
+    """The turns that a field holds, unread; None for what is no conversation.
 
-    Raises `BadRecord` where placeholders and images don't match.
+    In tables they are JSON, and `datasets` turns a list of objects into an object of lists.
     """
-    places = [place for place, (_, text) in enumerate(conversation) for _ in range(text.count(IMAGE))]
-    if not has_image:
-        if places:
-            raise BadRecord(f"it has {IMAGE} in a turn but no image")
-        return conversation
-    if len(places) > 1 or (places and conversation[places[0]][0] != "user"):
-        raise BadRecord(f"it has {IMAGE} {len(places)} times or in an answer: one image has one mark, in a question")
-    place = places[0] if places else next(place for place, (role, _) in enumerate(conversation) if role == "user")
-    question = conversation[place][1].replace(IMAGE, "").strip()
-    return [*conversation[:place], ("user", f"{IMAGE}\n{question}"), *conversation[place + 1 :]]
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    if isinstance(value, Mapping) and value and all(isinstance(column, list) for column in value.values()):
+        value = [dict(zip(value, turn, strict=False)) for turn in zip(*value.values(), strict=False)]
+    is_list = isinstance(value, list) and bool(value) and all(isinstance(turn, Mapping) for turn in value)
+    return list(value) if is_list and isinstance(value, list) else None
+
+
+def _read_turn(turn: Mapping[str, object]) -> Turn:
+    speaker = first_field(turn, ("from", "role"))
+    role = ROLES.get(str(speaker).strip().lower())
+    if role is None:
+        raise BadRecord(f"a turn is from {speaker!r:.40}, but the speakers are {', '.join(ROLES)}")
+    content = next((turn[name] for name in ("value", "content") if turn.get(name) is not None), None)
+    text = content if isinstance(content, str) else _join_parts(content)
+    if has_surrogate(text):
+        raise BadRecord("its text is no UTF-8 text")
+    return role, text.strip()
+
+
+def _join_parts(content: object) -> str:
+    """A turn's text, from parts of texts and images; each image is a line of its own."""
+    if not isinstance(content, list):
+        raise BadRecord(f"a turn says {content!r:.40}, which is no text")
+    lines = []
+    for part in content:
+        kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
+        text = part.get("text") if isinstance(part, Mapping) else part
+        if str(kind).startswith("image"):
+            lines.append(IMAGE)
+        elif kind == "text" and isinstance(text, str):
+            lines.append(text)
+        else:
+            raise BadRecord(f"a turn has a part that is neither text nor image: {part!r:.80}")
+    return "\n".join(lines)
+
+
+def _alternate(conversation: Sequence[Turn]) -> list[Turn]:
+    """A system turn if there is one, then user and assistant in alternation; ends with an answer.
+
+    Turns of one speaker that follow each other are joined. As in LLaVA, an answer before the first question is left
+    out, and so is a last question without an answer. Raises `BadRecord` where nothing is left, and for a system turn
+    between questions.
+    """
+    first = next((place for place, (role, _) in enumerate(conversation) if role == "user"), len(conversation))
+    joined: list[Turn] = [("system", "\n".join(text for role, text in conversation[:first] if role == "system"))]
+    for role, text in conversation[first:]:
+        if role == "system":
+            raise BadRecord("a system turn stands behind the first question")
+        if joined[-1][0] == role:
+            joined[-1] = (role, f"{joined[-1][1]}\n{text}".strip())
+        else:
+            joined.append((role, text))
+    if joined[-1][0] == "user":
+        del joined[-1]
+    if len(joined) < 3:
+        raise BadRecord("no question of it is followed by an answer")
+    return joined if joined[0][1] else joined[1:]
+
+
+def _place_image(conversation: list[Turn], with_image: bool) -> list[Turn]:
+    """The conversation with its image's placeholder at the start of the first question that has one, or of the first.
+
+    As in LLaVA, placeholders anywhere else are taken out, and in a conversation without an image "<image>" inside a
+    text is that text. Raises `BadRecord` for a placeholder of an image that the record lacks, and for an empty answer.
+    """
+    questions = [place for place, (role, _) in enumerate(conversation) if role == "user"]
+    if with_image:
+        shown = next((place for place in questions if IMAGE in conversation[place][1]), questions[0])
+        conversation = [(role, text.replace(IMAGE, "").strip()) for role, text in conversation]
+        conversation[shown] = ("user", f"{IMAGE}\n{conversation[shown][1]}")
+    elif any(line.strip() == IMAGE for place in questions for line in conversation[place][1].splitlines()):
+        raise BadRecord(f"a question shows an image ({IMAGE}), but the record has none")
+    if not all(text for role, text in conversation if role == "assistant"):
+        raise BadRecord("an answer is empty")
+    return conversation

@@ -99,11 +99,12 @@ def open_stage_set(config: VLMConfig, stage: int) -> TrainingSet:
 
 
 def _open_set(config: VLMConfig, data: str, image_root: Path | None, flag: str) -> TrainingSet:
-    """The conversations of a file, or the embedded ones; an epoch has as many as the whole set, as in pre-training."""
+    """The conversations of a source, or the embedded ones; an epoch has as many as the whole set."""
     if data == "embedded":
         if image_root is not None:
             raise UserError(
-                f"{flag.replace('data', 'image-root')} goes with a LLaVA JSON file, but {flag} is embedded."
+                f"{flag.replace('data', 'image-root')} goes with data that names images by path, but {flag} is "
+                "embedded: leave it out."
             )
         train = open_emoji("train")
         return TrainingSet(train, {split: open_emoji(split) for split in EMBEDDED_HELDOUT}, len(train))

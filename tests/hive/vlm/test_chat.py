@@ -1,6 +1,5 @@
 """Conversations to ids, labels and rows: by hand, and against transformers' own processor and loss."""
 
-import json
 import pickle
 
 import pytest
@@ -11,9 +10,9 @@ from hive.config import DataConfig
 from hive.data.text import BadText, load_transformers_tokenizer
 from hive.errors import UserError
 from hive.vlm.chat import DATE, as_processor_template, load_chat_tokenizer
-from hive.vlm.conversations import SharedTexts, dumps, open_conversations, turns
+from hive.vlm.conversations import SharedTexts, dumps, turns
 from hive.vlm.emoji import open_emoji
-from tests.support.tiny_chats import PATCHES, chat, make_set, picture, said
+from tests.support.tiny_chats import PATCHES, chat, picture
 
 TALK = [("user", "<image>\nWhat?"), ("assistant", "a cat"), ("user", "Sure?"), ("assistant", "yes")]
 CHATML = (
@@ -62,8 +61,20 @@ def test_cut_texts():
     late = [("user", "Hello?"), ("assistant", "Hi."), *TALK]
     with pytest.raises(BadText, match="the image stands behind"):
         tokenizer.encode(dumps(late), len(tokenizer.encode(dumps(late[:2]), 99).ids))
-    with pytest.raises(BadText, match="an answer is empty"):
-        tokenizer.encode(dumps([("user", "What?"), ("assistant", "")]), 99)
+
+
+def test_an_image_mark_is_text_without_an_image(tmp_path):
+    """Its ids are those of the tokenizer before the mark became a token."""
+    tokenizer, _ = load_chat_tokenizer(tokenizer_with(tmp_path, CHATML), PATCHES, 16)
+    plain = load_transformers_tokenizer(str(tmp_path))
+    talk = [("user", "Is <image> an HTML tag?"), ("assistant", "No, <image> is not.")]
+    text = pickle.loads(pickle.dumps(tokenizer)).encode(dumps(talk), 200)
+    whole = tokenizer.render(talk, ask=False).rstrip()
+    assert text.ids == plain(whole, add_special_tokens=False).input_ids
+    assert tokenizer.image_id not in text.ids
+    answer = [token for token, own in zip(text.ids, text.answers, strict=True) if own]
+    assert decoded(tokenizer, answer) == "No, <image> is not.<|im_end|>"
+    assert tokenizer.image_id in tokenizer.encode(dumps(TALK), 200).ids
 
 
 def test_rows_of_a_packed_batch():
@@ -141,56 +152,6 @@ def test_ids_are_those_of_transformers(tmp_path):
     )
     assert isinstance(text, str)
     assert tokenizer.encode(dumps(TALK), 200).ids == loaded(text.rstrip(), add_special_tokens=False).input_ids
-
-
-# -------------------------------------------------------------------------------------------------------- the sources
-
-
-def test_llava_json(tmp_path):
-    pairs = open_conversations(str(make_set(tmp_path)), None, DataConfig(), "--data")
-    assert len(pairs) == 40
-    assert turns(pairs.captions[0])[:2] == [("system", "Be brief."), ("user", "<image>\nWhat is this?")]
-    assert turns(pairs.captions[2])[0] == ("user", "<image>\nWhat is this?")  # from the question's end to its start
-    assert turns(pairs.captions[35]) == [("user", "5 + 1?"), ("assistant", "6")]
-    assert [pairs.has_image(index) for index in (0, 29, 30, 39)] == [True, True, False, False]
-    assert pairs.read(3) == (tmp_path / "3.png").read_bytes()
-
-
-def test_odd_turns(tmp_path):
-    path = tmp_path / "x.json"
-    talk = [("gpt", "Hi!"), ("human", "What?"), ("gpt", "A cat."), ("human", "Why?")]
-    path.write_text(json.dumps([{"conversations": said(talk)}]))
-    assert turns(open_conversations(str(path), None, DataConfig(), "--data").captions[0]) == [
-        ("user", "What?"),
-        ("assistant", "A cat."),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("record", "said_"),
-    [
-        ([], "it is no object"),
-        ({}, 'no "conversations"'),
-        ({"conversations": said([("human", "x"), ("robot", "y")])}, "a turn from 'robot'"),
-        ({"conversations": [{"from": "human", "value": 3}]}, "a turn from 'human'"),
-        ({"conversations": [{"from": ["gpt"], "value": "x"}]}, "a turn from \\['gpt'\\]"),
-        ({"conversations": said([("human", "x\ud800"), ("gpt", "y")])}, "surrogate"),
-        ({"conversations": said([("human", "x"), ("human", "y"), ("gpt", "z")])}, "by turns"),
-        ({"conversations": said([("human", "x")])}, "by turns"),
-        ({"conversations": said([("system", "x")])}, "by turns"),
-        ({"conversations": said([("human", "<image> x"), ("gpt", "y")])}, "but no image"),
-        ({"image": "a.png", "conversations": said([("human", "<image><image>"), ("gpt", "y")])}, "2 times"),
-        ({"image": "a.png", "conversations": said([("human", "x"), ("gpt", "<image>")])}, "in an answer"),
-        ({"image": "../a.png", "conversations": said([("human", "x"), ("gpt", "y")])}, "leaves the image root"),
-        ({"image": "b.png", "conversations": said([("human", "x"), ("gpt", "y")])}, "its image is missing"),
-        ({"image": ["a.png"], "conversations": said([("human", "x"), ("gpt", "y")])}, "is no path"),
-    ],
-)
-def test_records_that_are_refused(tmp_path, record, said_):
-    (tmp_path / "a.png").touch()
-    (tmp_path / "x.json").write_text(json.dumps([record]))
-    with pytest.raises(UserError, match=said_):
-        open_conversations(str(tmp_path / "x.json"), None, DataConfig(), "--data")
 
 
 def test_emoji_questions():

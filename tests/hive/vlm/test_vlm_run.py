@@ -168,10 +168,10 @@ def test_bad_samples_go_to_the_ledger(flags: list[str], tmp_path: Path) -> None:
     data = make_set(tmp_path / "set")
     (data.parent / "4.png").write_bytes(b"no image")
     records = json.loads(data.read_text())
-    records[35]["conversations"][1]["value"] = ""
+    records[35]["conversations"][0]["value"] = "long " * 5000
     data.write_text(json.dumps(records))
     usual = [*flags, "--data", str(data), "--data2", "None", "--max-steps", "6", "--stages", "1"]
     assert main([*usual, "--out", str(tmp_path / "out")]) == 0
     reasons = {record["file"]: record["reason"] for record in read_records(tmp_path / "out" / "bad_samples.jsonl")}
-    assert reasons["record 35"] == "an answer is empty"
+    assert reasons["record 35"] == "no answer begins within 128 tokens"
     assert "4.png" in reasons
