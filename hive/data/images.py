@@ -12,6 +12,10 @@ import torch
 from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+EXTENSIONS = frozenset(
+    ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif")
+)
+"""What the names of image files end in. What a file is, its first bytes say."""
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -1,0 +1,1 @@
+"""One module a kind of source: each opens files of that kind and gives a `Source` of records."""
