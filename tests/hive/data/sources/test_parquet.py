@@ -160,7 +160,7 @@ def test_bytes_beside_paths_beside_nothing(tmp_path: Path, is_list: bool, statis
     assert [str(record.fault) for record in records if record.fault] == ["gone.jpg is not there"]
     assert (source.reader(0), source.reader(2)) == (b"x", b"y")
     for row in (1, 4):
-        with pytest.raises(OSError, match="no image|not there"):
+        with pytest.raises(OSError, match=r"no image|not there"):
             source.reader(row)
     assert "--image-root" in str(list(opened(path).records)[2].fault)
 
@@ -180,7 +180,7 @@ def test_paths_alone(tmp_path: Path) -> None:
     good, bad = source.records
     assert (good.image, good.fault, source.reader(0)) == ("found/y.jpg", None, b"y")
     assert str(bad.fault) == "gone.jpg is not there"
-    with pytest.raises(UserError, match="paths: give .* --image-root"):
+    with pytest.raises(UserError, match=r"paths: give .* --image-root"):
         opened(path)
 
 
