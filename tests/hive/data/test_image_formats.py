@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, features
+from PIL import Image, ImageCms, TiffImagePlugin, features
 
 from hive.data import images
 from hive.data.images import BadImage, ImageSpec, decode, load
@@ -15,7 +15,8 @@ from hive.data.images import BadImage, ImageSpec, decode, load
 SPEC = ImageSpec(16, (0.5,) * 3, (0.5,) * 3, "square")
 COARSE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 PHOTO = Image.fromarray(COARSE).resize((48, 36), Image.Resampling.BICUBIC)
-avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+HAS_AVIF = "avif" in features.modules and features.check("avif")
+avif = pytest.mark.skipif(not HAS_AVIF, reason="this Pillow has no AVIF")
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -89,7 +90,7 @@ def test_formats(kind: str, options: dict[str, object], allowed: int) -> None:
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "PNG", "MPO", pytest.param("AVIF", marks=avif), "HEIF"])
 def test_the_first_of_several_frames(kind: str) -> None:
-    frames = [Image.new("RGB", (40, 30), colour) for colour in ((200, 10, 10), (10, 200, 10), (10, 10, 200))]
+    frames = [Image.new("RGB", (40, 30), colour) for colour in ((200, 10, 10), (10, 200, 10))]
     data = saved(frames[0], kind, save_all=True, append_images=frames[1:])
     assert np.abs(pixels(data) - np.array([200, 10, 10])).max() <= 4
 
@@ -173,7 +174,7 @@ def blended(image: Image.Image) -> np.ndarray:
     return values[..., :3] * values[..., 3:] / 255 + 255 - values[..., 3:]
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK"])
 def test_modes_without_transparency(mode: str) -> None:
     image = PHOTO.convert(mode)
     expected = np.asarray(image.convert("RGB")).astype(int)
@@ -194,8 +195,9 @@ def test_modes_with_transparency() -> None:
         image.putalpha(ALPHA)
         kind = "TIFF" if image is palette else "PNG"
         assert np.abs(pixels(saved(image, kind)) - blended(image.convert("RGBA"))).max() <= 1.5, image.mode
-    premultiplied = np.asarray(grey.convert("La"))
-    assert np.abs(pixels(tiff(premultiplied, t338=1)) - blended(grey.convert("RGBA"))).max() <= 2
+    if any(mode == "La" for mode, _ in TiffImagePlugin.OPEN_INFO.values()):  # from Pillow 11.3 on
+        premultiplied = np.asarray(grey.convert("La"))
+        assert np.abs(pixels(tiff(premultiplied, t338=1)) - blended(grey.convert("RGBA"))).max() <= 2
     premultiplied = np.asarray(colours.convert("RGBa"))
     assert np.abs(pixels(tiff(premultiplied, 2, t338=1)) - blended(colours)).max() <= 2
 
@@ -285,7 +287,7 @@ def test_what_else_pillow_could_open_is_refused(data: bytes, words: str) -> None
 
 
 def test_formats_that_this_installation_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = saved(PHOTO, "AVIF") if features.check("avif") else b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + bytes(40)
+    data = saved(PHOTO, "AVIF") if HAS_AVIF else b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + bytes(40)
     images._missing_reader.cache_clear()
     monkeypatch.setattr(images.features, "check", lambda name: False)
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
@@ -302,7 +304,7 @@ def test_formats_that_this_installation_lacks(monkeypatch: pytest.MonkeyPatch) -
 def test_damaged_files_of_every_format_give_a_reason() -> None:
     """Cut at many lengths and with bytes changed: a picture or `BadImage`, nothing else."""
     random, reasons = np.random.default_rng(3), 0
-    for kind in ("GIF", "BMP", "TIFF", "WEBP", "HEIF", *(("AVIF",) if features.check("avif") else ())):
+    for kind in ("GIF", "BMP", "TIFF", "WEBP", "HEIF", *(("AVIF",) if HAS_AVIF else ())):
         whole = np.frombuffer(saved(PHOTO, kind), dtype=np.uint8)
         for _ in range(25):
             damaged = whole[: random.integers(1, len(whole))].copy()
