@@ -5,13 +5,21 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from typing import Literal, NamedTuple
 
 import numpy as np
+import PIL
 import torch
-from PIL import Image
+from PIL import Image, features
 
-FORMATS = ("JPEG", "PNG", "WEBP")
+from hive.data.colour import decode_pixels, to_rgb
+
+EXTENSIONS = frozenset(
+    ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif")
+)
+"""What the names of image files end in. What a file is, its first bytes say."""
+FORMATS = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIF"
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -25,6 +33,9 @@ _ORIENTATION = 0x0112
 _DRAFT_SPARE = 4  # a JPEG is decoded at reduced size only while it stays this many times larger than the target
 _LONGEST = 16  # times the target: images longer than this are cropped before resampling, not after
 _LUMA = np.array([0.299, 0.587, 0.114])
+
+
+_TILE_SIDES = (322, 323)  # TIFF tags
 
 
 class BadImage(Exception):  # noqa: N818 - not a fault of the program: the sample goes to the ledger
@@ -46,10 +57,11 @@ class ImageSpec:
 
 
 def load(data: bytes, spec: ImageSpec, max_megapixels: float) -> torch.Tensor:
-    """Decodes and resizes an encoded JPEG, PNG or WebP image: uint8 [3, size, size].
+    """Decodes and resizes an encoded image, of several frames the first: uint8 [3, size, size].
 
-    Bicubic, EXIF orientation applied, transparency laid on white. Raises `BadImage` for anything else. Also raises it,
-    before anything is decoded, when the header gives more than `max_megapixels`.
+    Bicubic, EXIF orientation applied, transparency laid on white. What a file is, its first bytes say, and only
+    Pillow's reader of that format sees it. Raises `BadImage` for what is none of `FORMATS`. Also raises it, before
+    anything is decoded, when the header gives more than `max_megapixels`.
     """
     return _as_tensor(_read(data, max_megapixels, lambda image: _resize(image, spec)))
 
@@ -81,45 +93,91 @@ def _as_tensor(image: Image.Image) -> torch.Tensor:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    image.load()
+    decode_pixels(image)
     turn = _TURN.get(_orientation(image))
-    image = _rgb(image)
+    image = to_rgb(image)
     return image if turn is None else image.transpose(turn)
+
+
+class _Kind(NamedTuple):
+    """What the first bytes of a file say that it is."""
+
+    start: bytes
+    words: str
+    format: str | None = None
+    """Pillow's name of the format; None: it is refused."""
+
+
+_KINDS = (
+    _Kind(b"\xff\xd8\xff", "a JPEG", "JPEG"),
+    _Kind(b"\x89PNG\r\n\x1a\n", "a PNG", "PNG"),
+    _Kind(b"GIF8", "a GIF", "GIF"),
+    _Kind(b"BM", "a BMP", "BMP"),
+    _Kind(b"II*\0", "a TIFF", "TIFF"),
+    _Kind(b"MM\0*", "a TIFF", "TIFF"),
+    _Kind(b"II+\0", "a TIFF", "TIFF"),
+    _Kind(b"MM\0+", "a TIFF", "TIFF"),
+    _Kind(b"%PDF", "a PDF"),
+    _Kind(b"%!PS", "a PostScript file"),
+    _Kind(b"8BPS", "a Photoshop file"),
+    _Kind(b"\0\0\0\x0cjP", "a JPEG 2000"),
+    _Kind(b"\0\0\0\x0cJXL", "a JPEG XL"),
+    _Kind(b"<svg", "an SVG"),
+    _Kind(b"<", "an HTML or XML text"),
+)
+_WEBP, _AVIF, _HEIF = _Kind(b"", "a WebP", "WEBP"), _Kind(b"", "an AVIF", "AVIF"), _Kind(b"", "a HEIF", "HEIF")
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+
+
+def _kind(data: bytes) -> _Kind:
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _WEBP
+    if data[4:8] == b"ftyp":
+        box = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
+        brands = {box[:4], *(box[place : place + 4] for place in range(8, len(box), 4))}
+        if brands & {b"avif", b"avis"}:
+            return _AVIF
+        return _HEIF if brands & _HEIF_BRANDS else _Kind(b"", "a video")
+    start = data[:64].lstrip()
+    return next((kind for kind in _KINDS if (start if kind.format is None else data).startswith(kind.start)),
+                _Kind(b"", "of an unknown kind"))  # fmt: skip
+
+
+@cache
+def _missing_reader(format: str) -> str | None:
+    """What is needed to read images of a format; None: nothing, it can be read."""
+    if format == "AVIF" and not features.check("avif"):
+        return f"this Pillow ({PIL.__version__}) can't read: install Pillow 11.3 or newer, with AVIF"
+    if format == "HEIF":
+        try:
+            from pillow_heif import register_heif_opener
+        except ImportError:
+            return "needs pillow-heif: pip install 'hive-pretraining[heif]'"
+        register_heif_opener()
+    return None
 
 
 def _open(data: bytes, max_megapixels: float) -> Image.Image:
     """The image with its header read and nothing decoded."""
+    kind = _kind(data)
+    if kind.format is None:
+        raise BadImage(f"is {kind.words}, none of {FORMATS}")
+    if (missing := _missing_reader(kind.format)) is not None:
+        raise BadImage(f"is {kind.words} image, which {missing}")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=(kind.format,))
     except Image.DecompressionBombError:
         limit = min(max_megapixels, 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6)  # Pillow has a limit too
         raise BadImage(f"more than {limit:g} megapixels") from None
     except Exception as error:
-        kind = _kind(data)
-        raise BadImage(
-            f"is {kind}, not a JPEG, PNG or WebP image" if kind else f"damaged header ({error!s:.120})"
-        ) from None
+        raise BadImage(f"damaged header of {kind.words} ({error!s:.120})") from None
     width, height = image.size
     if width * height > max_megapixels * 1e6:
         raise BadImage(f"{width}x{height} pixels, more than {max_megapixels:g} megapixels")
+    sides = [getattr(image, "tag_v2", {}).get(tag, 0) for tag in _TILE_SIDES]
+    if math.prod(sides) > max_megapixels * 1e6:  # a tile is decoded whole
+        raise BadImage(f"tiles of {sides[0]}x{sides[1]} pixels, more than {max_megapixels:g} megapixels")
     return image
-
-
-def _kind(data: bytes) -> str | None:
-    """The kind of a refused file by its first bytes; None for a damaged image of an allowed format."""
-    if data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
-        return None
-    known = (
-        (b"GIF8", "a GIF"),
-        (b"BM", "a BMP"),
-        (b"II*\0", "a TIFF"),
-        (b"MM\0*", "a TIFF"),
-        (b"%PDF", "a PDF"),
-        (b"<svg", "an SVG"),
-        (b"<", "an HTML or XML text"),
-        (b"\0\0\0", "an AVIF, HEIC or video file"),
-    )
-    return next((name for magic, name in known if data.lstrip().startswith(magic)), "of an unknown kind")
 
 
 def _resize(image: Image.Image, spec: ImageSpec) -> Image.Image:
@@ -127,9 +185,9 @@ def _resize(image: Image.Image, spec: ImageSpec) -> Image.Image:
     box = (0.0, 0.0, float(width), float(height))
     if image.format == "JPEG" and (drafted := image.draft("", (_DRAFT_SPARE * size, _DRAFT_SPARE * size))):
         box = drafted[1]  # in fractions of a pixel: where an odd side was halved, the last pixel counts half
-    image.load()
+    decode_pixels(image)
     turn = _TURN.get(_orientation(image))
-    image = _rgb(image)
+    image = to_rgb(image)
     if spec.resize == "square":
         image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
     else:
@@ -155,16 +213,6 @@ def _orientation(image: Image.Image) -> int:
         return image.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged metadata is no reason to lose the picture
         return 1
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey
-        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def augment(image: torch.Tensor, seed: int, epoch: int, index: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ import lmdb
 import pytest
 
 from hive.config import DataConfig
-from hive.data.stand_in import open_source
+from hive.data.open_source import open_source
 from tests.support.pairs_on_the_spot import encoded
 
 PAGE = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
