@@ -6,7 +6,6 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from hive.config import DataConfig
 from hive.data.text import BadText, load_transformers_tokenizer
 from hive.errors import UserError
 from hive.vlm.chat import DATE, as_processor_template, load_chat_tokenizer
