@@ -1,14 +1,21 @@
 """Makes a run's folder, and checks that a resumed run has the same configuration. Imports no torch."""
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
 
-from hive.config import AnyConfig, RunConfig, flag_of
-from hive.config_json import fingerprinted, fixed_on_resume, from_json
+from hive.config import AnyConfig, Config, Origin, RunConfig, flag_of
+from hive.config_json import fingerprinted, fixed_on_resume, flatten, from_json
 from hive.errors import UserError
 
 CONFIG_FILE = "config.json"
+MODEL, START = "model", "start"
+"""Folders in a run's folder: its whole trained model, and a copy of the model that `--from` started it from."""
+MODEL_TYPE = "hive"
+"""In the config.json of such a folder, as transformers' model types are in theirs."""
+MODEL_FIELDS = ("recipe", "method", "fusion", "projector", "gate", "depths", "vision", "language")
+"""Fields and groups of them that a model is made by; a run that starts from a trained one has its values."""
 
 
 def check_out(config: RunConfig, resume: bool) -> None:
@@ -45,7 +52,12 @@ def make_run_folder(config: RunConfig) -> Path:
 def load_config(run: Path, kind: type[AnyConfig], flag: str = "--resume") -> AnyConfig:
     """The configuration in a run folder; `flag` is the flag that named the folder, for messages."""
     try:
-        return from_json((run / CONFIG_FILE).read_text(), kind)
+        text = (run / CONFIG_FILE).read_text()
+        if _exported_run(text) is not None:
+            raise UserError(
+                f"{flag} {run} is an exported model: give the folder of its run, or start a new run with --from {run}."
+            )
+        return from_json(text, kind)
     except UserError:
         raise
     except (OSError, ValueError, RecursionError) as error:
@@ -53,6 +65,50 @@ def load_config(run: Path, kind: type[AnyConfig], flag: str = "--resume") -> Any
             f"{flag} {run} is no run folder (its {CONFIG_FILE} can't be read: {error}): give the folder "
             "that the run printed when it started."
         ) from error
+
+
+def load_model_config(folder: Path, flag: str) -> Config:
+    """The configuration of the run that trained a model; `folder` is the run's, or that of its exported model."""
+    path = folder / CONFIG_FILE
+    exported = _exported_run(path.read_text()) if path.is_file() else None
+    return load_config(folder, Config, flag) if exported is None else from_json(json.dumps(exported), Config)
+
+
+def _exported_run(text: str) -> object:
+    """The configuration of the run in the config.json of an exported model; None in any other file."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    is_model = isinstance(content, dict) and content.get("model_type") == MODEL_TYPE
+    return content.get("run", {}) if is_model else None
+
+
+def starting_config(folder: Path, flag: str = "--from") -> Config:
+    """The configuration that a run from the trained model in `folder` begins with: that of its run, in a new folder.
+
+    Tower, language model and tokenizer are the trained ones, so that it names no others.
+    """
+    saved = load_model_config(folder, flag)
+    return dataclasses.replace(
+        saved,
+        out=None,
+        origin=Origin(str(folder.absolute())),
+        vision=dataclasses.replace(saved.vision, weights=None),
+        language=dataclasses.replace(saved.language, weights=None, tokenizer=None),
+    )
+
+
+def check_same_model(saved: Config, given: Config) -> None:
+    """Raises `UserError` for a flag of another model than the one that `--from` names; `saved` starts from that."""
+    before, now = (flatten(config) for config in (saved, given))
+    for name in before:
+        group, _, _ = name.partition(".")
+        if group in MODEL_FIELDS and name != "vision.frozen_precision" and before[name] != now[name]:
+            raise UserError(
+                f"{flag_of(name)} is {now[name]}, but --from brings a whole model, where it is {before[name]}: leave "
+                "the flag out, or start a run without --from."
+            )
 
 
 def fingerprint(config: RunConfig) -> str:
