@@ -78,21 +78,13 @@ def check_model_folder(folder: Path) -> None:
         raise UserError(f"{folder} holds something other than an exported model: move it away or choose another --out.")
 
 
-def is_model_folder(folder: Path) -> bool:
-    """Whether `folder` is that of an exported model."""
-    try:
-        return json.loads((folder / CONFIG_FILE).read_text())["model_type"] == MODEL_TYPE
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
-        return False
-
-
 def digest(model: Model) -> str:
     """SHA-256 over the names and values of all weights."""
     total = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         value = parameter.detach().to("cpu", torch.float32).contiguous()
         total.update(f"{name} {tuple(value.shape)} ".encode())
-        total.update(memoryview(value.view(-1).numpy()))
+        total.update(value.view(-1).numpy().data)
     return total.hexdigest()
 
 
@@ -113,6 +105,7 @@ def _write(trained: Trained, folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **names})
     weights = {name: value.detach().to("cpu", torch.float32).contiguous() for name, value in model.named_parameters()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).chmod((folder / CONFIG_FILE).stat().st_mode)  # safetensors lets nobody else read it
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -52,12 +52,11 @@ def make_run_folder(config: RunConfig) -> Path:
 def load_config(run: Path, kind: type[AnyConfig], flag: str = "--resume") -> AnyConfig:
     """The configuration in a run folder; `flag` is the flag that named the folder, for messages."""
     try:
-        text = (run / CONFIG_FILE).read_text()
-        if _exported_run(text) is not None:
+        if is_model_folder(run):
             raise UserError(
                 f"{flag} {run} is an exported model: give the folder of its run, or start a new run with --from {run}."
             )
-        return from_json(text, kind)
+        return from_json((run / CONFIG_FILE).read_text(), kind)
     except UserError:
         raise
     except (OSError, ValueError, RecursionError) as error:
@@ -69,16 +68,20 @@ def load_config(run: Path, kind: type[AnyConfig], flag: str = "--resume") -> Any
 
 def load_model_config(folder: Path, flag: str) -> Config:
     """The configuration of the run that trained a model; `folder` is the run's, or that of its exported model."""
-    path = folder / CONFIG_FILE
-    exported = _exported_run(path.read_text()) if path.is_file() else None
+    exported = _exported_run(folder)
     return load_config(folder, Config, flag) if exported is None else from_json(json.dumps(exported), Config)
 
 
-def _exported_run(text: str) -> object:
-    """The configuration of the run in the config.json of an exported model; None in any other file."""
+def is_model_folder(folder: Path) -> bool:
+    """Whether `folder` is that of an exported model."""
+    return _exported_run(folder) is not None
+
+
+def _exported_run(folder: Path) -> object:
+    """The configuration of the run that exported the model in `folder`; None where there is no such model."""
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
+        content = json.loads((folder / CONFIG_FILE).read_text())
+    except (OSError, ValueError, RecursionError):
         return None
     is_model = isinstance(content, dict) and content.get("model_type") == MODEL_TYPE
     return content.get("run", {}) if is_model else None
@@ -87,16 +90,9 @@ def _exported_run(text: str) -> object:
 def starting_config(folder: Path, flag: str = "--from") -> Config:
     """The configuration that a run from the trained model in `folder` begins with: that of its run, in a new folder.
 
-    Tower, language model and tokenizer are the trained ones, so that it names no others.
+    Weights and tokenizer that it names are those which the first run started from; they are not looked for.
     """
-    saved = load_model_config(folder, flag)
-    return dataclasses.replace(
-        saved,
-        out=None,
-        origin=Origin(str(folder.absolute())),
-        vision=dataclasses.replace(saved.vision, weights=None),
-        language=dataclasses.replace(saved.language, weights=None, tokenizer=None),
-    )
+    return dataclasses.replace(load_model_config(folder, flag), out=None, origin=Origin(str(folder.absolute())))
 
 
 def check_same_model(saved: Config, given: Config) -> None:

@@ -59,9 +59,9 @@ def outline(config: Config, resume: bool = False) -> Outline:
 def find_inputs(config: Config, resume: bool = False) -> Inputs:
     """Looks for weights, data and tokenizer on this machine; downloads nothing."""
     pairs = tokenizer = None
-    absent = absent_models(config.vision, config.language)
-    missing = [*absent.values(), *absent_packages(config.vision)]
     start = starting_folder(config, resume)
+    absent = absent_models(config.vision, config.language) if start is None else {}
+    missing = [*absent.values(), *absent_packages(config.vision)]
     named = config.language.tokenizer or config.language.weights
     tokenizer_source = named if start is None else tokenizer_name(start, "--from")
     if tokenizer_source not in absent:

@@ -15,8 +15,8 @@ from hive.errors import UserError
 from hive.model.build import Model, build_model
 from hive.model.kernel import kernel_for
 from hive.model_files import how_to_get, is_present
-from hive.model_folder import Trained, copy_weights, is_model_folder, read_model_folder, read_step
-from hive.run_folder import MODEL, START, load_config, load_model_config
+from hive.model_folder import Trained, copy_weights, read_model_folder, read_step
+from hive.run_folder import MODEL, START, is_model_folder, load_config, load_model_config
 from hive.train.state import CHECKPOINTS
 
 
