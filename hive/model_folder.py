@@ -145,15 +145,16 @@ def read_model_folder(folder: Path, backend: str, flag: str, checkpoint_activati
 
 @torch.no_grad()
 def copy_weights(model: Model, tensors: Mapping[str, torch.Tensor], source: str) -> None:
-    """Copies the tensors into the model's weights by name; `UserError` where one is missing or of another shape."""
-    for name, parameter in model.named_parameters():
-        value = tensors.get(name)
-        if value is None or value.shape != parameter.shape:
-            raise UserError(
-                f"The model of {source} does not fit its config.json ({name} is missing or of another shape): restore "
-                "the files that the run wrote."
-            )
-        parameter.copy_(value)
+    """Copies the tensors into the model's weights by name; `UserError` where names or shapes are not the same."""
+    parameters = dict(model.named_parameters())
+    shapes, given = ({name: value.shape for name, value in part.items()} for part in (parameters, tensors))
+    if different := sorted(name for name in {*shapes, *given} if shapes.get(name) != given.get(name)):
+        raise UserError(
+            f"What {source} holds does not fit its config.json ({different[0]} is missing, too many or of another "
+            "shape): restore the files that the run wrote."
+        )
+    for name, parameter in parameters.items():
+        parameter.copy_(tensors[name])
 
 
 def _read_config(folder: Path, flag: str) -> dict[str, Any]:
@@ -173,15 +174,17 @@ def _read_config(folder: Path, flag: str) -> dict[str, Any]:
 def _compare(trained: Trained, folder: Path) -> None:
     """Raises `RuntimeError` unless the folder has the model's weights and tokenizer, and computes the same losses."""
     model, tokenizer = trained.model, trained.tokenizer
-    loaded = read_model_folder(folder, model.language.backend, "The model")
+    try:
+        loaded = read_model_folder(folder, model.language.backend, "the folder")
+    except UserError as error:
+        raise RuntimeError(f"The exported model doesn't load back: {error}") from error
     if loaded.config != replace(trained.config, checkpoint_activations=False):
         raise RuntimeError("The exported model's configuration is not that of the trained one.")
-    if loaded.tokenizer.fingerprint != tokenizer.fingerprint or loaded.tokenizer.end != tokenizer.end:
+    if loaded.tokenizer.fingerprint != tokenizer.fingerprint:
         raise RuntimeError("The exported model's tokenizer is not that of the trained one.")
-    weights = dict(model.named_parameters())
     read = dict(loaded.model.named_parameters())
-    wrong = [name for name in sorted({*weights, *read}) if not _are_equal(weights.get(name), read.get(name))]
-    if wrong:
+    weights = {name: value.detach().to("cpu", torch.float32) for name, value in model.named_parameters()}
+    if wrong := [name for name, value in weights.items() if not torch.equal(value, read[name])]:
         raise RuntimeError(f"The exported model's weights are not those of the trained one: {wrong}.")
     device = model.tower.mean.device
     batch = _fixed_batch(tokenizer, model.tower.image_size).to(device)
@@ -194,10 +197,6 @@ def _compare(trained: Trained, folder: Path) -> None:
             f"The exported model computes something else than the trained one: the loss of a batch is {have.item()} "
             f"instead of {want.item()}."
         )
-
-
-def _are_equal(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
-    return one is not None and other is not None and torch.equal(one.detach().to("cpu", torch.float32), other)
 
 
 def _fixed_batch(tokenizer: Tokenizer, size: int) -> Batch:

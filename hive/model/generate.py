@@ -37,9 +37,8 @@ class KeptAttention:
             key, value = (torch.cat([kept, rows], 1) for kept, rows in zip(earlier, (key, value), strict=True))
         self.kept[layer] = key, value
         assert new in (1, key.shape[1]), "several new rows are the first ones"
-        attended = scaled_dot_product_attention(
-            *(rows.transpose(1, 2) for rows in (query, key, value)), is_causal=new > 1, enable_gqa=True
-        )
+        query, key, value = (rows.transpose(1, 2) for rows in (query, key, value))  # [B, heads, rows, d]
+        attended = scaled_dot_product_attention(query, key, value, is_causal=new > 1, enable_gqa=True)
         return attended.transpose(1, 2).flatten(0, 1)
 
 
