@@ -52,9 +52,14 @@ def make_run_folder(config: RunConfig) -> Path:
 def load_config(run: Path, kind: type[AnyConfig], flag: str = "--resume") -> AnyConfig:
     """The configuration in a run folder; `flag` is the flag that named the folder, for messages."""
     try:
-        if is_model_folder(run):
+        model_type = _read(run).get("model_type")
+        if model_type == MODEL_TYPE:
             raise UserError(
                 f"{flag} {run} is an exported model: give the folder of its run, or start a new run with --from {run}."
+            )
+        if model_type is not None:
+            raise UserError(
+                f"{flag} {run} holds a {model_type} model, and is no run folder: give the run that wrote it."
             )
         return from_json((run / CONFIG_FILE).read_text(), kind)
     except UserError:
@@ -68,23 +73,23 @@ def load_config(run: Path, kind: type[AnyConfig], flag: str = "--resume") -> Any
 
 def load_model_config(folder: Path, flag: str) -> Config:
     """The configuration of the run that trained a model; `folder` is the run's, or that of its exported model."""
-    exported = _exported_run(folder)
-    return load_config(folder, Config, flag) if exported is None else from_json(json.dumps(exported), Config)
+    if is_model_folder(folder):
+        return from_json(json.dumps(_read(folder).get("run")), Config)
+    return load_config(folder, Config, flag)
 
 
 def is_model_folder(folder: Path) -> bool:
     """Whether `folder` is that of an exported model."""
-    return _exported_run(folder) is not None
+    return _read(folder).get("model_type") == MODEL_TYPE
 
 
-def _exported_run(folder: Path) -> object:
-    """The configuration of the run that exported the model in `folder`; None where there is no such model."""
+def _read(folder: Path) -> dict[str, object]:
+    """The object in a folder's config.json; an empty one where that can't be read."""
     try:
         content = json.loads((folder / CONFIG_FILE).read_text())
     except (OSError, ValueError, RecursionError):
-        return None
-    is_model = isinstance(content, dict) and content.get("model_type") == MODEL_TYPE
-    return content.get("run", {}) if is_model else None
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def starting_config(folder: Path, flag: str = "--from") -> Config:

@@ -132,7 +132,7 @@ def test_a_bad_image_is_said_and_the_others_are_captioned(
         (["{run}", "{folder}/*.gif"], "*.gif matches no file"),
         (["{run}", "{folder}/inside/.hidden/.."], None),
         (["{run}/maps2", "{folder}"], "is no run folder"),
-        (["{run}/tower", "{folder}"], "The saved configuration lacks"),
+        (["{run}/tower", "{folder}"], "tower holds a clip_vision_model model, and is no run folder"),
         (["{folder}", "{folder}"], "is no run folder"),
         (["{run}", "{run}/checkpoints"], "is a folder without images"),
         (["{run}", "{folder}", "--temperature", "0.5"], "--temperature goes with --samples"),

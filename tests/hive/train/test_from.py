@@ -154,7 +154,7 @@ REFUSED: Sequence[tuple[str, str]] = (
     ("--from OLD --recipe smollm2-135m", "--recipe is smollm2-135m"),
     ("--from OLD --resume OLD", "--from starts a new run and --resume continues one"),
     ("--from OLD --out OLD", "already holds a run"),
-    ("--from OLD/tower", "--from OLD/tower is no run folder|The saved configuration"),
+    ("--from OLD/tower", "--from OLD/tower holds a clip_vision_model model, and is no run folder"),
     ("--from OLD/none", "--from OLD/none is no run folder"),
     ("--resume OLD/model", "OLD/model is an exported model"),
 )
@@ -165,7 +165,7 @@ def test_refused(flags: str, sentence: str, old: Path, tmp_path: Path, capsys: p
     words = flags.replace("OLD", str(old)).split()
     assert train([*words, *([] if "--out" in words else ["--out", str(tmp_path / "new")])]) == 2
     error = capsys.readouterr().err
-    assert any(part.replace("OLD", str(old)) in error for part in sentence.split("|"))
+    assert sentence.replace("OLD", str(old)) in error
     assert error.count("\n") == 1
     assert not (tmp_path / "new").exists()
 
