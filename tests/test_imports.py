@@ -16,7 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("hive.cost",),
     ("hive.train",),
     ("hive.vlm",),
-    ("hive.claim", "hive.efficiency", "hive.evaluate", "hive.maps", "hive.probe", "hive.report"),
+    ("hive.caption", "hive.claim", "hive.efficiency", "hive.evaluate", "hive.maps", "hive.probe", "hive.report"),
 )
 """From the lowest to the highest; a module belongs to the longest name that it lies in. Above them all are the
 `__main__` modules of hive: commands compose what they need."""

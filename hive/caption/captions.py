@@ -104,7 +104,8 @@ class Draw:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """A token of each text, int64 [B], of logits [B, V]."""
-        shares = (logits / self.temperature).softmax(-1).cpu()
+        below = (logits - logits.max(-1, keepdim=True).values).double()  # at most 0: no temperature overflows
+        shares = (below / self.temperature).softmax(-1).cpu()
         drawn = [torch.multinomial(row, 1, generator=one) for row, one in zip(shares, self.generators, strict=True)]
         return torch.cat(drawn).to(logits.device)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from hive.data.text import Batch, pack
+from hive.errors import UserError
 from hive.model.build import Model
 from hive.model.fusion import Injection
 from hive.model.hive import HiveModel
@@ -49,6 +50,7 @@ def generate(
     """The tokens that follow BOS for each image of uint8 pixels [B, 3, H, W], up to the first that `is_end` accepts.
 
     A text that has not ended within `max_tokens` tokens is cut there. On a GPU it runs in bf16 autocast, as training.
+    Raises `UserError` for weights that give no finite logits.
     """
     language, device = model.language, model.tower.mean.device
     batch = pack([(image, (bos_id, bos_id)) for image in pixels]).to(device)  # a text is BOS alone
@@ -60,7 +62,10 @@ def generate(
         length = len(rows) // len(texts)
         for _ in range(max_tokens):
             hidden = language.run_layers(rows, replace(batch, positions=positions), injection, attention)
-            tokens = choose(language.logits(hidden.unflatten(0, (len(texts), -1))[:, -1]).float())
+            logits = language.logits(hidden.unflatten(0, (len(texts), -1))[:, -1]).float()
+            if not logits.isfinite().all():
+                raise UserError("The model's numbers are not finite: its training diverged, so train it again.")
+            tokens = choose(logits)
             for text, token in zip(texts, tokens.tolist(), strict=True):
                 if not text or not is_end(text[-1]):
                     text.append(token)

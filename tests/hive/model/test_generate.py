@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hive.config import Config
 from hive.data.text import pack
+from hive.errors import UserError
 from hive.model.build import Model
 from hive.model.generate import generate
 from hive.model.hive import HiveModel
@@ -84,6 +85,14 @@ def test_logits_are_those_of_the_training_forward(config: Config) -> None:
         for image, row, tokens in zip(pixels, values, forced, strict=True):
             want = logits(model, image, [BOS, *tokens[:place].tolist()])
             assert torch.allclose(row.double(), want, rtol=1e-5, atol=1e-5)  # generate gives fp32
+
+
+def test_weights_that_diverged() -> None:
+    model = talkative(TINY)
+    with torch.no_grad():
+        next(model.language.parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match="not finite"):
+        generate(model, images(1), BOS, likeliest, never, TOKENS)
 
 
 @CONFIGS
