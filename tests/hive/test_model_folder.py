@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import tokenizers
 import torch
-from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from hive.config import Config
+from hive.config import Config, LanguageConfig, VisionConfig
 from hive.data.text import Tokenizer, load_tokenizer
 from hive.errors import UserError
 from hive.model.build import Model, build_model, resolved
+from hive.model.families import LANGUAGES as LANGUAGE_FAMILIES
+from hive.model.pretrained import language_settings
 from hive.model_folder import FILES, Trained, digest, export_model, read_model_folder
+from tests.support.hub_layouts import LANGUAGES, TOWERS
 from tests.support.tiny_models import BASELINE, JOINT, TINY, tiny_batch, tiny_model
-from tests.support.tiny_towers import SHAPE
 
 SIZES = replace(TINY.language, vocab_size=2048)
 CONFIGS = {
@@ -54,25 +55,51 @@ def test_round_trip(kind: str, tmp_path: Path) -> None:
     assert loss(loaded.model) == loss(saved.model)
 
 
-def test_a_model_is_read_without_the_weights_that_it_started_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("tower", "language"),
+    [
+        ("CLIP-L/14-336", "MobileLLM-350M"),
+        ("SigLIP-L/16-384", "Llama-3.2-1B-Instruct"),
+        ("SigLIP-so400m/14-384", "Qwen2-0.5B"),
+        ("CLIP-L/14-336", "SmolLM2-135M"),
+    ],
+)
+def test_models_of_the_hub_are_read_without_their_folders(
+    tower: str, language: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their config.json says things that the run's own settings do not: the activation, the norms' epsilon."""
-    torch.manual_seed(1)
-    CLIPVisionModel(CLIPVisionConfig(**SHAPE, hidden_act="gelu", layer_norm_eps=0.1)).save_pretrained(tmp_path / "clip")
-    config = CONFIGS["cross"]
-    config = replace(config, vision=replace(config.vision, weights=str(tmp_path / "clip")))
-    saved = trained(config, build_model(config, "torch"))
+    """Weights, tokenizers and settings as the hub has them, which are gone and not asked for."""
+    (tmp_path / "vision").mkdir()
+    unusual = {"layer_norm_eps": 0.1}  # which no field of the run's own configuration says
+    TOWERS[tower].write(tmp_path / "vision", vision=unusual, vision_config_dict=None)
+    TOWERS[tower].write_weights(tmp_path / "vision")
+    (tmp_path / "language").mkdir()
+    layout = LANGUAGES[language]
+    layout.write(tmp_path / "language")
+    shape = LANGUAGE_FAMILIES[layout.config["model_type"].replace("mobilellm", "llama")]
+    settings = language_settings(str(tmp_path / "language"))[1]
+    layout.write_weights(tmp_path / "language", shape.model_class(settings))
+    config = Config(
+        vision=VisionConfig(weights=str(tmp_path / "vision"), density=0.5),
+        language=LanguageConfig(weights=str(tmp_path / "language")),
+    )
+    model = build_model(config, "torch")
+    saved = Trained(resolved(config, model), model, load_tokenizer(str(tmp_path / "language")), 7)
     export_model(saved, tmp_path / "model")
-    shutil.rmtree(tmp_path / "clip")
+    shutil.rmtree(tmp_path / "vision")
+    shutil.rmtree(tmp_path / "language")
 
     def ask(*_: object, **__: object) -> None:
         raise AssertionError("asked the hub")
 
     monkeypatch.setattr("socket.socket.connect", ask)
-    loaded = read_model_folder(tmp_path / "model", "torch", "RUN").model
-    assert loaded.tower.model.config.hidden_act == "gelu"
-    assert loss(loaded) == loss(saved.model)
+    loaded = read_model_folder(tmp_path / "model", "torch", "RUN")
+    assert loaded.model.tower.model.config.layer_norm_eps == 0.1
+    assert digest(loaded.model) == digest(saved.model)
+    for caption in ("a red disc", "Two cafés, 日本 and a 🙂 cost 12.50", "<s> is </s> text, so is <unk>"):
+        ids = loaded.tokenizer.encode(caption, 1000)
+        assert ids == saved.tokenizer.encode(caption, 1000)
+        assert [loaded.tokenizer.is_end(number) for number in ids] == [False] * (len(ids) - 1) + [True]
+        assert loaded.tokenizer.decode(ids[1:]) == caption
 
 
 def test_a_tokenizer_without_a_newline_keeps_what_ends_its_captions(tmp_path: Path) -> None:
