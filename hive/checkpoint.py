@@ -106,13 +106,13 @@ def save(
     return target
 
 
-def newest(folder: Path, warn: Callable[[str], None] | None = None) -> Path | None:
-    """The path of the whole checkpoint with the highest step in `folder`, or None.
+def newest(folder: Path, warn: Callable[[str], None] | None = None, after: int = -1) -> Path | None:
+    """The path of the whole checkpoint with the highest step in `folder`, or None; only those of a step above `after`.
 
     Reads all bytes of the checkpoints that it tries. `warn` gets one sentence for each broken one that is skipped; by
     default they become Python warnings.
     """
-    for _, path in sorted(_list_checkpoints(folder), reverse=True):
+    for _, path in sorted((item for item in _list_checkpoints(folder) if item[0] > after), reverse=True):
         problem = _problem(path)
         if problem is None:
             return path

@@ -188,6 +188,18 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The trained model that a run started from, by `--from`."""
+
+    folder: str
+    """The run's folder, or the folder of its exported model."""
+    step: int | None = None
+    """Optimiser steps that it was trained for; None until it is loaded."""
+    weights: str | None = None
+    """SHA-256 of its weights; None until it is loaded."""
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """The configuration that all runs of the training loop share."""
 
@@ -271,6 +283,10 @@ class Config(RunConfig):
     depths: str = "aligned"
     """Decoder layers (0-based) in front of which the blocks are: "aligned" with the selected hidden states, or indices
     such as "5,11,16"."""
+    export_model: Annotated[bool, FREE, ADDED] = True
+    """At the end also write the whole model to RUN/model, for captions and --from: 4 bytes a weight."""
+    origin: Annotated[Origin | None, tyro.conf.Suppress, ADDED] = None
+    """The trained model that --from names; no flag of its own."""
     vision: VisionConfig = field(default_factory=VisionConfig)
     schedule3: Schedule = field(default_factory=Schedule)
 
@@ -286,7 +302,7 @@ class Config(RunConfig):
     def check_method(self) -> None:
         """Raises `UserError` where gates that start closed leave stage 1 nothing to train."""
         has_blocks = self.method == "hive" and self.fusion == "cross"
-        if has_blocks and self.stage1 == "projector" and self.gate and 1 in self.stages:
+        if self.origin is None and has_blocks and self.stage1 == "projector" and self.gate and 1 in self.stages:
             raise UserError(
                 "--stage1 projector trains nothing while the gates start at 0 (the projector's gradient is "
                 "exactly zero): add --no-gate, or leave --stage1 at projector+fusion."

@@ -12,11 +12,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("hive",),  # the top-level modules that no row below names
     ("hive.data",),
     ("hive.model",),
-    ("hive.optimizer", "hive.stages", "hive.export", "hive.run_folder"),
+    ("hive.optimizer", "hive.stages", "hive.export", "hive.model_folder", "hive.run_folder"),
     ("hive.cost",),
     ("hive.train",),
     ("hive.vlm",),
-    ("hive.claim", "hive.efficiency", "hive.evaluate", "hive.maps", "hive.probe", "hive.report"),
+    ("hive.caption", "hive.claim", "hive.efficiency", "hive.evaluate", "hive.maps", "hive.probe", "hive.report"),
 )
 """From the lowest to the highest; a module belongs to the longest name that it lies in. Above them all are the
 `__main__` modules of hive: commands compose what they need."""

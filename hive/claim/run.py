@@ -114,7 +114,7 @@ def run_job(job: Job, data: EvaluationSet, texts: Texts, setting: Setting, world
 
 def _train(job: Job, world: World, console: Console) -> None:
     resume = (job.folder / CONFIG_FILE).exists()
-    config = job.config
+    config = replace(job.config, export_model=False)  # the tower is what is evaluated
     if resume:
         config = replace(load_config(job.folder, Config), out=job.folder, data=config.data, kernel=config.kernel)
     code = Trainer(pretraining(config, resume, world), resume, world, console).run()

@@ -76,6 +76,14 @@ class Tokenizer:
         text = " ".join(caption.split()) + "\n"
         return [self.bos_id, *self.backend.encode(text, add_special_tokens=False).ids, *self.end][:max_tokens]
 
+    def is_end(self, token: int) -> bool:
+        """Whether captions end with this token: the newline, alone or as the end of a longer piece, or `end`."""
+        return token in self.end if self.end else "\n" in self.backend.decode([token], skip_special_tokens=False)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The caption in what follows BOS, up to the newline or `end`."""
+        return self.backend.decode(list(ids), skip_special_tokens=True).partition("\n")[0].strip()
+
     def pack(self, samples: Sequence[tuple[torch.Tensor, Sequence[int]]], bad: Sequence[BadSample]) -> "Batch":
         """Packs samples as the function `pack` does."""
         return pack(samples, bad)

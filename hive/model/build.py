@@ -3,6 +3,7 @@
 import dataclasses
 
 import torch
+from transformers import PreTrainedModel
 
 from hive.config import AnyConfig, Config
 from hive.model.alignment import align_depths, select_hidden_states
@@ -26,7 +27,12 @@ def build_model(config: Config, backend: str, *, pretrained: bool = True) -> Mod
     """
     torch.manual_seed(config.seed)
     vision = vision_model(config.vision, pretrained)
-    language = LanguageModel(language_model(config.language, pretrained), backend, config.checkpoint_activations)
+    return assemble(config, backend, vision, language_model(config.language, pretrained))
+
+
+def assemble(config: Config, backend: str, vision: PreTrainedModel, causal: PreTrainedModel) -> Model:
+    """The model around a tower and a causal language model, with a new projector and fusion as configured."""
+    language = LanguageModel(causal, backend, config.checkpoint_activations)
     layers = vision.config.num_hidden_layers
     if config.method == "self-attention":
         # LLaVA's choice: the last hidden state but one.

@@ -1,6 +1,6 @@
 """The language model: a transformers model whose decoder layers are run one by one over packed text."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from hive.config import LanguageConfig
 from hive.model.families import language_family
-from hive.model.families.language import AttentionParts, Rotary
+from hive.model.families.language import Attend, AttentionParts, Rotary
 from hive.model.fusion import Injection, PackedText
 from hive.profiling import boundary
 from hive_kernels import causal_attention, joint_attention, linear_cross_entropy
@@ -45,14 +45,18 @@ class LanguageModel(nn.Module):
     def forward(self, hidden: Tensor, text: PackedText, injection: Injection | None = None) -> Tensor:
         """Final hidden states [T, D] of `hidden` [T, D]: all layers, with what `injection` adds, and the final norm."""
         injection = injection or Injection()
-        rotary = self.rotary(hidden, text)
         attend = partial(packed_attention, cu_seqlens=text.cu_seqlens, max_seqlen=text.max_seqlen, backend=self.backend)
-        for depth, layer in enumerate(self.parts.layers):
+        attention = [partial(attend, image=injection.images.get(depth)) for depth in range(len(self.parts.layers))]
+        return self.run_layers(hidden, text, injection, attention)
+
+    def run_layers(self, hidden: Tensor, text: PackedText, injection: Injection, attention: Sequence[Attend]) -> Tensor:
+        """As `forward`, with the attention of each layer given; it reads what `injection.images` holds."""
+        rotary = self.rotary(hidden, text)
+        for depth, (layer, attend) in enumerate(zip(self.parts.layers, attention, strict=True)):
             if depth in injection.before_layer:
                 hidden = self._run(injection.before_layer[depth], boundary(hidden, "language", "fusion"))
                 hidden = boundary(hidden, "fusion", "language")
-            image = injection.images.get(depth)
-            hidden = self._run(self.decoder_layer, hidden, layer, rotary, partial(attend, image=image))
+            hidden = self._run(self.decoder_layer, hidden, layer, rotary, attend)
         return self.parts.norm(hidden)
 
     def rotary(self, hidden: Tensor, text: PackedText) -> Rotary:

@@ -33,7 +33,7 @@ def run(command: Command, draw: Draw = draw_maps) -> int:
         from hive.train.dry_run import report
         from hive.train.outline import outline
 
-        print(report(outline(command.config)))
+        print(report(outline(command.config, command.resume is not None)))
         return 0
     from rich.console import Console
 

@@ -9,8 +9,9 @@ from typing import Annotated
 import tyro
 
 from hive.config import AnyConfig, Config, RunConfig, check
+from hive.errors import UserError
 from hive.recipes import load_recipe
-from hive.run_folder import check_same, load_config
+from hive.run_folder import check_same, check_same_model, load_config, starting_config
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class Command:
     config: Annotated[Config, tyro.conf.arg(name="")]
     resume: Path | None = None
     """Run folder to continue; other flags default to that run's values."""
+    start: Annotated[Path | None, tyro.conf.arg(name="from", metavar="RUN")] = None
+    """Folder of a run, or its model/: a new run starts from its whole trained model. Other flags default to that run's
+    values; with another --data, --image-root has no default."""
     dry_run: bool = False
     """Print what the run would train and cost, and what is missing; needs no GPU, weights or data."""
     profile: bool = False
@@ -29,9 +33,31 @@ class Command:
 def parse(argv: list[str]) -> Command:
     """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
     base, resume = starting_point(argv, load_recipe, Config)
+    base = _from_trained(argv, base, resume)
     command = tyro.cli(Command, default=Command(base), args=argv, prog="python -m hive.train")
     check_flags(command.config, base, resume)
+    if command.start is not None:
+        check_same_model(base, command.config)
     return command
+
+
+@dataclass(frozen=True)
+class _From:
+    """The two flags that decide the other flags' defaults in a run that starts from a trained model."""
+
+    start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    data: str | None = None
+
+
+def _from_trained(argv: list[str], base: Config, resume: Path | None) -> Config:
+    """The configuration that the flags override: that of the run which --from names, or else `base`."""
+    given, _ = tyro.cli(_From, args=argv, add_help=False, return_unknown_args=True)
+    if given.start is None:
+        return base
+    if resume is not None:
+        raise UserError("--from starts a new run and --resume continues one: give one of them.")
+    config = starting_config(given.start)
+    return config if given.data is None else dataclasses.replace(config, image_root=None)  # it was the other data's
 
 
 @dataclass(frozen=True)

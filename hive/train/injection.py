@@ -72,12 +72,13 @@ class InjectionCheck:
 
 @torch.no_grad()
 def check_injection(
-    model: HiveModel, batch: Batch, encode: Encode, *, stage: int, step: int, trained: bool
+    model: HiveModel, batch: Batch, encode: Encode, *, stage: int, step: int, trained: bool, continues: bool = False
 ) -> InjectionCheck:
     """Runs the model on a micro-batch on its device, as a training step does, without and with the images.
 
     `trained` says whether the text's queries were trained before, by this run or another. With fresh weights attention
-    is uniform, so that there is a warning of it only where this is true.
+    is uniform, so that there is a warning of it only where this is true. `continues` says whether `--from` brought the
+    weights, whose shape and gates can't be chosen any more: what warnings advise differs.
     """
     with (
         torch.autocast("cuda", torch.bfloat16, enabled=batch.pixels.device.type == "cuda"),
@@ -91,8 +92,8 @@ def check_injection(
         Depth(layer, hidden_state, *measured[layer])
         for layer, hidden_state in zip(model.fusion.depths, model.tower.selected, strict=True)
     )
-    uniform = _warn_of_uniform(depths, patches, step) if trained else None
-    warnings = [_warn_of_loss(text_loss, loss, depths, stage), uniform]
+    uniform = _warn_of_uniform(depths, patches, step, continues) if trained else None
+    warnings = [_warn_of_loss(text_loss, loss, depths, stage, continues), uniform]
     return InjectionCheck(
         stage=stage,
         step=step,
@@ -140,7 +141,7 @@ def _measure(reading: Reading, text: Batch) -> _Measured:
     )
 
 
-def _warn_of_loss(text_loss: float, loss: float, depths: Sequence[Depth], stage: int) -> str | None:
+def _warn_of_loss(text_loss: float, loss: float, depths: Sequence[Depth], stage: int, continues: bool) -> str | None:
     """A sentence where injection multiplies the loss, or a loss is not a number."""
     if loss <= LARGEST_FACTOR * text_loss:
         return None
@@ -149,7 +150,9 @@ def _warn_of_loss(text_loss: float, loss: float, depths: Sequence[Depth], stage:
             f"The loss is {text_loss:.2f} with the text alone and {loss:.2f} with the images, and a loss that is not "
             "finite trains nothing: check the weights that the run begins with, and the images."
         )
-    if depths[0].image_share is not None:
+    if continues:
+        cure = "see whether these pairs are of the kind that the model of --from was trained on"
+    elif depths[0].image_share is not None:
         cure = "start again with --fusion cross and --gate, whose blocks begin closed"
     elif depths[0].gate is None:
         cure = "start again with --gate, so that the blocks begin closed"
@@ -161,13 +164,18 @@ def _warn_of_loss(text_loss: float, loss: float, depths: Sequence[Depth], stage:
     )
 
 
-def _warn_of_uniform(depths: Sequence[Depth], patches: int, step: int) -> str | None:
+def _warn_of_uniform(depths: Sequence[Depth], patches: int, step: int, continues: bool) -> str | None:
     """A sentence where attention is uniform after `step` steps of the run."""
     layers = [str(depth.decoder_layer) for depth in depths if depth.entropy >= UNIFORM]
     if not layers:
         return None
     where = f"decoder layer{'s' if len(layers) > 1 else ''} {', '.join(layers)}"
-    cure = "train the stage before for longer" if step else "make sure that --vision.weights names a trained tower"
+    if step:
+        cure = "train the stage before for longer"
+    elif continues:
+        cure = "train the run that --from names for longer"
+    else:
+        cure = "make sure that --vision.weights names a trained tower"
     return (
         f"Attention to the image is uniform to {1 - UNIFORM:.1%} at {where}, so that there the text "
         f"reads the mean of the {patches} patches, whatever they show: {cure}."

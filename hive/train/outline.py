@@ -16,6 +16,7 @@ from hive.errors import UserError
 from hive.model.build import build_model
 from hive.stages import trained_parts
 from hive.train.dry_run import Outline, absent_models, absent_packages
+from hive.train.trained import starting_folder, tokenizer_name
 
 CAPTION_TOKENS = 16  # a usual length of CC3M's captions with BOS
 
@@ -31,10 +32,10 @@ class Inputs:
     """A sentence for everything that the run needs and this machine lacks."""
 
 
-def outline(config: Config) -> Outline:
-    """The outline of a run. Shapes come from the configuration where weights are missing, lengths are assumed where
-    data is."""
-    inputs = find_inputs(config)
+def outline(config: Config, resume: bool = False) -> Outline:
+    """The outline of a new or resumed run. Shapes come from the configuration where weights are missing, lengths are
+    assumed where data is."""
+    inputs = find_inputs(config, resume)
     pairs, text_tokens, data_line = _measure_data(config, inputs)
     with torch.device("meta"):
         model = build_model(dataclasses.replace(config, seed=0), "torch", pretrained=False)
@@ -55,12 +56,14 @@ def outline(config: Config) -> Outline:
     )
 
 
-def find_inputs(config: Config) -> Inputs:
+def find_inputs(config: Config, resume: bool = False) -> Inputs:
     """Looks for weights, data and tokenizer on this machine; downloads nothing."""
     pairs = tokenizer = None
-    absent = absent_models(config.vision, config.language)
+    start = starting_folder(config, resume)
+    absent = absent_models(config.vision, config.language) if start is None else {}
     missing = [*absent.values(), *absent_packages(config.vision)]
-    tokenizer_source = config.language.tokenizer or config.language.weights
+    named = config.language.tokenizer or config.language.weights
+    tokenizer_source = named if start is None else tokenizer_name(start, "--from")
     if tokenizer_source not in absent:
         try:
             tokenizer = load_tokenizer(tokenizer_source)

@@ -1,19 +1,24 @@
-"""The task of pre-training: image-caption pairs, three stages, and the tower as the export."""
+"""The task of pre-training: image-caption pairs, three stages, and the tower and the whole model as the export."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from hive.config import Config
+from hive.config import Config, Origin
 from hive.cost.flops import step_flops, text_lengths
 from hive.data.pairs import EMBEDDED_HELDOUT, open_embedded, open_pairs, split_heldout
 from hive.data.text import Batch, Tokenizer, load_configured_tokenizer
 from hive.distributed import World
+from hive.errors import UserError
 from hive.export import export_tower
 from hive.model.build import Model, build_model
 from hive.model.kernel import kernel_for
+from hive.model_folder import Trained, check_model_folder, digest, export_model
+from hive.run_folder import MODEL, START
 from hive.stages import trained_parts
 from hive.train.setup import encoder_for, place, prepare
 from hive.train.task import Task, TrainingSet
+from hive.train.trained import read_trained, starting_folder
 
 
 def pretraining(config: Config, resume: bool, world: World) -> Task[Config, Tokenizer]:
@@ -22,10 +27,20 @@ def pretraining(config: Config, resume: bool, world: World) -> Task[Config, Toke
     Raises `UserError` for what is missing or doesn't fit together.
     """
     prepare(config, resume, world.size)
+    if config.out is not None and config.export_model:
+        check_model_folder(config.out / MODEL)
     backend = kernel_for(config.kernel, world.device)
-    tokenizer = load_configured_tokenizer(config.language)
-    data = open_data(config)
-    model = build_model(config, backend)
+    folder = starting_folder(config, resume)
+    if folder is None:
+        start = None
+        tokenizer = load_configured_tokenizer(config.language)
+        data = open_data(config)
+        model = build_model(config, backend)
+    else:
+        data = open_data(config)
+        start = read_trained(folder, backend, "--from", config.checkpoint_activations)
+        tokenizer, model = start.tokenizer, start.model
+        config = replace(config, origin=_origin(config.origin, start, resume))
     config = place(model, tokenizer, config, backend, world.device)
     return Task(
         program="python -m hive.train",
@@ -37,8 +52,21 @@ def pretraining(config: Config, resume: bool, world: World) -> Task[Config, Toke
         trained_parts=partial(trained_parts, config),
         encode=partial(encoder_for, model, config),
         flops=partial(flops, model),
-        export=partial(_export, model),
+        export=partial(_export, model, tokenizer, config),
+        start=None if resume else start,
+        continues=start is not None,
     )
+
+
+def _origin(given: Origin | None, start: Trained, resume: bool) -> Origin:
+    """What a run records of the model that it starts from; `UserError` where a resumed run began with another one."""
+    assert given is not None, "the run starts from a trained model"
+    origin = replace(given, step=start.step, weights=digest(start.model))
+    if resume and origin != given:
+        raise UserError(
+            f"The {START}/ folder of the run is not what it began with: restore it, or start a new run with --from."
+        )
+    return origin
 
 
 def open_data(config: Config) -> TrainingSet:
@@ -60,6 +88,10 @@ def flops(model: Model, batch: Batch, parts: frozenset[str]) -> float:
     return sum(cost.total for cost in costs.values())
 
 
-def _export(model: Model, folder: Path) -> str:
+def _export(model: Model, tokenizer: Tokenizer, config: Config, folder: Path, step: int) -> str:
     export_tower(model.tower.model, folder / "tower", model.tower.spec)
-    return f"tower       {folder / 'tower'}"
+    tower = f"tower       {folder / 'tower'}"
+    if not config.export_model:
+        return tower
+    export_model(Trained(config, model, tokenizer, step), folder / MODEL)
+    return f"{tower}\nmodel       {folder / MODEL}"

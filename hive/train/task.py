@@ -10,6 +10,7 @@ from hive.data.pairs import Pairs
 from hive.data.text import Batch, Encoder
 from hive.model.build import Model
 from hive.model.vision import Encode
+from hive.model_folder import Trained
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig, covariant=True)
 EncoderT = TypeVar("EncoderT", bound=Encoder, covariant=True)
@@ -46,5 +47,9 @@ class Task(Generic[ConfigT, EncoderT]):
     """Makes the function that encodes images in a stage that trains these parts."""
     flops: Callable[[Batch, frozenset[str]], float]
     """FLOPs of a micro-batch, forward and backward, where these parts are trained."""
-    export: Callable[[Path], str]
-    """Writes the trained model into the run folder; returns a line that says where it is."""
+    export: Callable[[Path, int], str]
+    """Writes the model, trained for a number of steps, into the run folder; returns lines that say where it is."""
+    start: Trained | None = None
+    """The trained model that a new run starts from, and keeps a copy of in its folder; its weights are `model`'s."""
+    continues: bool = False
+    """Whether a trained model's weights are what the run, new or resumed, started from."""

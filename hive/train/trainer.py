@@ -21,9 +21,10 @@ from hive.distributed import World
 from hive.errors import UserError
 from hive.files import replace_text
 from hive.model.hive import HiveModel
+from hive.model_folder import export_model
 from hive.optimizer import learning_rate
 from hive.profiling import StepProfiler
-from hive.run_folder import CONFIG_FILE, make_run_folder
+from hive.run_folder import CONFIG_FILE, START, make_run_folder
 from hive.train.held_out import evaluate, table
 from hive.train.injection import check_injection, describe, record_check
 from hive.train.loss_curve import plot_losses
@@ -71,6 +72,8 @@ class Trainer:
         if world.any(self.ledger.exceeded):
             raise self.share_error()  # it stopped the run that is resumed
         if world.is_main:
+            if task.start is not None:  # before config.json, with which the folder counts as a run that can be resumed
+                export_model(task.start, self.folder / START)
             replace_text(self.folder / CONFIG_FILE, to_json(config))
         self.telemetry = Telemetry(self.folder, console, last_step=self.position.step, is_main=world.is_main)
         self.profiler = StepProfiler(self.folder, world.device) if profile and world.is_main else None
@@ -91,7 +94,9 @@ class Trainer:
                         self.telemetry.say(f"Saved at step {step}. Continue with: {program} --resume {self.folder}")
                         return 128 + (self.stopped_by or signal.SIGTERM)
                 if self.world.is_main:
-                    self.telemetry.say(f"{self.task.export(self.folder)}\nloss curve  {plot_losses(self.folder)}")
+                    self.telemetry.say(
+                        f"{self.task.export(self.folder, self.position.step)}\nloss curve  {plot_losses(self.folder)}"
+                    )
                 self.world.barrier()
         finally:
             if self.profiler is not None:
@@ -232,7 +237,8 @@ class Trainer:
             stage.encode,
             stage=stage.number,
             step=step,
-            trained=learned or self.task.config.language.weights is not None,
+            trained=learned or self.task.continues or self.task.config.language.weights is not None,
+            continues=self.task.continues,
         )
         self.telemetry.say(describe(check))
         record_check(check, self.folder)

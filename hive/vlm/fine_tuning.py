@@ -64,7 +64,7 @@ def _flops_of_batch(model: VLM, batch: Batch, parts: frozenset[str]) -> float:
     return flops(model, parts, batch.images, text_lengths(batch.cu_seqlens.tolist()), batch.token_count)
 
 
-def _export(model: VLM, chat: ChatTokenizer, tokenizer: Any, feature_layer: int, folder: Path) -> str:
+def _export(model: VLM, chat: ChatTokenizer, tokenizer: Any, feature_layer: int, folder: Path, step: int) -> str:
     export_llava(model, chat, tokenizer, feature_layer, folder / FOLDER)
     return f"model       {folder / FOLDER}"
 

@@ -176,7 +176,7 @@ def test_lists_are_given_at_once_or_one_by_one() -> None:
 def test_a_checkpoint_of_another_shape(
     runs: tuple[Path, Path], image: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    run = shutil.copytree(runs[0], tmp_path / "run", ignore=shutil.ignore_patterns("maps"))
+    run = shutil.copytree(runs[0], tmp_path / "run", ignore=shutil.ignore_patterns("maps", "model"))
     text = (run / "config.json").read_text()
     (run / "config.json").write_text(text.replace('"hidden_size": 16', '"hidden_size": 32'))
     flags = ["--image", str(image), "--caption", CAPTION]
