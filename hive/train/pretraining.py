@@ -8,12 +8,16 @@ from hive.cost.flops import step_flops, text_lengths
 from hive.data.pairs import EMBEDDED_HELDOUT, open_pairs, split_heldout
 from hive.data.text import Batch, Tokenizer, load_configured_tokenizer
 from hive.distributed import World
-from hive.export import export_tower
+from hive.export.facts import gather_facts
+from hive.export.place import free_place
+from hive.export.tower import export_tower, trained_form
 from hive.model.build import Model, build_model
 from hive.model.kernel import kernel_for
 from hive.stages import trained_parts
 from hive.train.setup import encoder_for, place, prepare
 from hive.train.task import Task, TrainingSet
+
+TOWER = "tower"  # in a run folder
 
 
 def pretraining(config: Config, resume: bool, world: World) -> Task[Config, Tokenizer]:
@@ -37,7 +41,8 @@ def pretraining(config: Config, resume: bool, world: World) -> Task[Config, Toke
         trained_parts=partial(trained_parts, config),
         encode=partial(encoder_for, model, config),
         flops=partial(flops, model),
-        export=partial(_export, model),
+        export_folders=(TOWER,),
+        export=partial(_export, model, config, data.pairs.fingerprint),
     )
 
 
@@ -60,6 +65,8 @@ def flops(model: Model, batch: Batch, parts: frozenset[str]) -> float:
     return sum(cost.total for cost in costs.values())
 
 
-def _export(model: Model, folder: Path) -> str:
-    export_tower(model.tower.model, folder / "tower", model.tower.spec)
-    return f"tower       {folder / 'tower'}"
+def _export(model: Model, config: Config, data_fingerprint: str, run: Path, step: int) -> str:
+    folder = free_place(run / TOWER)
+    facts = gather_facts(run, config, model.tower, data_fingerprint, step)
+    export_tower(trained_form(model.tower.model, facts), folder, model.tower.spec, facts)
+    return f"tower       {folder}"

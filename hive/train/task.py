@@ -46,5 +46,7 @@ class Task(Generic[ConfigT, EncoderT]):
     """Makes the function that encodes images in a stage that trains these parts."""
     flops: Callable[[Batch, frozenset[str]], float]
     """FLOPs of a micro-batch, forward and backward, where these parts are trained."""
-    export: Callable[[Path], str]
-    """Writes the trained model into the run folder; returns a line that says where it is."""
+    export_folders: tuple[str, ...]
+    """Names of the folders that `export` writes in the run folder, where nothing else is there already."""
+    export: Callable[[Path, int], str]
+    """Writes what was trained into the run folder, after this many steps; returns a line that says where it is."""

@@ -31,6 +31,8 @@ class Run:
     tokenizer: Tokenizer
     step: int
     """Optimiser steps that the weights were trained for, over all stages."""
+    data_fingerprint: str
+    """SHA-256 over the pairs that it was trained on."""
 
     @property
     def spec(self) -> ImageSpec:
@@ -65,7 +67,7 @@ def load_run(folder: Path, device: torch.device, kernel: Kernel | None = None, f
         )
     model = build_model(config, backend, pretrained=False)
     _copy_weights(model, loaded.tensors, folder, flag)
-    return Run(folder, config, model.to(device).eval(), tokenizer, loaded.step)
+    return Run(folder, config, model.to(device).eval(), tokenizer, loaded.step, loaded.fingerprints["data"])
 
 
 @torch.no_grad()
