@@ -51,6 +51,8 @@ def check_library(command: Command) -> None:
 
 def read(source: Path, device: "torch.device") -> "tuple[PreTrainedModel, ImageSpec, Facts]":
     """(the tower, how its images are prepared, its facts) of a run's newest checkpoint or of an exported tower."""
+    from torch import nn
+
     from hive.export.facts import gather_facts, read_facts
     from hive.export.loading import no_progress_bar
     from hive.model.families import image_spec
@@ -63,7 +65,8 @@ def read(source: Path, device: "torch.device") -> "tuple[PreTrainedModel, ImageS
     facts = read_facts(source)
     if facts is not None:
         with no_progress_bar():
-            tower = load_vision(str(source), "RUN").to(device)
+            tower = load_vision(str(source), "RUN")
+        nn.Module.to(tower, device)
         return tower, image_spec(tower), facts
     if (source / "preprocessor_config.json").exists() or not (source / CONFIG_FILE).exists():
         raise UserError(f"{source} is neither a run nor a tower that this version exported: give the run's folder.")

@@ -177,7 +177,8 @@ def _training(facts: Facts) -> str:
     rows = {
         "recipe": f"`{facts.recipe}`",
         "method": facts.method,
-        "stages": f"{', '.join(map(str, facts.stages))}; {facts.steps:,} steps in all",
+        "stages": f"{', '.join(map(str, facts.stages))}; {facts.steps:,} steps in all; "
+        + ("stage 3 trains the tower" if facts.trains_tower else "**none trains the tower**, which is as it began"),
         "seed": str(facts.seed),
         "tower from": tower,
         "language model": language,

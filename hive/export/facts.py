@@ -13,6 +13,7 @@ from hive.export.place import read_metadata
 from hive.export.same_run import command_of
 from hive.files import METRICS, read_records
 from hive.model.vision import VisionTower
+from hive.stages import trained_parts
 
 FACTS = "hive"
 """In the metadata of an export's weights: the facts as JSON."""
@@ -39,6 +40,8 @@ class Facts:
     seed: int
     stages: tuple[int, ...]
     """The stages that were trained."""
+    trains_tower: bool
+    """Whether one of them trains the tower; otherwise its weights are those that the run started from."""
     steps: int
     """Optimiser steps over all stages."""
     command: str | None
@@ -89,6 +92,7 @@ def gather_facts(run: Path, config: Config, tower: VisionTower, data_fingerprint
         method=config.method,
         seed=config.seed,
         stages=stages,
+        trains_tower=any("tower" in trained_parts(config, stage) for stage in stages),
         steps=steps,
         command=command_of(config, stages),
         tower_source=_public(config.vision.weights),
@@ -107,13 +111,15 @@ def gather_facts(run: Path, config: Config, tower: VisionTower, data_fingerprint
 
 def read_facts(folder: Path) -> Facts | None:
     """The facts that an export's weights keep; None for weights that this version of HIVE did not export."""
-    text = read_metadata(folder).get(FACTS)
-    if text is None:
+    try:
+        content: dict[str, Any] = json.loads(read_metadata(folder).get(FACTS, "{}"))
+    except ValueError:
         return None
-    content: dict[str, Any] = json.loads(text)
-    losses = tuple(Losses(**record) for record in content.pop("losses"))
-    numbers = {name: tuple(content.pop(name)) for name in ("stages", "read")}
-    return Facts(losses=losses, **numbers, **content)
+    if content.keys() != {field.name for field in dataclasses.fields(Facts)}:
+        return None
+    losses = tuple(Losses(**record) for record in content["losses"])
+    content |= {"losses": losses, "stages": tuple(content["stages"]), "read": tuple(content["read"])}
+    return Facts(**content)
 
 
 def _public(source: str | None) -> str | None:

@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 TOLERANCE = 1e-4
 """Of the largest channel. On a CPU the demo's towers gave the same bits in timm 1.0.31 and open_clip 3.3; kernels that
-sum in another order move fp32 features by some 1e-6. A weight, a norm or an activation that is wrong moves them more."""
+sum in another order move fp32 features by some 1e-6. A wrong weight, norm or activation moves them by more."""
 
 
 @contextlib.contextmanager

@@ -20,10 +20,11 @@ from hive.export.vit import mlp_ratio, query_key_value, require, trained_feature
 from hive.model.families import tower_family
 
 CONFIG, WEIGHTS, TIMM_CONFIG = "open_clip_config.json", "open_clip_model.safetensors", "config.json"
-TEXT = {"context_length": 77, "vocab_size": 49408, "width": 1, "heads": 1, "layers": 1, "mlp_ratio": 1.0}
+CONTEXT, VOCABULARY = 77, 49408  # of open_clip's tokenizer
+TEXT = {"context_length": CONTEXT, "vocab_size": VOCABULARY, "width": 1, "heads": 1, "layers": 1, "mlp_ratio": 1.0}
 """The smallest text model that takes what open_clip's tokenizer gives; all its weights are zero."""
 ACTIVATIONS: dict[str, dict[str, Any]] = {
-    "quick_gelu": {"quick_gelu": True},
+    "quick_gelu": {},
     "gelu": {},
     "gelu_pytorch_tanh": {"act_kwargs": {"approximate": "tanh"}},
 }
@@ -66,9 +67,13 @@ def _save(folder: Path, weights: dict[str, Tensor], facts: Facts) -> None:
 
 
 def _settings(tower: PreTrainedModel, spec: ImageSpec, vision: dict[str, Any], by_timm: bool) -> dict[str, Any]:
-    model = {"embed_dim": tower.config.hidden_size, "vision_cfg": vision, "text_cfg": TEXT, "custom_text": by_timm}
-    if "quick_gelu" in vision:
-        model["quick_gelu"] = vision.pop("quick_gelu")
+    model = {
+        "embed_dim": tower.config.hidden_size,
+        "vision_cfg": vision,
+        "text_cfg": TEXT,
+        "custom_text": by_timm,
+        "quick_gelu": tower.config.hidden_act == "quick_gelu",  # a model of timm takes no heed of it
+    }
     resize = "shortest" if spec.resize == "crop" else "squash"
     prepare = {
         "mean": list(spec.mean),
@@ -142,8 +147,8 @@ def text_weights(width: int, prefix: str) -> dict[str, Tensor]:
     """The weights of the text side `TEXT`, all zero, so that every text has the same features: zeros."""
     block = "transformer.resblocks.0"
     shapes: dict[str, tuple[int, ...]] = {
-        "positional_embedding": (TEXT["context_length"], 1),
-        "token_embedding.weight": (TEXT["vocab_size"], 1),
+        "positional_embedding": (CONTEXT, 1),
+        "token_embedding.weight": (VOCABULARY, 1),
         f"{block}.attn.in_proj_weight": (3, 1),
         f"{block}.attn.in_proj_bias": (3,),
         "text_projection": (1, width),

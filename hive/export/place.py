@@ -42,11 +42,13 @@ def read_metadata(folder: Path) -> dict[str, str]:
 
 
 def may_replace(folder: Path) -> bool:
-    """Whether an export may be put at this path: nothing is there, or an export that nobody has changed."""
+    """Whether an export may be put here: there is nothing, an empty folder, or an export that nobody has changed."""
     if not os.path.lexists(folder):
         return True
-    if folder.is_symlink() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+    if folder.is_symlink() or not folder.is_dir() or not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         return False
+    if not any(folder.iterdir()):
+        return True
     sealed = read_metadata(folder).get(SEAL)
     return sealed is not None and sealed == seal(folder)
 

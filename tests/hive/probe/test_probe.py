@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hive.export import export_tower
+from hive.export.tower import export_tower
 from hive.model.families import image_spec
 from hive.probe import run as run_module
 from hive.probe.__main__ import main
@@ -20,6 +20,7 @@ from hive.probe.protocol import Protocol
 from hive.probe.run import HeadResult, probe, probe_accuracy
 from hive.probe.table import PAPER, SETS, paper_rows, table
 from hive.probe.tower import ProbedTower
+from tests.support.facts import made_up
 from tests.support.layouts import MADE
 from tests.support.tiny_towers import shade_set, shades, tiny_tower
 
@@ -149,7 +150,7 @@ def test_table_1() -> None:
 @pytest.fixture
 def tower_folder(tmp_path: Path) -> Path:
     model = tiny_tower()
-    export_tower(model, tmp_path / "run" / "tower", image_spec(model))
+    export_tower(model, tmp_path / "run" / "tower", image_spec(model), made_up(keeps_untrained=True))
     return tmp_path / "run" / "tower"
 
 
