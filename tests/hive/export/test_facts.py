@@ -5,6 +5,7 @@ import shlex
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,6 +163,6 @@ def test_the_lines_in_the_card_prepare_what_the_processor_does_not(tmp_path: Pat
     text = card(made_up(), model, transformers_form(model, made_up()))
     lines = re.findall(r"^  (image = .*)$", text, re.M)
     assert len(lines) == 2
-    variables = {"Image": Image, "ImageOps": ImageOps, "path": path}
+    variables: dict[str, Any] = {"Image": Image, "ImageOps": ImageOps, "path": path}
     exec("\n".join(lines), variables)
     assert levels_apart(prepare, data, spec, variables["image"]) < (4.01 if name == "rotated" else 2.01)

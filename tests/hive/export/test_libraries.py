@@ -77,7 +77,10 @@ def timm_tokens(weights: dict[str, Tensor], settings: dict[str, Any], image: Ten
     """timm's VisionTransformer up to its last block."""
     given, heads = settings["model_args"], settings["model_args"]["num_heads"]
     linear, norm = linear_and_norm(weights, eps)
-    activation = {"quick_gelu": lambda x: x * torch.sigmoid(1.702 * x), "gelu_tanh": nn.GELU("tanh")}
+    activations: dict[str, Callable[[Tensor], Tensor]] = {
+        "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+        "gelu_tanh": nn.GELU("tanh"),
+    }
     x = F.conv2d(image, weights["patch_embed.proj.weight"], weights.get("patch_embed.proj.bias"), given["patch_size"])
     x = x.flatten(2).transpose(1, 2)
     if "cls_token" in weights:
@@ -87,7 +90,7 @@ def timm_tokens(weights: dict[str, Tensor], settings: dict[str, Any], image: Ten
     for index in range(given["depth"]):
         block = f"blocks.{index}"
         x = x + linear(attend(linear(norm(x, f"{block}.norm1"), f"{block}.attn.qkv"), heads), f"{block}.attn.proj")
-        hidden = activation[given["act_layer"]](linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1"))
+        hidden = activations[given["act_layer"]](linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1"))
         x = x + linear(hidden, f"{block}.mlp.fc2")
     return x
 
