@@ -53,11 +53,13 @@ def read(source: Path, device: "torch.device") -> "tuple[PreTrainedModel, ImageS
     """(the tower, how its images are prepared, its facts) of a run's newest checkpoint or of an exported tower."""
     from torch import nn
 
+    from hive import checkpoint
     from hive.export.facts import gather_facts, read_facts
     from hive.export.loading import no_progress_bar
     from hive.model.families import image_spec
     from hive.model.pretrained import load_vision
     from hive.run_folder import CONFIG_FILE
+    from hive.train.state import CHECKPOINTS
     from hive.train.trained import load_run
 
     if not source.is_dir():
@@ -71,7 +73,9 @@ def read(source: Path, device: "torch.device") -> "tuple[PreTrainedModel, ImageS
     if (source / "preprocessor_config.json").exists() or not (source / CONFIG_FILE).exists():
         raise UserError(f"{source} is neither a run nor a tower that this version exported: give the run's folder.")
     run = load_run(source, device, kernel="auto", flag="RUN")
-    facts = gather_facts(source, run.config, run.model.tower, run.data_fingerprint, run.step)
+    newest = checkpoint.newest(source / CHECKPOINTS, lambda sentence: None)  # which loading has already said
+    fingerprint = None if newest is None else checkpoint.read_fingerprints(newest)["data"]
+    facts = gather_facts(source, run.config, run.model.tower, fingerprint, run.step)
     return run.model.tower.model, run.spec, facts
 
 

@@ -165,7 +165,8 @@ def _pixels(spec: ImageSpec) -> str:
         "- transformers 4.57 and 5.17 take no heed of a single colour that an RGB PNG declares transparent, and drop "
         "all transparency where a class is loaded by name, such as CLIPImageProcessor, instead of "
         "`AutoImageProcessor`. 5.23 does neither.\n"
-        "- With HIVE installed, `hive.data.images.decode(data, max_megapixels)` does all that training did.\n"
+        "- Grey of fewer bits in a 16-bit file, such as a 12-bit scan, needs another factor than 1 / 256. With HIVE "
+        "installed, `hive.data.images.decode(data, max_megapixels)` does all that training did.\n"
     )
 
 
@@ -182,7 +183,7 @@ def _training(facts: Facts) -> str:
         "seed": str(facts.seed),
         "tower from": tower,
         "language model": language,
-        "data": f"{data}; fingerprint `{facts.data_fingerprint}`",
+        "data": f"{data}; fingerprint {facts.data_fingerprint or 'unknown'}",
         "written by": f"{libraries}; commit {facts.commit or 'unknown, not run from a git checkout'}",
     }
     table = "".join(f"| {name} | {value} |\n" for name, value in rows.items())

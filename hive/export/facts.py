@@ -60,8 +60,8 @@ class Facts:
     """Whether the export has the layers above the deepest hidden state that was read, and the tower's own pooling."""
 
     data: str
-    data_fingerprint: str
-    """SHA-256 over the pairs."""
+    data_fingerprint: str | None
+    """SHA-256 over the pairs; None where no checkpoint of the run is left."""
     losses: tuple[Losses, ...]
     commit: str | None
     """Of the code that wrote the export; None where it did not run from a git checkout."""
@@ -77,7 +77,7 @@ class Facts:
         return {"format": "pt", FACTS: json.dumps(dataclasses.asdict(self))}
 
 
-def gather_facts(run: Path, config: Config, tower: VisionTower, data_fingerprint: str, steps: int) -> Facts:
+def gather_facts(run: Path, config: Config, tower: VisionTower, data_fingerprint: str | None, steps: int) -> Facts:
     """The facts of a run that has trained `tower` for `steps` steps; losses and stages are those in its metrics."""
     records = [record for record in read_records(run / METRICS) if record["step"] <= steps]
     stages = tuple(sorted({record["stage"] for record in records if record["kind"] == "train"})) or config.stages

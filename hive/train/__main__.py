@@ -49,14 +49,7 @@ def run(command: Command, draw: Draw = draw_maps) -> int:
         with handling_signals(trainer.stop):  # a run that is finished is not lost to one while maps are drawn
             code = trainer.run()
             if code == 0 and world.is_main:
-                trained = Run(
-                    trainer.folder,
-                    task.config,
-                    task.model.eval(),
-                    task.tokenizer,
-                    trainer.position.step,
-                    trainer.fingerprints["data"],
-                )
+                trained = Run(trainer.folder, task.config, task.model.eval(), task.tokenizer, trainer.position.step)
                 line = draw(trained, task.sets[trainer.position.stage].heldout)
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
             world.barrier()

@@ -31,8 +31,6 @@ class Run:
     tokenizer: Tokenizer
     step: int
     """Optimiser steps that the weights were trained for, over all stages."""
-    data_fingerprint: str
-    """SHA-256 over the pairs that it was trained on."""
 
     @property
     def spec(self) -> ImageSpec:
@@ -67,7 +65,7 @@ def load_run(folder: Path, device: torch.device, kernel: Kernel | None = None, f
         )
     model = build_model(config, backend, pretrained=False)
     _copy_weights(model, loaded.tensors, folder, flag)
-    return Run(folder, config, model.to(device).eval(), tokenizer, loaded.step, loaded.fingerprints["data"])
+    return Run(folder, config, model.to(device).eval(), tokenizer, loaded.step)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import torch
 from huggingface_hub import HfApi
 from transformers import AutoModel
 
+from hive import checkpoint
 from hive.errors import UserError
 from hive.export.__main__ import main, run
 from hive.export.cli import parse
@@ -60,7 +61,7 @@ def test_the_facts_of_a_resumed_run(resumed: Path) -> None:
         "unseen_style": 8,
         "unseen_concept": 8,
     }
-    assert facts.data_fingerprint == load_run(resumed, torch.device("cpu")).data_fingerprint
+    assert facts.data_fingerprint == checkpoint.load(last_checkpoint(resumed)).fingerprints["data"]
     assert str(facts.command).startswith("python -m hive.train --stages 1,3 ")
     assert last_checkpoint(resumed).name == "step-00000002"
 
