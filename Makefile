@@ -20,7 +20,7 @@ define environment
 $(PYTHON) -m venv $(1)
 endef
 
-.PHONY: help train test test-oldest check aot native sanitize gpu compat clean
+.PHONY: help train test test-oldest check aot native sanitize gpu compat libraries clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -83,7 +83,18 @@ TRANSFORMERS_4 := $(CURDIR)/build/transformers-4
 compat: $(VENV)/.installed ## the exported tower, loaded by transformers 4.57
 	$(BIN)/python -m pip install --quiet --target $(TRANSFORMERS_4) --upgrade --no-deps transformers==4.57.6 huggingface_hub==0.36.2 \
 		tokenizers==0.22.2 requests==2.32.5 urllib3==2.5.0 certifi charset_normalizer
-	HIVE_TRANSFORMERS_4=$(TRANSFORMERS_4) $(BIN)/python -m pytest -m compat tests/hive/test_export.py
+	HIVE_TRANSFORMERS_4=$(TRANSFORMERS_4) $(BIN)/python -m pytest -m compat tests/hive/export/test_tower.py
+
+LIBRARIES := build/libraries
+
+libraries: $(LIBRARIES)/.installed ## the towers exported for timm and open_clip, loaded by these libraries
+	$(LIBRARIES)/bin/python -m pytest -m libraries tests/hive/export
+
+# Not with constraints.txt: torchvision, which both libraries import, has to be built for the torch beside it.
+$(LIBRARIES)/.installed: pyproject.toml
+	$(call environment,$(LIBRARIES),11,13)
+	$(LIBRARIES)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,timm,open-clip]'
+	touch $@
 
 clean: ## removes the environment and everything built, but no run
 	rm -rf $(VENV) build hive_kernels/lib .mypy_cache .ruff_cache .hypothesis

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
     tower = AutoModel.from_pretrained(flags.out / "tower").eval()
     processor = AutoImageProcessor.from_pretrained(flags.out / "tower")
-    upright = ImageOps.exif_transpose(Image.open(images[0])).convert("RGB")  # as in training
+    upright = ImageOps.exif_transpose(Image.open(images[0]))  # as in training; the rest the processor does
     with torch.no_grad():
         features = tower(**processor(upright, return_tensors="pt")).last_hidden_state
     print(f"{images[0].name}: features of shape {tuple(features.shape)} (images, tokens, width)")

@@ -120,6 +120,11 @@ def newest(folder: Path, warn: Callable[[str], None] | None = None, after: int =
     return None
 
 
+def read_fingerprints(path: Path) -> dict[str, str]:
+    """The fingerprints of the run that wrote a checkpoint, as `Checkpoint.fingerprints`, without its tensors."""
+    return dict(_manifest(path)["fingerprints"])
+
+
 def load(path: Path) -> Checkpoint:
     """Verifies and reads one checkpoint; raises `UserError` when it is missing or broken."""
     if problem := _problem(path):

@@ -283,6 +283,9 @@ class Config(RunConfig):
     depths: str = "aligned"
     """Decoder layers (0-based) in front of which the blocks are: "aligned" with the selected hidden states, or indices
     such as "5,11,16"."""
+    keep_untrained_layers: Annotated[bool, FREE, ADDED] = False
+    """Export the tower's layers above the deepest hidden state that is read, which no stage trains, and its own final
+    norm and pooling. By default the export ends at that hidden state."""
     export_model: Annotated[bool, FREE, ADDED] = True
     """At the end also write the whole model to RUN/model, for captions and --from: 4 bytes a weight."""
     origin: Annotated[Origin | None, tyro.conf.Suppress, ADDED] = None

@@ -7,16 +7,12 @@ language model. No code is in it, and nothing that it names is looked for.
 
 import hashlib
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig
 
@@ -24,14 +20,14 @@ from hive.config import Config
 from hive.config_json import from_json, to_json
 from hive.data.text import Batch, Tokenizer, load_tokenizer, pack
 from hive.errors import UserError, first_line
-from hive.export import evaluating, replace_folder, write_json
+from hive.export.loading import evaluating
+from hive.export.place import SEAL, replacing, seal, write_json
 from hive.model.build import Model, assemble
 from hive.model.families import LANGUAGES, TOWERS
 from hive.run_folder import CONFIG_FILE, MODEL_TYPE
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
-FILES = {CONFIG_FILE, WEIGHTS, "tokenizer.json", "tokenizer_config.json"}
 _RESTORE = "restore the files that the run wrote, or give its run folder"
 PROBES = ("A test.", "Of what was written, read back and compared.")
 
@@ -56,26 +52,9 @@ def export_model(trained: Trained, folder: Path) -> None:
     does it replace an earlier export. Raises `RuntimeError` when the comparison fails and `UserError` when `folder`
     holds something else or can't be written; both leave `folder` as it was.
     """
-    check_model_folder(folder)
-    temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
-    try:
-        temporary.mkdir(parents=True)
+    with replacing(folder, "The model") as temporary:
         _write(trained, temporary)
         _compare(trained, temporary)
-        replace_folder(folder, temporary)
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"The model could not be exported to {folder} ({error}): make room there and start the command again, with "
-            "--resume where the run has trained already."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def check_model_folder(folder: Path) -> None:
-    """Raises `UserError` where `folder` holds something other than an exported model, which it would replace."""
-    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - FILES):
-        raise UserError(f"{folder} holds something other than an exported model: move it away or choose another --out.")
 
 
 def digest(model: Model) -> str:
@@ -104,11 +83,8 @@ def _write(trained: Trained, folder: Path) -> None:
     names = {name: tokenizer.backend.id_to_token(number) for name, number in named}
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **names})
     weights = {name: value.detach().to("cpu", torch.float32).contiguous() for name, value in model.named_parameters()}
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt", SEAL: seal(folder)})
     (folder / WEIGHTS).chmod((folder / CONFIG_FILE).stat().st_mode)  # safetensors lets nobody else read it
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
 
 
 def _settings(config: PreTrainedConfig) -> dict[str, Any]:

@@ -33,7 +33,8 @@ class Command:
     """Kinds of heads: the authors' attention pooling; linear on the mean token; linear on the class token. None trains
     all that the tower allows."""
     layer: CountOrZero | None = None
-    """Hidden state that is read, k = output of layer k; None is the last but one, as in the authors' probe."""
+    """Hidden state that is read, k = output of layer k; None is the deepest that was trained where HIVE exported the
+    tower, and else the last but one, as in the authors' probe."""
     cache: Path | None = None
     """Folder that keeps features from run to run; None is hive in $XDG_CACHE_HOME, or ~/.cache/hive."""
     cache_tokens: bool = True

@@ -10,8 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hive.errors import UserError
+from hive.export.facts import read_facts
 from hive.model.pretrained import load_vision
 from hive.model.vision import VisionTower
+from hive.model_files import WEIGHTS, find_files
 
 
 class ProbedTower:
@@ -23,8 +25,7 @@ class ProbedTower:
     def __init__(self, model: PreTrainedModel, layer: int | None = None, device: str | torch.device = "cpu") -> None:
         """`layer`: the hidden state that is read, k = output of layer k.
 
-        None is the last but one, as in the authors' probe: HIVE's pre-training trains no layer above it. Raises
-        `UserError` where the tower has no such layer.
+        None is the last but one, as in the authors' probe. Raises `UserError` where the tower has no such layer.
         """
         layers = model.config.num_hidden_layers
         self.layer = max(1, layers - 1) if layer is None else layer
@@ -51,10 +52,15 @@ class ProbedTower:
 
 
 def load_tower(path: Path, layer: int | None, device: str | torch.device) -> ProbedTower:
-    """Returns the tower of a folder, or of a model on the hub; raises `UserError` where there is none."""
+    """Returns the tower of a folder, or of a model on the hub; raises `UserError` where there is none.
+
+    `layer` None is the deepest hidden state that HIVE trained where it exported the tower.
+    """
     if (path / "tower").is_dir():
         raise UserError(f"--tower {path} is no model in Hugging Face form: give {path / 'tower'}.")
-    return ProbedTower(load_vision(str(path), "--tower"), layer, device)
+    model = load_vision(str(path), "--tower")
+    facts = read_facts(find_files(str(path), WEIGHTS, "--tower"))
+    return ProbedTower(model, facts.deepest if layer is None and facts is not None else layer, device)
 
 
 def _fingerprint(model: PreTrainedModel, layer: int, device: str) -> str:

@@ -10,15 +10,19 @@ from hive.data.pairs import EMBEDDED_HELDOUT, open_embedded, open_pairs, split_h
 from hive.data.text import Batch, Tokenizer, load_configured_tokenizer
 from hive.distributed import World
 from hive.errors import UserError
-from hive.export import export_tower
+from hive.export.facts import gather_facts
+from hive.export.place import free_place
+from hive.export.tower import export_tower, trained_form
 from hive.model.build import Model, build_model
 from hive.model.kernel import kernel_for
-from hive.model_folder import Trained, check_model_folder, digest, export_model
+from hive.model_folder import Trained, digest, export_model
 from hive.run_folder import MODEL, START
 from hive.stages import trained_parts
 from hive.train.setup import encoder_for, place, prepare
 from hive.train.task import Task, TrainingSet
 from hive.train.trained import read_trained, starting_folder
+
+TOWER = "tower"  # in a run folder
 
 
 def pretraining(config: Config, resume: bool, world: World) -> Task[Config, Tokenizer]:
@@ -27,8 +31,6 @@ def pretraining(config: Config, resume: bool, world: World) -> Task[Config, Toke
     Raises `UserError` for what is missing or doesn't fit together.
     """
     prepare(config, resume, world.size)
-    if config.out is not None and config.export_model:
-        check_model_folder(config.out / MODEL)
     backend = kernel_for(config.kernel, world.device)
     folder = starting_folder(config, resume)
     if folder is None:
@@ -52,7 +54,8 @@ def pretraining(config: Config, resume: bool, world: World) -> Task[Config, Toke
         trained_parts=partial(trained_parts, config),
         encode=partial(encoder_for, model, config),
         flops=partial(flops, model),
-        export=partial(_export, model, tokenizer, config),
+        export_folders=(TOWER, MODEL) if config.export_model else (TOWER,),
+        export=partial(_export, model, tokenizer, config, data.pairs.fingerprint),
         start=None if resume else start,
         continues=start is not None,
     )
@@ -88,10 +91,13 @@ def flops(model: Model, batch: Batch, parts: frozenset[str]) -> float:
     return sum(cost.total for cost in costs.values())
 
 
-def _export(model: Model, tokenizer: Tokenizer, config: Config, folder: Path, step: int) -> str:
-    export_tower(model.tower.model, folder / "tower", model.tower.spec)
-    tower = f"tower       {folder / 'tower'}"
+def _export(model: Model, tokenizer: Tokenizer, config: Config, data_fingerprint: str, run: Path, step: int) -> str:
+    folder = free_place(run / TOWER)
+    facts = gather_facts(run, config, model.tower, data_fingerprint, step)
+    export_tower(trained_form(model.tower.model, facts), folder, model.tower.spec, facts)
+    tower = f"tower       {folder}"
     if not config.export_model:
         return tower
-    export_model(Trained(config, model, tokenizer, step), folder / MODEL)
-    return f"{tower}\nmodel       {folder / MODEL}"
+    folder = free_place(run / MODEL)
+    export_model(Trained(config, model, tokenizer, step), folder)
+    return f"{tower}\nmodel       {folder}"

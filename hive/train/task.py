@@ -47,8 +47,10 @@ class Task(Generic[ConfigT, EncoderT]):
     """Makes the function that encodes images in a stage that trains these parts."""
     flops: Callable[[Batch, frozenset[str]], float]
     """FLOPs of a micro-batch, forward and backward, where these parts are trained."""
+    export_folders: tuple[str, ...]
+    """Names of the folders that `export` writes in the run folder, where nothing else is there already."""
     export: Callable[[Path, int], str]
-    """Writes the model, trained for a number of steps, into the run folder; returns lines that say where it is."""
+    """Writes what was trained into the run folder, after this many steps; returns a line that says where it is."""
     start: Trained | None = None
     """The trained model that a new run starts from, and keeps a copy of in its folder; its weights are `model`'s."""
     continues: bool = False

@@ -19,6 +19,7 @@ from hive.data.prefetch import Prefetcher
 from hive.data.text import Batch, Encoder
 from hive.distributed import World
 from hive.errors import UserError
+from hive.export.place import free_place
 from hive.files import replace_text
 from hive.model.hive import HiveModel
 from hive.model_folder import export_model
@@ -86,6 +87,8 @@ class Trainer:
     def run(self) -> int:
         """Trains the stages that are left; returns the exit code."""
         self.telemetry.say(introduction(self.task, self.world, self.position.stage, self.folder))
+        if self.world.is_main:
+            self.warn_of_taken_places()
         try:
             with handling_signals(self.stop):
                 for stage in self._stages_left():
@@ -94,9 +97,8 @@ class Trainer:
                         self.telemetry.say(f"Saved at step {step}. Continue with: {program} --resume {self.folder}")
                         return 128 + (self.stopped_by or signal.SIGTERM)
                 if self.world.is_main:
-                    self.telemetry.say(
-                        f"{self.task.export(self.folder, self.position.step)}\nloss curve  {plot_losses(self.folder)}"
-                    )
+                    exported = self.task.export(self.folder, self.position.step)
+                    self.telemetry.say(f"{exported}\nloss curve  {plot_losses(self.folder)}")
                 self.world.barrier()
         finally:
             if self.profiler is not None:
@@ -104,6 +106,16 @@ class Trainer:
                 self.telemetry.say(self.profiler.summary())
             self.telemetry.close()
         return 0
+
+    def warn_of_taken_places(self) -> None:
+        """Says where the export will go where something else is in its place already."""
+        for name in self.task.export_folders:
+            place = free_place(self.folder / name)
+            if place.name != name:
+                self.telemetry.say(
+                    f"warning: {self.folder / name} is no export that HIVE wrote and nobody changed since. It stays as "
+                    f"it is; what this run exports will be in {place}."
+                )
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         """Handles a signal: the run saves and exits after the current step; the same signal again kills the process."""

@@ -1,13 +1,9 @@
 """Exports the fine-tuned model as a LLaVA folder of transformers, which is loaded back and compared first."""
 
-import os
-import secrets
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import (
@@ -20,14 +16,14 @@ from transformers import (
 )
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.17's at the top needs torchvision
 
-from hive.errors import UserError
-from hive.export import evaluating, no_progress_bar, replace_folder, write_json
+from hive.export.loading import evaluating, no_progress_bar
+from hive.export.place import SEAL, replacing, seal, write_json
+from hive.model.families.tower import processor
 from hive.vlm.chat import ChatText, ChatTokenizer
 from hive.vlm.conversations import IMAGE
 from hive.vlm.model import VLM, logits
 
 TOLERANCE = 1e-3  # of the largest logit: attention is summed in another order, everything else is the same
-MARK = "config.json"
 
 
 def export_llava(model: VLM, chat: ChatTokenizer, tokenizer: Any, feature_layer: int, folder: Path) -> None:
@@ -38,21 +34,14 @@ def export_llava(model: VLM, chat: ChatTokenizer, tokenizer: Any, feature_layer:
     earlier export. Raises `RuntimeError` when the comparison fails, and `UserError` when `folder` holds something else
     or can't be written; both leave `folder` as it was.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
-        raise UserError(f"{folder} holds something other than an exported model: move it away or choose another --out.")
-    temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
-    try:
-        temporary.mkdir(parents=True)
-        with no_progress_bar(), evaluating(model.language.model), evaluating(model.tower.model):
-            _write(model, chat, tokenizer, feature_layer, temporary)
-            _compare(model, chat, temporary)
-        replace_folder(folder, temporary)
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"The model could not be exported to {folder} ({error}): make room there or choose another --out."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with (
+        replacing(folder, "The model") as temporary,
+        no_progress_bar(),
+        evaluating(model.language.model),
+        evaluating(model.tower.model),
+    ):
+        _write(model, chat, tokenizer, feature_layer, temporary)
+        _compare(model, chat, temporary)
 
 
 def _write(model: VLM, chat: ChatTokenizer, tokenizer: Any, feature_layer: int, folder: Path) -> None:
@@ -81,11 +70,9 @@ def _write(model: VLM, chat: ChatTokenizer, tokenizer: Any, feature_layer: int, 
     )
     config.save_pretrained(folder)
     GenerationConfig(**special, do_sample=False).save_pretrained(folder)
-    save_file(_weights(model, rows), folder / "model.safetensors", metadata={"format": "pt"})
     _processor(model, tokenizer, select, folder).save_pretrained(folder)
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    metadata = {"format": "pt", SEAL: seal(folder)}  # of all the other files, which are written by now
+    save_file(_weights(model, rows), folder / "model.safetensors", metadata=metadata)
 
 
 def _settings(config: PreTrainedConfig) -> dict[str, Any]:
@@ -102,7 +89,7 @@ def _processor(model: VLM, tokenizer: Any, select: str, folder: Path) -> LlavaPr
     Its image processor is read from the file written here, so that transformers picks the class as it will for users.
     """
     tower = model.tower
-    write_json(folder / "preprocessor_config.json", tower.family.processor(tower.spec))
+    write_json(folder / "preprocessor_config.json", processor(tower.spec))
     images = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     return LlavaProcessor(
         image_processor=images,

@@ -10,6 +10,7 @@ from hive.data.pairs import EMBEDDED_HELDOUT, split_heldout
 from hive.data.text import Batch, load_configured_tokenizer
 from hive.distributed import World
 from hive.errors import UserError
+from hive.export.place import free_place
 from hive.model.kernel import kernel_for
 from hive.train.setup import encoder_for, place, prepare
 from hive.train.task import Task, TrainingSet
@@ -45,6 +46,7 @@ def fine_tuning(config: VLMConfig, resume: bool, world: World) -> Task[VLMConfig
         trained_parts=trained_parts,
         encode=partial(encoder_for, model, config),
         flops=partial(_flops_of_batch, model),
+        export_folders=(FOLDER,),
         export=partial(_export, model, chat, tokenizer, config.feature_layer),
     )
 
@@ -64,9 +66,10 @@ def _flops_of_batch(model: VLM, batch: Batch, parts: frozenset[str]) -> float:
     return flops(model, parts, batch.images, text_lengths(batch.cu_seqlens.tolist()), batch.token_count)
 
 
-def _export(model: VLM, chat: ChatTokenizer, tokenizer: Any, feature_layer: int, folder: Path, step: int) -> str:
-    export_llava(model, chat, tokenizer, feature_layer, folder / FOLDER)
-    return f"model       {folder / FOLDER}"
+def _export(model: VLM, chat: ChatTokenizer, tokenizer: Any, feature_layer: int, run: Path, step: int) -> str:
+    folder = free_place(run / FOLDER)
+    export_llava(model, chat, tokenizer, feature_layer, folder)
+    return f"model       {folder}"
 
 
 def check_tower(weights: str | None) -> None:

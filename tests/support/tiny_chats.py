@@ -7,11 +7,12 @@ import torch
 from PIL import Image
 
 from hive.config import DataConfig, LanguageConfig, TowerConfig
-from hive.export import export_tower
+from hive.export.tower import export_tower
 from hive.model.families import fresh_vision, image_spec
 from hive.vlm.chat import ChatTokenizer, load_chat_tokenizer
 from hive.vlm.config import VLMConfig
 from hive.vlm.model import VLM, build_vlm
+from tests.support.facts import made_up
 
 TOWER = TowerConfig(image_size=16, patch_size=8, hidden_size=16, layers=3, heads=2, mlp_size=32)
 LANGUAGE = LanguageConfig(hidden_size=24, layers=3, heads=2, kv_heads=1, mlp_size=40)
@@ -40,7 +41,7 @@ def picture(seed: int = 0) -> torch.Tensor:
 def save_tower(folder: Path) -> Path:
     torch.manual_seed(0)
     tower = fresh_vision(TOWER)
-    export_tower(tower, folder, image_spec(tower))
+    export_tower(tower, folder, image_spec(tower), made_up(keeps_untrained=True))
     return folder
 
 

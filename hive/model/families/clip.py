@@ -1,36 +1,22 @@
 """CLIP's vision towers (Radford et al. 2021): a class token, and a norm in front of the first layer."""
 
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPVisionConfig, CLIPVisionModel, PreTrainedModel
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
-from hive.data.images import ImageSpec
 from hive.model.families.tower import (
     EncoderLayerParts,
     TowerFamily,
     TowerParts,
-    processor_settings,
+    reset_norm,
     usual_settings,
     usual_sizes,
 )
 
 HEEDED = frozenset({"hidden_act", "layer_norm_eps", "initializer_factor", "projection_dim", "vision_use_head"})
 """See `TowerFamily.free`; `FrozenTower` takes over the tower's norms and activation."""
-
-
-def processor(spec: ImageSpec) -> dict[str, Any]:
-    """See `TowerFamily.processor`; CLIP's processor can crop or resize to a square."""
-    square = {"height": spec.size, "width": spec.size}
-    crop = spec.resize == "crop"
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "size": {"shortest_edge": spec.size} if crop else square,
-        "do_center_crop": crop,
-        "crop_size": square,
-        **processor_settings(spec),
-    }
 
 
 def parts(model: PreTrainedModel) -> TowerParts:
@@ -62,6 +48,11 @@ def layer_parts(layer: nn.Module) -> EncoderLayerParts:
     )
 
 
+def neutralise_end(model: PreTrainedModel) -> None:
+    """See `TowerFamily.neutralise_end`; the final norm is that of the class token."""
+    reset_norm(cast(CLIPVisionModel, model).post_layernorm)
+
+
 FAMILY = TowerFamily(
     name="clip",
     title="CLIP",
@@ -73,12 +64,12 @@ FAMILY = TowerFamily(
     mean=(0.48145466, 0.4578275, 0.40821073),
     std=(0.26862954, 0.26130258, 0.27577711),
     resize="crop",
-    processor=processor,
     class_tokens=1,
     pools_by_attention=False,
     parts=parts,
     run_layer=run_layer,
     layer_parts=layer_parts,
+    neutralise_end=neutralise_end,
     export_prefix="vision_model.",  # transformers before 5.6 find no weight without it, later versions read both
     free=HEEDED,
 )

@@ -1,27 +1,36 @@
 """SigLIP's vision towers (Zhai et al. 2023): CLIP's layers without its class token and its first norm."""
 
-from typing import Any, cast
+from typing import cast
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel, SiglipConfig, SiglipVisionConfig, SiglipVisionModel
 
-from hive.data.images import ImageSpec
 from hive.model.families import clip
-from hive.model.families.tower import TowerFamily, TowerParts, processor_settings, usual_settings, usual_sizes
-
-
-def processor(spec: ImageSpec) -> dict[str, Any]:
-    """See `TowerFamily.processor`; cropped images get CLIP's processor, because SigLIP's can't crop."""
-    if spec.resize == "crop":
-        return clip.processor(spec)
-    square = {"height": spec.size, "width": spec.size}
-    return {"image_processor_type": "SiglipImageProcessor", "size": square, **processor_settings(spec)}
+from hive.model.families.tower import TowerFamily, TowerParts, reset_norm, usual_settings, usual_sizes
 
 
 def parts(model: PreTrainedModel) -> TowerParts:
     """See `TowerFamily.parts`."""
     tower = cast(SiglipVisionModel, model)
     return TowerParts(tower.embeddings, "patch_embedding", nn.Identity(), tower.encoder.layers)
+
+
+@torch.no_grad()
+def neutralise_end(model: PreTrainedModel) -> None:
+    """See `TowerFamily.neutralise_end`.
+
+    A query of zeros attends to all tokens alike; value and output projections are the identity; the MLP adds zero.
+    """
+    tower = cast(SiglipVisionModel, model)
+    reset_norm(tower.post_layernorm)
+    if tower.use_head:
+        attention, width = tower.head.attention, tower.config.hidden_size
+        for parameter in tower.head.parameters():
+            parameter.zero_()
+        attention.in_proj_weight[2 * width :].copy_(torch.eye(width))
+        attention.out_proj.weight.copy_(torch.eye(width))
+        reset_norm(tower.head.layernorm)
 
 
 FAMILY = TowerFamily(
@@ -35,12 +44,12 @@ FAMILY = TowerFamily(
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
     resize="square",
-    processor=processor,
     class_tokens=0,
     pools_by_attention=True,
     parts=parts,
     run_layer=clip.run_layer,
     layer_parts=clip.layer_parts,
+    neutralise_end=neutralise_end,
     export_prefix=clip.FAMILY.export_prefix,
     free=clip.HEEDED,
 )

@@ -88,8 +88,6 @@ class TowerFamily:
     std: tuple[float, float, float]
     resize: Literal["crop", "square"]
     """How images are prepared: channels' mean and deviation in 0..1, and `ImageSpec.resize`."""
-    processor: Callable[[ImageSpec], dict[str, Any]]
-    """The content of preprocessor_config.json for images that are prepared in this way."""
 
     class_tokens: int
     """Class tokens in front of the patch tokens, 0 or 1."""
@@ -100,6 +98,9 @@ class TowerFamily:
     """The output of transformers' encoder layer for its input, both [B, class token + N, Dv]."""
     layer_parts: Callable[[nn.Module], EncoderLayerParts]
     """The layer's modules, of which `FrozenTower` builds a faster layer."""
+    neutralise_end: Callable[[PreTrainedModel], None]
+    """Replaces the weights behind the last layer, which no stage trains, so that they add nothing of their own: the
+    final norm has gain 1 and bias 0, and an attention pooling head gives the mean of the tokens."""
 
     export_prefix: str
     """Prefix of an exported weight's name with which every supported version of transformers finds it."""
@@ -117,6 +118,12 @@ class TowerFamily:
         return ImageSpec(size, self.mean, self.std, self.resize)
 
 
+def reset_norm(norm: nn.LayerNorm) -> None:
+    """Sets gain 1 and bias 0."""
+    nn.init.ones_(norm.weight)
+    nn.init.zeros_(norm.bias)
+
+
 def usual_settings(config: TowerConfig) -> dict[str, Any]:
     """The configured sizes under transformers' usual names."""
     return {theirs: getattr(config, ours) for ours, theirs in SIZES.items()}
@@ -127,9 +134,19 @@ def usual_sizes(settings: PreTrainedConfig) -> dict[str, Any]:
     return {ours: getattr(settings, theirs) for ours, theirs in SIZES.items()}
 
 
-def processor_settings(spec: ImageSpec) -> dict[str, Any]:
-    """What the image processors of all families have in common."""
+def processor(spec: ImageSpec) -> dict[str, Any]:
+    """The content of preprocessor_config.json for images that are prepared as `spec` says.
+
+    Of transformers' processors that crop, or resize to a square, Chameleon's is the only one that lays transparency on
+    white in every version from 4.57 on; from 5.23 on all do. CLIP's and SigLIP's classes read the same file.
+    """
+    square = {"height": spec.size, "width": spec.size}
+    crop = spec.resize == "crop"
     return {
+        "image_processor_type": "ChameleonImageProcessor",
+        "size": {"shortest_edge": spec.size} if crop else square,
+        "do_center_crop": crop,
+        "crop_size": square,
         "do_resize": True,
         "resample": BICUBIC,
         "do_rescale": True,

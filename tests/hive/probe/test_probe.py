@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hive.export import export_tower
+from hive.export.tower import export_tower, trained_form
 from hive.model.families import image_spec
 from hive.probe import run as run_module
 from hive.probe.__main__ import main
@@ -19,7 +19,8 @@ from hive.probe.plan import TrainingPlan, in_order
 from hive.probe.protocol import Protocol
 from hive.probe.run import HeadResult, probe, probe_accuracy
 from hive.probe.table import PAPER, SETS, paper_rows, table
-from hive.probe.tower import ProbedTower
+from hive.probe.tower import ProbedTower, load_tower
+from tests.support.facts import made_up
 from tests.support.layouts import MADE
 from tests.support.tiny_towers import shade_set, shades, tiny_tower
 
@@ -149,13 +150,23 @@ def test_table_1() -> None:
 @pytest.fixture
 def tower_folder(tmp_path: Path) -> Path:
     model = tiny_tower()
-    export_tower(model, tmp_path / "run" / "tower", image_spec(model))
+    export_tower(model, tmp_path / "run" / "tower", image_spec(model), made_up(keeps_untrained=True))
     return tmp_path / "run" / "tower"
 
 
 def flags(tower: Path, root: Path, *more: str) -> list[str]:
     short = ["--epochs", "1", "--seeds", "1", "--workers", "0", "--learning-rates", "1e-3"]
     return ["--tower", str(tower), "--dataset", "folder", "--data-root", str(root), *short, *more]
+
+
+@pytest.mark.parametrize(("kept", "given", "layer"), [(False, None, 1), (True, None, 1), (True, 3, 3)])
+def test_the_layer_that_hive_trained_is_read(tmp_path: Path, kept: bool, given: int | None, layer: int) -> None:
+    whole, facts = tiny_tower(), made_up(read=(1,), keeps_untrained=kept)
+    export_tower(trained_form(whole, facts), tmp_path / "tower", image_spec(whole), facts)
+    probed = load_tower(tmp_path / "tower", given, "cpu")
+    assert probed.layer == layer
+    pixels = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    torch.testing.assert_close(probed.tokens(pixels), ProbedTower(whole, layer).tokens(pixels))
 
 
 def test_the_command(tmp_path: Path, tower_folder: Path, capsys: pytest.CaptureFixture) -> None:

@@ -128,7 +128,7 @@ def test_an_export_that_is_another_model_does_not_count(tmp_path, monkeypatch, p
 def test_an_export_takes_nobody_elses_place(tmp_path):
     (tmp_path / "llava").mkdir()
     (tmp_path / "llava" / "thesis.txt").touch()
-    with pytest.raises(UserError, match="something other than an exported model"):
+    with pytest.raises(UserError, match="something else than an export"):
         made(tmp_path)
 
 

@@ -81,13 +81,15 @@ def test_two_stages(finished: Path, flags: list[str]) -> None:
 def test_resumed_in_stage_1_and_between_the_stages(finished: Path, flags: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert main([*flags, "--out", str(out), "--stages", "1"]) == 0
+    (out / "llava" / "README.md").write_text("my notes")  # so that later exports go beside it
     for path in (out / "checkpoints").glob("step-*3"):
         path.rename(tmp_path / "away")
     assert main(["--resume", str(out), "--stages", "1"]) == 0
     assert main(["--resume", str(out), "--stages", "1,2"]) == 0
     assert steps(out) == steps(finished)
-    ours, theirs = ((run / "llava" / "model.safetensors").read_bytes() for run in (out, finished))
+    ours, theirs = ((folder / "model.safetensors").read_bytes() for folder in (out / "llava-2", finished / "llava"))
     assert ours == theirs
+    assert (out / "llava" / "README.md").read_text() == "my notes"
 
 
 def test_two_processes_and_other_micro_batches_give_the_same_losses(finished: Path, flags, tmp_path: Path) -> None:
