@@ -10,6 +10,11 @@ LEDGER = "bad_samples.jsonl"
 GRACE = 1000  # samples: the bad share is taken of at least this number, so that one early bad sample doesn't end a run
 
 
+def allowed_bad(seen: int, max_share: float) -> int:
+    """How many of `seen` samples may be bad before a run stops."""
+    return int(max_share * max(seen, GRACE))
+
+
 class Ledger:
     """bad_samples.jsonl in the run folder: one line a file, with the reason."""
 
@@ -36,7 +41,7 @@ class Ledger:
                 self._names.add(name)
                 with self.path.open("a") as file:
                     file.write(json.dumps({"file": name, "reason": reason}) + "\n")
-        if bad and self.bad > self.max_share * max(self.seen, GRACE):
+        if bad and self.bad > allowed_bad(self.seen, self.max_share):
             raise UserError(
                 f"{self.bad} of the {self.seen} samples read so far are bad, more than --dataset.max-bad-share "
                 f"{self.max_share} allows; see {self.path}: mend or remove them, or raise the share."

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,6 +24,15 @@ class Reader(Protocol):
         """The encoded image of one row of the source; OSError where it can't be read."""
 
 
+class Skipped(NamedTuple):
+    """A record that was left out."""
+
+    place: str
+    reason: str
+    bad: bool
+    """Whether something is wrong with it; otherwise this kind of run has no use for it."""
+
+
 @dataclass(frozen=True, eq=False)
 class Pairs:
     """Image-caption pairs: the texts in memory, the images read on demand."""
@@ -35,6 +44,8 @@ class Pairs:
     reader: Reader
     rows: np.ndarray = field(repr=False)
     """Row of the source for each pair, int64 [n]; -1 for a conversation without an image."""
+    skipped: Sequence[Skipped] = field(default=(), repr=False)
+    """Records that were left out when the source was read."""
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -46,6 +57,10 @@ class Pairs:
     def read(self, index: int) -> bytes:
         """The encoded image of pair `index`; OSError where it can't be read."""
         return self.reader(int(self.rows[index]))
+
+    def texts(self, index: int) -> tuple[str, ...]:
+        """All captions of pair `index`."""
+        return (self.captions[index],)
 
     def name(self, index: int) -> str:
         """Where the image of pair `index` is, for the ledger."""

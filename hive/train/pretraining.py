@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hive.config import Config
 from hive.cost.flops import step_flops, text_lengths
-from hive.data.pairs import EMBEDDED_HELDOUT, open_pairs, split_heldout
+from hive.data.pairs import EMBEDDED_HELDOUT, Pairs, open_pairs, split_heldout
 from hive.data.text import Batch, Tokenizer, load_configured_tokenizer
 from hive.distributed import World
 from hive.export import export_tower
@@ -30,6 +30,8 @@ def pretraining(config: Config, resume: bool, world: World) -> Task[Config, Toke
     return Task(
         program="python -m hive.train",
         unit="pairs",
+        texts="captions",
+        check="python -m hive.data",
         config=config,
         tokenizer=tokenizer,
         sets=dict.fromkeys((1, 2, 3), data),
@@ -46,7 +48,11 @@ def open_data(config: Config) -> TrainingSet:
 
     An epoch has as many pairs as the whole set, held-out pairs included, as in the paper's numbers of steps.
     """
-    pairs = open_pairs(config.data, config.image_root)
+    return divide(config, open_pairs(config.data, config.image_root))
+
+
+def divide(config: Config, pairs: Pairs) -> TrainingSet:
+    """All pairs of a source, divided into training and held-out ones. Raises `UserError` where they are too few."""
     if config.data == "embedded":
         heldout = {split: open_pairs("embedded", None, split) for split in EMBEDDED_HELDOUT}
         return TrainingSet(pairs, heldout, len(pairs))

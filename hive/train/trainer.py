@@ -24,6 +24,7 @@ from hive.model.hive import HiveModel
 from hive.optimizer import learning_rate
 from hive.profiling import StepProfiler
 from hive.run_folder import CONFIG_FILE, make_run_folder
+from hive.train.data_summary import summarise_data
 from hive.train.held_out import evaluate, table
 from hive.train.injection import check_injection, describe, record_check
 from hive.train.loss_curve import plot_losses
@@ -61,7 +62,7 @@ class Trainer:
         self.prefetch = Prefetcher(world.device)
         self.stopped_by: int | None = None
 
-        self.folder: Path = world.from_main(make_run_folder(config) if world.is_main else Path())
+        self.folder: Path = world.from_main(make_run_folder(config, config.trains) if world.is_main else Path())
         if world.is_main:
             replace_text(self.folder / CONFIG_FILE, to_json(config))
         self.ledger = Ledger(self.folder, config.dataset.max_bad_share, writes=world.is_main, **state.ledger)
@@ -76,6 +77,8 @@ class Trainer:
     def run(self) -> int:
         """Trains the stages that are left; returns the exit code."""
         self.telemetry.say(introduction(self.task, self.world, self.position.stage, self.folder))
+        if self.world.is_main:
+            self.telemetry.say(summarise_data(self.task))
         try:
             with handling_signals(self.stop):
                 for stage in self._stages_left():

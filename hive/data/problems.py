@@ -1,0 +1,41 @@
+"""What is wrong with records, sorted by kind."""
+
+import json
+import re
+from collections.abc import Sequence
+
+from hive.data.pairs import Skipped
+
+PLACES = 3  # named for each kind
+
+
+def describe_problems(problems: Sequence[Skipped]) -> list[str]:
+    """The problems by kind, the most frequent first, with the first places of each."""
+    kinds: dict[str, list[Skipped]] = {}
+    for problem in problems:
+        kinds.setdefault(kind_of(problem), []).append(problem)
+    lines = []
+    for kind, members in sorted(kinds.items(), key=lambda item: -len(item[1])):
+        lines.append(f"{len(members):>9,}  {kind}")
+        for problem in members[:PLACES]:
+            more = "" if problem.reason == kind else f": {problem.reason}"
+            lines.append(f"{'':>9}    {problem.place}{more}")
+        if len(members) > PLACES:
+            lines.append(f"{'':>9}    and {len(members) - PLACES:,} more")
+    return lines
+
+
+def kind_of(problem: Skipped) -> str:
+    """The reason with its particulars cut off: what stands in brackets or quotes, numbers, and the record's own place.
+
+    The same mistake has the same kind wherever it is.
+    """
+    kind = problem.reason.replace(problem.place, "…")
+    kind = re.sub(r"\s*\(.*\)", "", kind)
+    kind = re.sub(r"(?<!\w)(['\"]).*?\1(?!\w)", "…", kind)
+    return re.sub(r"\d[\d.,]*", "N", kind).strip()
+
+
+def to_json_lines(problems: Sequence[Skipped]) -> str:
+    """One line a problem, in the form of a run's ledger."""
+    return "".join(json.dumps({"file": problem.place, "reason": problem.reason}) + "\n" for problem in problems)
