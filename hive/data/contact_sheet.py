@@ -2,6 +2,7 @@
 
 import io
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from hive.data.summary import Reading
 
 PAIRS, COLUMNS = 16, 4
 SMALLEST, LARGEST = 224, 384  # pixels of a shown image's side
-LINES = 8  # of a caption
+LINES = 10  # of a caption
 MARGIN, GAP = 24, 20  # pixels
 INK, GREY, RED = (32, 32, 32), (120, 120, 120), (178, 24, 43)
 EDGE = (208, 208, 208)
@@ -111,14 +112,15 @@ def _wrap(cell: Cell, width: int, fonts: Fonts) -> list[list[Piece]]:
     kept, cut = fonts.spell(cell.kept.rstrip()), fonts.spell(cell.cut.rstrip())
     text = kept + cut
     lines: list[list[Piece]] = []
-    position = 0
-    for line in _break(text, width, fonts):
+    position = inside = 0
+    for line in _break(text[: LINES * width], width, fonts)[:LINES]:  # a character has a pixel or more
         start = text.index(line, position)
         position = start + len(line)
         inside = min(max(len(kept) - start, 0), len(line))
         lines.append([Piece(line[:inside], False), Piece(line[inside:], True)])
-        if len(lines) == LINES and (left := len(text[position:].strip())):
-            return [*lines[:-1], [Piece(f"… {left + len(line):,} more characters", inside == 0)]]
+    if left := len(text[position:].strip()):
+        left += sum(len(piece.text) for piece in lines[-1])
+        lines[-1] = [Piece(f"… {left:,} more characters", inside == 0)]
     return lines
 
 
@@ -147,7 +149,7 @@ def _write(
 ) -> None:
     """Writes one line; what is cut is red and struck out."""
     base = top + fonts.size
-    for text, is_cut in pieces:
+    for text, is_cut in reversed(pieces) if _runs_leftwards(pieces) else pieces:
         start = left
         for run, font in fonts.runs(text):
             draw.text((left, base), run, RED if is_cut else ink, font, anchor="ls")
@@ -155,6 +157,12 @@ def _write(
         if is_cut and text:
             start += fonts.width(text) - fonts.width(text.lstrip())
             draw.line((start, base - 0.3 * fonts.size, left, base - 0.3 * fonts.size), RED, 1)
+
+
+def _runs_leftwards(pieces: Sequence[Piece]) -> bool:
+    """Whether a line begins on the right, as in Arabic and Hebrew. Pillow orders the letters of a piece by itself."""
+    directions = (unicodedata.bidirectional(character) for text, _ in pieces for character in text)
+    return next((way != "L" for way in directions if way in ("L", "R", "AL")), False)
 
 
 def _shorten(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:

@@ -25,6 +25,7 @@ class Fonts:
         self.missing: set[str] = set()
         self._files = files
         self._loaded: dict[str, ImageFont.FreeTypeFont] = {}
+        self._files_of: dict[str, str | None] = {}
         self._main_letters = frozenset(FT2Font(str(_MAIN)).get_charmap())
 
     @cached_property
@@ -44,9 +45,11 @@ class Fonts:
 
     def _font_of(self, character: str) -> str | None:
         """The file of a font that has the character, "" for the main one; None where none has."""
-        if ord(character) in self._main_letters:
-            return ""
-        return next((file for file, letters in self._others if ord(character) in letters), None)
+        if character not in self._files_of:
+            code = ord(character)
+            others = (file for file, letters in self._others if code in letters)
+            self._files_of[character] = "" if code in self._main_letters else next(others, None)
+        return self._files_of[character]
 
     def spell(self, text: str) -> str:
         """The text with names in brackets for characters that no font has: "[dog face]", or "[3 x cjk]" for a run.

@@ -56,8 +56,10 @@ def check_set(data: DataSet, pairs: Pairs, reading: Reading, decode: bool, folde
     if not decode:
         say("\nOnly headers were read: --decode decodes every image, and so finds those that are cut off as well.")
     say(f"\n{_write(findings, reading, data.data, folder)}")
+    if findings.interrupted:
+        return 130
     say(sentence)
-    return 130 if findings.interrupted else 0 if starts else 2
+    return 0 if starts else 2
 
 
 def describe_findings(findings: Findings, reading: Reading) -> list[str]:
@@ -79,14 +81,15 @@ def _write(findings: Findings, reading: Reading, data: str, folder: Path) -> str
     lines = [labelled("problems", f"{folder / PROBLEMS} ({len(findings.problems):,}, one a line)")]
     if cells := choose_cells(findings, reading):
         fonts, size, options = Fonts(LETTERS), reading.spec.size, reading.options
-        subtitle = f"{count(len(cells), 'pair')} chosen by hash, images as the tower reads them ({size}x{size} pixels)"
+        shown = count(len(cells), reading.unit.removesuffix("s"))
+        subtitle = f"{shown} chosen by hash, images as the tower reads them ({size}x{size} pixels)"
         if any(cell.cut for cell in cells):
             subtitle += f"; what --dataset.max-text-tokens {options.max_text_tokens:,} cuts off is struck out"
         files[folder / SHEET] = draw_sheet(cells, data, subtitle, fonts)
         lines.append(labelled("sheet", str(folder / SHEET)))
         if fonts.missing:
-            shown = " ".join(sorted(fonts.missing)[:_MISSING]) + (" …" if len(fonts.missing) > _MISSING else "")
-            missing = f"No font here has {count(len(fonts.missing), 'character')} of the captions ({shown}), which are "
+            named = " ".join(sorted(fonts.missing)[:_MISSING]) + (" …" if len(fonts.missing) > _MISSING else "")
+            missing = f"No font here has {count(len(fonts.missing), 'character')} of the captions ({named}), which are "
             lines.append(labelled("", f"{missing}named in brackets: install one that has, such as Noto."))
     replace_files(files)
     return "\n".join(lines)

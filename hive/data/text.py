@@ -92,11 +92,7 @@ class Tokenizer:
 
     def show(self, caption: str, max_tokens: int) -> tuple[str, str]:
         """The words of the ids that `encode` keeps, without BOS, and the words of those that it cuts off."""
-        ids = self.encode(caption, UNCUT)
-        kept, cut = (
-            self.backend.decode(part, skip_special_tokens=False) for part in (ids[1:max_tokens], ids[max_tokens:])
-        )
-        return kept, cut
+        return spell_out(self.backend, self.encode(caption, UNCUT)[1:], max_tokens - 1)
 
     def plain(self, caption: str) -> str:
         """The caption on one line."""
@@ -105,6 +101,15 @@ class Tokenizer:
     def pack(self, samples: Sequence[tuple[torch.Tensor, Sequence[int]]], bad: Sequence[BadSample]) -> "Batch":
         """Packs samples as the function `pack` does."""
         return pack(samples, bad)
+
+
+def spell_out(backend: tokenizers.Tokenizer, ids: Sequence[int], kept: int) -> tuple[str, str]:
+    """The text of the first `kept` ids, and that of the others; a character of which both have bytes is the others'."""
+    whole = backend.decode(list(ids), skip_special_tokens=False)
+    start = backend.decode(list(ids[:kept]), skip_special_tokens=False)
+    while not whole.startswith(start):  # it ends in the mark of half a character
+        start = start[:-1]
+    return start, whole[len(start) :]
 
 
 def _from_json(state: str, bos_id: int, end: tuple[int, ...]) -> Tokenizer:

@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 import torch
 
-from hive.data.text import UNCUT, BadSample, BadText, Batch
+from hive.data.text import UNCUT, BadSample, BadText, Batch, spell_out
 from hive.data.tokenizer_files import load_transformers_tokenizer
 from hive.errors import UserError, first_line
 from hive.vlm.conversations import IMAGE, Turn, turns
@@ -119,11 +119,7 @@ class ChatTokenizer:
 
     def show(self, text: str, max_tokens: int) -> tuple[str, str]:
         """The template's text of the ids that `encode` keeps, and of those that it cuts off."""
-        ids = self.encode(text, UNCUT).ids
-        kept, cut = (
-            self.backend.decode(part, skip_special_tokens=False) for part in (ids[:max_tokens], ids[max_tokens:])
-        )
-        return kept, cut
+        return spell_out(self.backend, self.encode(text, UNCUT).ids, max_tokens)
 
     def plain(self, text: str) -> str:
         """What is said in a conversation, on one line."""
