@@ -47,9 +47,10 @@ class Piece(NamedTuple):
 
 
 def choose_cells(findings: Findings, reading: Reading) -> list[Cell]:
-    """Up to `PAIRS` pairs with a usable image, chosen by hash, so that the same data gives the same sheet."""
+    """Up to `PAIRS` usable pairs, each with an image of its own, chosen by hash, so that the same data gives the same sheet."""
     pairs, options = findings.pairs, reading.options
-    usable = findings.facts.images
+    bad_texts = {fault.pair for fault in findings.facts.faults if not fault.of_image}
+    usable = [image for image in findings.facts.images if image.pair not in bad_texts]
     cells: list[Cell] = []
     for position in hash_order([pairs.names[image.pair] for image in usable], 0):
         index, header, _ = usable[position]

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 from hive.data.pairs import Skipped
+from hive.data.summary import printable
 
 PLACES = 3  # named for each kind
 
@@ -16,10 +17,10 @@ def describe_problems(problems: Sequence[Skipped]) -> list[str]:
         kinds.setdefault(kind_of(problem), []).append(problem)
     lines = []
     for kind, members in sorted(kinds.items(), key=lambda item: -len(item[1])):
-        lines.append(f"{len(members):>9,}  {kind}")
+        lines.append(f"{len(members):>9,}  {printable(kind)}")
         for problem in members[:PLACES]:
             more = "" if problem.reason == kind else f": {problem.reason}"
-            lines.append(f"{'':>9}    {problem.place}{more}")
+            lines.append(f"{'':>9}    {printable(problem.place + more)}")
         if len(members) > PLACES:
             lines.append(f"{'':>9}    and {len(members) - PLACES:,} more")
     return lines

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from hive.data.look import ImageFacts
 from hive.data.pairs import Pairs
-from hive.data.summary import Reading, count, percent
+from hive.data.summary import Reading, count, percent, printable
 
 _OPENING = 3  # words
 _COMMON = 0.1  # share of the texts from which on an opening is named
@@ -43,10 +43,10 @@ def _renamed_images(digest_of: dict[str, bytes]) -> Iterator[str]:
     groups = [names for names in names_of.values() if len(names) > 1]
     if groups:
         extra = sum(len(names) - 1 for names in groups)
-        most = max(groups, key=len)
+        first, second, *others = max(groups, key=len)
         yield (
-            f"{extra:,} of {len(digest_of):,} images have the bytes of another one: {most[0]} is there under "
-            f"{len(most):,} names, {most[1]} among them"
+            f"{extra:,} of {len(digest_of):,} images have the bytes of another one: {printable(first)} is there under "
+            f"{2 + len(others):,} names, {printable(second)} among them"
         )
 
 
@@ -66,7 +66,8 @@ def _openings(texts: Sequence[str]) -> Iterator[str]:
     openings = Counter(" ".join(words[:_OPENING]) for text in texts if len(words := text.lower().split()) > _OPENING)
     for opening, number in openings.most_common(3):
         if len(texts) >= _FEW and number >= _COMMON * len(texts):
-            yield f'{percent(number, len(texts))} of the captions begin with "{opening}", as a template gives'
+            share = percent(number, len(texts))
+            yield f'{share} of the captions begin with "{printable(opening)}", as a template gives'
 
 
 def _texts_without_letters(texts: Sequence[str], reading: Reading) -> Iterator[str]:
@@ -76,4 +77,4 @@ def _texts_without_letters(texts: Sequence[str], reading: Reading) -> Iterator[s
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+    return printable(text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…")

@@ -9,7 +9,6 @@ from rich.console import Console
 from hive.data.check import Findings, look_at_all, verdict
 from hive.data.contact_sheet import choose_cells, draw_sheet
 from hive.data.fonts import Fonts
-from hive.data.look import Facts
 from hive.data.pairs import Pairs
 from hive.data.problems import describe_problems, to_json_lines
 from hive.data.repeats import describe_repeats
@@ -44,7 +43,8 @@ def check_set(data: DataSet, pairs: Pairs, reading: Reading, decode: bool, folde
 
     findings = look_at_all(pairs, reading, decode, console)
     starts, sentence = verdict(findings, reading)
-    say(labelled("data", f"{data.data}: {len(pairs):,} {reading.unit}, {count(len(pairs.skipped), 'record')} left out"))
+    one = reading.unit.removesuffix("s")
+    say(labelled("data", f"{data.data}: {count(len(pairs), one)}, {count(len(pairs.skipped), 'record')} left out"))
     if findings.interrupted:
         say(f"interrupted: what follows is of the first {findings.looked:,} of {len(pairs):,} {reading.unit}")
     try:
@@ -68,7 +68,7 @@ def describe_findings(findings: Findings, reading: Reading) -> list[str]:
     lines = describe(facts, reading, sampled=False)
     repeats = describe_repeats(pairs, facts.images, findings.looked, reading)
     lines += [labelled("" if number else "repeats", sentence) for number, sentence in enumerate(repeats)]
-    lines += warn((), Facts(facts.texts, facts.images), reading)
+    lines += warn(facts, reading)
     for title, bad in (("bad", True), ("of no use to this run, but not bad", False)):
         if problems := [problem for problem in findings.problems if problem.bad == bad]:
             lines += ["", f"{title}:", *describe_problems(problems)]

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from hive.data.images import BadImage, Header, ImageSpec
 from hive.data.ledger import LEDGER
 from hive.data.look import Facts, Fault, ImageFacts, TextFacts, look_at_image, look_at_text
 from hive.data.order import epoch_order, steps
-from hive.data.pairs import Pairs, Skipped
+from hive.data.pairs import Pairs
 from hive.data.text import BadText, Encoder
 
 TEXTS, IMAGES = 1000, 64  # at most so many are looked at before a run
@@ -66,10 +66,10 @@ def sample(pairs: Pairs, reading: Reading, seconds: float = SECONDS) -> Facts:
 
 def _visit(indices: np.ndarray, most: int, look: Callable[[int], None], seconds: float) -> None:
     """Looks at up to `most` of the indices, evenly spaced, but in a mixed order, so that a part is even too."""
-    count = min(most, len(indices))
-    spaced = indices[np.arange(count) * len(indices) // max(1, count)]
+    number = min(most, len(indices))
+    spaced = indices[np.arange(number) * len(indices) // max(1, number)]
     end = time.monotonic() + seconds
-    for position in epoch_order(count, 0, 0):
+    for position in epoch_order(number, 0, 0):
         look(int(spaced[position]))
         if time.monotonic() > end:
             break
@@ -86,9 +86,29 @@ def describe(facts: Facts, reading: Reading, *, sampled: bool) -> list[str]:
     return lines
 
 
-def warn(skipped: Sequence[Skipped], facts: Facts, reading: Reading) -> list[str]:
-    """A sentence for each thing in the data that costs something without stopping a run."""
-    return [*_warn_of_skipped(skipped, facts, reading), *_warn_of_cut(facts, reading), *_warn_of_small(facts, reading)]
+def warn(facts: Facts, reading: Reading) -> list[str]:
+    """A sentence for what costs much without being wrong: texts that are cut, images that are enlarged."""
+    return [*_warn_of_cut(facts, reading), *_warn_of_small(facts, reading)]
+
+
+def warn_of_losses(pairs: Pairs, facts: Facts, reading: Reading) -> list[str]:
+    """A sentence about the records that were left out, and one about what a sample shows to be unusable."""
+    sentences, how = [], f"{reading.check} with the same flags"
+    if pairs.skipped:
+        bad = [record for record in pairs.skipped if record.bad]
+        place, reason, _ = (bad or pairs.skipped)[0]
+        sentences.append(
+            f"warning: {count(len(pairs.skipped), 'record')} left out, {len(bad):,} of them bad, such as "
+            f"{printable(place)} ({printable(reason)}): {LEDGER} in the run folder has all, and {how} sorts them by "
+            "kind."
+        )
+    if facts.faults:
+        first = facts.faults[0]
+        sentences.append(
+            f"warning: {count(len(facts.faults), 'sample')} of those looked at can't be used, such as "
+            f"{printable(pairs.name(first.pair))} ({printable(first.reason)}): {how} lists all."
+        )
+    return sentences
 
 
 def labelled(label: str, text: str) -> str:
@@ -117,11 +137,17 @@ def count(number: int, singular: str) -> str:
     return f"{number:,} {singular}" + ("" if number == 1 else "s")
 
 
+def printable(text: str) -> str:
+    """A text from a file, with escapes for characters that a terminal would obey or could not show."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def percent(part: int, whole: int) -> str:
-    """A share in percent with two digits, never rounded to none or all."""
+    """A share in percent with about two digits; what is less than all is never rounded to all, nor some to none."""
+    share = 100 * part / max(1, whole)
     if part in (0, whole):
-        return f"{100 * part // max(1, whole)} %"
-    return f"{min(max(100 * part / whole, 0.01), 99.99):.2g} %"
+        return f"{share:.0f} %"
+    return f"{min(round(share), 99)} %" if share >= 10 else f"{max(share, 0.01):.2g} %"
 
 
 def _text_line(facts: Facts, reading: Reading) -> str:
@@ -130,11 +156,12 @@ def _text_line(facts: Facts, reading: Reading) -> str:
     limit = reading.options.max_text_tokens
     cut = int((tokens > limit).sum())
     middle, most = (int(np.quantile(tokens, share, method="inverted_cdf")) for share in (0.5, 0.95))
+    typical = f"median {count(middle, 'token')} ({count(int(np.median(words)), 'word')})"
+    longest = f"longest {tokens.max():,} ({count(int(words.max()), 'word')})"
     return labelled(
         reading.texts,
-        f"median {middle:,} tokens ({int(np.median(words)):,} words), 95 % at most {most:,}, longest {tokens.max():,} "
-        f"({words.max():,} words); {percent(cut, len(tokens))} cut at --dataset.max-text-tokens {limit:,}, at most 1 % "
-        f"at {enough_tokens(facts):,}",
+        f"{typical}, 95 % at most {most:,}, {longest}; {percent(cut, len(tokens))} cut at --dataset.max-text-tokens "
+        f"{limit:,}, at most 1 % at {enough_tokens(facts):,}",
     )
 
 
@@ -156,25 +183,6 @@ def _image_line(facts: Facts, spec: ImageSpec) -> str:
 
 def _size(header: Header) -> str:
     return f"{header.width}x{header.height}"
-
-
-def _warn_of_skipped(skipped: Sequence[Skipped], facts: Facts, reading: Reading) -> list[str]:
-    sentences = []
-    if skipped:
-        bad = sum(record.bad for record in skipped)
-        first = next((record for record in skipped if record.bad), skipped[0])
-        sentences.append(
-            f"warning: {count(len(skipped), 'record')} left out, {bad:,} of them bad, such as {first.place} "
-            f"({first.reason}): {LEDGER} in the run folder lists them, and {reading.check} with the same flags sorts "
-            "them by kind."
-        )
-    if facts.faults:
-        looked = len(facts.images) + len(facts.faults)
-        sentences.append(
-            f"warning: {len(facts.faults):,} of {looked:,} samples looked at can't be used, such as one that "
-            f"{facts.faults[0].reason}: {reading.check} with the same flags lists all."
-        )
-    return sentences
 
 
 def _warn_of_cut(facts: Facts, reading: Reading) -> list[str]:
@@ -202,7 +210,6 @@ def _warn_of_small(facts: Facts, reading: Reading) -> list[str]:
     if 2 * small <= len(facts.images):
         return []
     return [
-        f"warning: {small:,} of {len(facts.images):,} images have a side of half the tower's {size} pixels or less, so "
-        "that they are enlarged and show little more than noise to it: give larger images, or a tower of a smaller "
-        "input."
+        f"warning: {small:,} of {len(facts.images):,} images have a side of at most half the tower's {size} pixels and "
+        "are enlarged: give larger images, or a tower of a smaller input."
     ]

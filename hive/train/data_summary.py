@@ -1,7 +1,7 @@
 """The lines about a run's data that are printed at its start."""
 
 from hive.config import RunConfig
-from hive.data.summary import Reading, describe, describe_epoch, sample, warn
+from hive.data.summary import Reading, describe, describe_epoch, sample, warn, warn_of_losses
 from hive.data.text import Encoder
 from hive.train.task import Task
 
@@ -21,6 +21,7 @@ def summarise_data(task: Task[RunConfig, Encoder]) -> str:
         lines += [
             *describe(facts, reading, sampled=len(facts.texts) < len(data.pairs)),
             describe_epoch(task.unit, data.epoch_pairs, batch_sizes, data.heldout, len(data.pairs)),
-            *warn(data.pairs.skipped, facts, reading),
+            *warn_of_losses(data.pairs, facts, reading),
+            *warn(facts, reading),
         ]
     return "\n".join(lines)
