@@ -3,6 +3,7 @@
 import io
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -47,7 +48,7 @@ class Piece(NamedTuple):
 
 
 def choose_cells(findings: Findings, reading: Reading) -> list[Cell]:
-    """Up to `PAIRS` usable pairs, each with an image of its own, chosen by hash, so that the same data gives the same sheet."""
+    """Up to `PAIRS` usable pairs with different images, chosen by hash: the same data gives the same sheet."""
     pairs, options = findings.pairs, reading.options
     bad_texts = {fault.pair for fault in findings.facts.faults if not fault.of_image}
     usable = [image for image in findings.facts.images if image.pair not in bad_texts]
@@ -137,12 +138,17 @@ def _break(text: str, width: float, fonts: Fonts) -> list[str]:
             if line:
                 lines.append(line)
             line = word.lstrip()
-            while fonts.width(line) > width and len(line) > 1:
-                fits = next(n for n in range(len(line) - 1, 0, -1) if n == 1 or fonts.width(line[:n]) <= width)
+            while (fits := _fitting(line, width, fonts)) < len(line):
                 lines.append(line[:fits])
                 line = line[fits:]
         lines.append(line)
     return [line for line in lines if line]
+
+
+def _fitting(line: str, width: float, fonts: Fonts) -> int:
+    """How many characters of a line have room, at least 1."""
+    lengths = range(1, min(len(line), int(width)) + 1)
+    return max(1, bisect_right(lengths, width, key=lambda length: fonts.width(line[:length])))
 
 
 def _write(

@@ -18,6 +18,7 @@ from hive.data.look import Facts
 from hive.data.pairs import Pairs, Skipped, open_pairs
 from hive.data.problems import describe_problems, kind_of
 from hive.data.repeats import describe_repeats
+from hive.data.source import Reader
 from hive.data.summary import Reading
 from hive.data.text import Tokenizer
 from tests.support.pairs_on_the_spot import encoded
@@ -127,7 +128,7 @@ class _Interrupting:
         return b"" if row == 5 else encoded(row)
 
 
-def many(number: int, reader: Callable[[int], bytes]) -> Pairs:
+def many(number: int, reader: Reader) -> Pairs:
     return Pairs([f"c {k}" for k in range(number)], [f"{k}.png" for k in range(number)], reader, np.arange(number))
 
 
