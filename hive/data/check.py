@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hive.data.images import ImageSpec
-from hive.data.ledger import allowed_bad
+from hive.data.ledger import GRACE, allowed_bad
 from hive.data.loader import stream
 from hive.data.look import Facts, Look, find_first_pairs, join
 from hive.data.pairs import Pairs, Skipped
@@ -27,14 +27,17 @@ class Findings:
     looked: int
     """Pairs that were looked at: all, unless the check was interrupted."""
     problems: Sequence[Skipped]
-    """Everything that a run would leave out: records first, then texts and images, each image once."""
-    bad: int
-    """Samples that a run would count as bad."""
+    """Everything that a run would leave out: records first, then texts and images, each place once."""
 
     @property
-    def seen(self) -> int:
-        """Samples that were looked at, those left out of the pairs included, as far as they are bad."""
-        return self.looked + sum(record.bad for record in self.pairs.skipped)
+    def bad_records(self) -> int:
+        """Records with something wrong that shows when the source is opened."""
+        return sum(record.bad for record in self.pairs.skipped)
+
+    @property
+    def bad_samples(self) -> int:
+        """Pairs that turn out to be bad when they are read, those with one image counted once, as in a run's ledger."""
+        return len(self.problems) - len(self.pairs.skipped)
 
     @property
     def interrupted(self) -> bool:
@@ -45,7 +48,8 @@ class Findings:
 def look_at_all(pairs: Pairs, reading: Reading, decode: bool, console: Console) -> Findings:
     """Looks at every text and image, with a progress bar where there is a terminal; Ctrl-C ends it early."""
     spec: ImageSpec | None = reading.spec if decode else None
-    dataset = Look(pairs, reading.encoder, reading.options, spec, find_first_pairs(pairs), CHUNK)
+    usable = replace(pairs, skipped=())  # workers need no list of the others
+    dataset = Look(usable, reading.encoder, reading.options, spec, find_first_pairs(pairs), CHUNK)
     workers = reading.options.workers if len(pairs) >= WORTH_WORKERS[decode] else 0
     parts: list[Facts] = []
     looked = 0
@@ -64,24 +68,25 @@ def look_at_all(pairs: Pairs, reading: Reading, decode: bool, console: Console) 
 
 
 def _sum_up(pairs: Pairs, facts: Facts, looked: int) -> Findings:
-    bad_images = {pairs.names[fault.pair] for fault in facts.faults if fault.of_image}
-    bad_texts = {fault.pair for fault in facts.faults if not fault.of_image}
-    bad_pairs = sum(
-        index in bad_texts or (pairs.has_image(index) and pairs.names[index] in bad_images) for index in range(looked)
-    )
-    found = [Skipped(pairs.name(fault.pair), fault.reason, True) for fault in facts.faults]
-    bad = bad_pairs + sum(record.bad for record in pairs.skipped)
-    return Findings(pairs, facts, looked, [*pairs.skipped, *found], bad)
+    reasons: dict[str, str] = {}
+    for fault in facts.faults:
+        reasons.setdefault(pairs.name(fault.pair), fault.reason)
+    found = [Skipped(place, reason, True) for place, reason in reasons.items()]
+    return Findings(pairs, facts, looked, [*pairs.skipped, *found])
 
 
 def verdict(findings: Findings, reading: Reading) -> tuple[bool, str]:
-    """(whether a run would get through these samples, the sentence that says so)."""
-    share = reading.options.max_bad_share
-    allowed = allowed_bad(findings.seen, share)
-    of = f"{findings.bad:,} of {count(findings.seen, 'sample')} {'is' if findings.bad == 1 else 'are'} bad"
-    if findings.bad > allowed:
-        return False, (
-            f"A run would stop: {of}, more than the {allowed:,} that --dataset.max-bad-share {share:g} allows: mend or "
-            "remove them, or raise the share."
-        )
-    return True, f"A run would start: {of}, and --dataset.max-bad-share {share:g} allows {allowed:,}."
+    """(whether a run would get through these samples, the sentence that says so), by the rule of a run's ledger."""
+    share, records, samples = reading.options.max_bad_share, findings.bad_records, findings.bad_samples
+    read = len(findings.pairs)
+    whole = read + records
+    left = share - records / max(whole, GRACE)
+    bad = records + samples
+    allowed = min(allowed_bad(whole, share), records + allowed_bad(read, left))
+    of = f"{bad:,} of {count(whole, 'sample')} {'is' if bad == 1 else 'are'} bad"
+    if bad <= allowed:
+        return True, f"A run would start: {of}, and --dataset.max-bad-share {share:g} allows {allowed:,}."
+    return False, (
+        f"A run would {'not start' if records > allowed else 'stop'}: {of}, more than the {allowed:,} that "
+        f"--dataset.max-bad-share {share:g} allows: mend or remove them, or raise the share."
+    )

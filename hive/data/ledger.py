@@ -10,9 +10,9 @@ LEDGER = "bad_samples.jsonl"
 GRACE = 1000  # samples: the bad share is taken of at least this number, so that one early bad sample doesn't end a run
 
 
-def allowed_bad(seen: int, max_share: float) -> int:
-    """How many of `seen` samples may be bad before a run stops."""
-    return int(max_share * max(seen, GRACE))
+def allowed_bad(samples: int, max_share: float) -> int:
+    """How many of so many samples may be bad."""
+    return int(max_share * max(samples, GRACE) + 1e-6)  # 0.57 * 100 is a little less than 57
 
 
 class Ledger:

@@ -8,6 +8,13 @@ from hive.data.pairs import Skipped
 from hive.data.summary import printable
 
 PLACES = 3  # named for each kind
+_PARTICULARS = (
+    (r"\s*\(.*\)", ""),
+    (r": .*", ""),
+    (r"(?<!\w)(['\"]).*?\1(?!\w)", "…"),
+    (r"\S*[/\\]\S*|\S*\w\.[A-Za-z]\w{1,4}\b", "…"),
+    (r"\d[\d.,]*", "N"),
+)
 
 
 def describe_problems(problems: Sequence[Skipped]) -> list[str]:
@@ -27,16 +34,18 @@ def describe_problems(problems: Sequence[Skipped]) -> list[str]:
 
 
 def kind_of(problem: Skipped) -> str:
-    """The reason with its particulars cut off: what stands in brackets or quotes, numbers, and the record's own place.
+    """The reason with its particulars cut off, so that the same mistake has the same kind wherever it is.
 
-    The same mistake has the same kind wherever it is.
+    Particulars are what stands in brackets, in quotes or behind a colon, names of files, and numbers.
     """
     kind = problem.reason.replace(problem.place, "…")
-    kind = re.sub(r"\s*\(.*\)", "", kind)
-    kind = re.sub(r"(?<!\w)(['\"]).*?\1(?!\w)", "…", kind)
-    return re.sub(r"\d[\d.,]*", "N", kind).strip()
+    for pattern, instead in _PARTICULARS:
+        kind = re.sub(pattern, instead, kind)
+    return kind.strip()
 
 
 def to_json_lines(problems: Sequence[Skipped]) -> str:
     """One line a problem, in the form of a run's ledger."""
-    return "".join(json.dumps({"file": problem.place, "reason": problem.reason}) + "\n" for problem in problems)
+    return "".join(
+        json.dumps({"file": problem.place, "reason": problem.reason, "bad": problem.bad}) + "\n" for problem in problems
+    )
