@@ -26,7 +26,8 @@ def describe_problems(problems: Sequence[Skipped]) -> list[str]:
     for kind, members in sorted(kinds.items(), key=lambda item: -len(item[1])):
         lines.append(f"{len(members):>9,}  {printable(kind)}")
         for problem in members[:PLACES]:
-            more = "" if problem.reason == kind else f": {problem.reason}"
+            rest = problem.reason.removeprefix(kind)  # the particulars, where they stand behind the kind
+            more = f": {rest}" if rest == problem.reason else rest
             lines.append(f"{'':>9}    {printable(problem.place + more)}")
         if len(members) > PLACES:
             lines.append(f"{'':>9}    and {len(members) - PLACES:,} more")

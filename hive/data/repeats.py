@@ -55,11 +55,9 @@ def _shared_texts(known: Sequence[tuple[bytes, str]], reading: Reading) -> Itera
     shared = {text: number for text, number in images_of.items() if number > 1}
     if shared:
         text, most = max(shared.items(), key=lambda item: item[1])
-        total = sum(shared.values())
-        yield (
-            f"{count(len(shared), reading.texts.removesuffix('s'))} stand for several images each, {total:,} in all: "
-            f'"{_short(text)}" for {most:,}'
-        )
+        stand = f"{count(len(shared), reading.texts.removesuffix('s'))} {'stands' if len(shared) == 1 else 'stand'}"
+        images = f"{sum(shared.values()):,} images in all"
+        yield f'{stand} for more than one image ({images}): "{_short(text)}" for {most:,}'
 
 
 def _openings(texts: Sequence[str]) -> Iterator[str]:

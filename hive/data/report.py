@@ -78,7 +78,8 @@ def describe_findings(findings: Findings, reading: Reading) -> list[str]:
 def _write(findings: Findings, reading: Reading, data: str, folder: Path) -> str:
     """Writes the list of problems, and the contact sheet where an image can be shown; returns the lines about them."""
     files = {folder / PROBLEMS: to_json_lines(findings.problems).encode()}
-    lines = [labelled("problems", f"{folder / PROBLEMS} ({len(findings.problems):,}, one a line)")]
+    number = len(findings.problems)
+    lines = [labelled("problems", f"{folder / PROBLEMS} ({number:,}, one a line)" if number else "none")]
     if cells := choose_cells(findings, reading):
         fonts, size, options = Fonts(LETTERS), reading.spec.size, reading.options
         shown = count(len(cells), reading.unit.removesuffix("s"))

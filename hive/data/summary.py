@@ -76,13 +76,12 @@ def _visit(indices: np.ndarray, most: int, look: Callable[[int], None], seconds:
 
 
 def describe(facts: Facts, reading: Reading, *, sampled: bool) -> list[str]:
-    """A line about the texts and one about the images; those of a sample say how many it has."""
-    lines = [_text_line(facts, reading)] if facts.texts else []
-    if facts.images:
-        lines.append(_image_line(facts, reading.spec))
-    numbers = [number for number in (len(facts.texts), len(facts.images)) if number]
-    if sampled:
-        return [f"{line} ({number:,} looked at)" for line, number in zip(lines, numbers, strict=True)]
+    """Lines about the texts and one about the images; those of a sample say how many it has."""
+    lines = []
+    if number := len(facts.texts):
+        lines += _text_lines(facts, reading, f" ({number:,} looked at)" if sampled else "")
+    if number := len(facts.images):
+        lines.append(_image_line(facts, reading.spec) + (f" ({number:,} looked at)" if sampled else ""))
     return lines
 
 
@@ -150,7 +149,7 @@ def percent(part: int, whole: int) -> str:
     return f"{min(round(share), 99)} %" if share >= 10 else f"{max(share, 0.01):.2g} %"
 
 
-def _text_line(facts: Facts, reading: Reading) -> str:
+def _text_lines(facts: Facts, reading: Reading, looked_at: str) -> list[str]:
     tokens = np.array([text.tokens for text in facts.texts])
     words = np.array([text.words for text in facts.texts])
     limit = reading.options.max_text_tokens
@@ -158,11 +157,13 @@ def _text_line(facts: Facts, reading: Reading) -> str:
     middle, most = (int(np.quantile(tokens, share, method="inverted_cdf")) for share in (0.5, 0.95))
     typical = f"median {count(middle, 'token')} ({count(int(np.median(words)), 'word')})"
     longest = f"longest {tokens.max():,} ({count(int(words.max()), 'word')})"
-    return labelled(
-        reading.texts,
-        f"{typical}, 95 % at most {most:,}, {longest}; {percent(cut, len(tokens))} cut at --dataset.max-text-tokens "
-        f"{limit:,}, at most 1 % at {enough_tokens(facts):,}",
+    limits = (
+        f"--dataset.max-text-tokens {limit:,} cuts {percent(cut, len(tokens))}, {enough_tokens(facts):,} at most 1 %"
     )
+    return [
+        labelled(reading.texts, f"{typical}, 95 % at most {most:,}, {longest}{looked_at}"),
+        labelled("", limits),
+    ]
 
 
 def _image_line(facts: Facts, spec: ImageSpec) -> str:

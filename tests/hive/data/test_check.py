@@ -68,6 +68,7 @@ def test_headers_show_what_is_wrong_in_front_of_the_pixels(
     assert "2  is an HTML or XML text" in printed
     assert "1  the file is empty" in printed
     assert "7.png: 2000x1000 pixels, more than 1 megapixels" in printed
+    assert "5.png (" in printed
     assert "--decode decodes every image" in printed
     assert "A run would start: 5 of 40 samples are bad, and --dataset.max-bad-share 0.01 allows 10." in printed
     with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
@@ -186,7 +187,7 @@ def test_repeats(reading: Reading) -> None:
     assert describe_repeats(pairs, findings.facts.images, findings.looked, reading) == [
         "1 of 20 captions are there again with the same image",
         "3 of 20 images have the bytes of another one: 0.png is there under 3 names, 7.png among them",
-        '1 caption stand for several images each, 2 in all: "a photo of thing 11" for 2',
+        '1 caption stands for more than one image (2 images in all): "a photo of thing 11" for 2',
         '80 % of the captions begin with "a photo of", as a template gives',
         '2 of 20 captions have no letter, such as "12"',
     ]

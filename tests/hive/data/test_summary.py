@@ -57,8 +57,8 @@ def test_lengths_and_sizes_are_exact_for_a_small_set(reading: Reading) -> None:
     assert [len(reading.encoder.encode(caption, 1000)) for caption in captions] == [*range(10, 29), 100]
     facts = sample(pairs_of(captions), reading)
     assert describe(facts, reading, sampled=False) == [
-        "captions      median 19 tokens (1 word), 95 % at most 28, longest 100 (1 word); 5 % cut at "
-        "--dataset.max-text-tokens 77, at most 1 % at 104",
+        "captions      median 19 tokens (1 word), 95 % at most 28, longest 100 (1 word)",
+        "              --dataset.max-text-tokens 77 cuts 5 %, 104 at most 1 %",
         "images        smallest 20x16, median 20x16, largest 32x16 pixels, 0 % smaller than the tower's 16x16; "
         "20 PNG RGB",
     ]
@@ -73,7 +73,7 @@ def test_a_sample_is_even_and_says_so(reading: Reading) -> None:
     assert looked == [k * 4000 // IMAGES for k in range(IMAGES)]
     lines = describe(facts, reading, sampled=True)
     assert lines[0].endswith("(1,000 looked at)")
-    assert lines[1].endswith("(64 looked at)")
+    assert lines[2].endswith("(64 looked at)")
 
 
 def test_a_slow_source_is_not_waited_for(reading: Reading) -> None:

@@ -42,7 +42,7 @@ def test_each_set_of_fine_tuning_has_its_lines(tmp_path: Path) -> None:
         return summarise_data(fine_tuning(parse([*flags, *others]).config, False, world)).splitlines()
 
     shared, apart = lines(), lines("--data2", str(second))
-    assert [line.split()[0] for line in shared] == ["conversations", "images", "epoch"]
-    assert "1 step of 64 conversations in stage 1; 1 step of 32 conversations in stage 2; 36 to train on" in shared[2]
-    assert [line.split()[0] for line in apart] == 2 * ["conversations", "images", "epoch"]
-    assert "1 step of 32 conversations; 33 to train on, 3 held out" in apart[5]
+    assert [line[:14].strip() for line in shared] == (labels := ["conversations", "", "images", "epoch"])
+    assert "1 step of 64 conversations in stage 1; 1 step of 32 conversations in stage 2; 36 to train on" in shared[3]
+    assert [line[:14].strip() for line in apart] == 2 * labels
+    assert "1 step of 32 conversations; 33 to train on, 3 held out" in apart[7]
