@@ -31,7 +31,9 @@ class Cell:
     """One pair of the sheet."""
 
     name: str
-    """Where the image is, and its size."""
+    """Where the image is."""
+    size: str
+    """Its width and height before it is resized."""
     pixels: np.ndarray
     """uint8 [H, W, 3], as the tower reads it."""
     kept: str
@@ -60,8 +62,8 @@ def choose_cells(findings: Findings, reading: Reading) -> list[Cell]:
         except BadImage:
             continue  # a header does not show everything
         kept, cut = reading.encoder.show(pairs.texts(index)[0], options.max_text_tokens)
-        name = f"{pairs.name(index)}  {header.width}x{header.height}"
-        cells.append(Cell(name, pixels.numpy().transpose(1, 2, 0), kept, cut))
+        size = f"{header.width}x{header.height}"
+        cells.append(Cell(pairs.name(index), size, pixels.numpy().transpose(1, 2, 0), kept, cut))
         if len(cells) == PAIRS:
             break
     return cells
@@ -87,8 +89,9 @@ def draw_sheet(cells: Sequence[Cell], title: str, subtitle: str, fonts: Fonts) -
         for column, number in enumerate(row):
             left = MARGIN + column * (side + GAP)
             _show(sheet, draw, cells[number].pixels, left, top, side)
-            name = fonts.spell(cells[number].name)
-            draw.text((left, top + side + 6), _shorten(name, side, small), GREY, small)
+            room = side - small.getlength(f"  {cells[number].size}")
+            draw.text((left, top + side + 6), _shorten(fonts.spell(cells[number].name), room, small), GREY, small)
+            draw.text((left + side, top + side + 6), cells[number].size, GREY, small, anchor="ra")
             for below, pieces in enumerate(captions[number]):
                 _write(draw, left, top + side + line + 6 + below * line, pieces, fonts, INK)
         top += height
@@ -173,10 +176,10 @@ def _runs_leftwards(pieces: Sequence[Piece]) -> bool:
 
 
 def _shorten(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
-    """The text without its middle where it is too long: the ends of a path tell most."""
+    """The text without a part in its first half where it is too long: the end of a path tells most."""
     shown, left_out = text, 0
     while font.getlength(shown) > width:
         left_out += 1
-        middle = (len(text) - left_out) // 2
-        shown = f"{text[:middle]}…{text[middle + left_out :]}"
+        start = (len(text) - left_out) // 4
+        shown = f"{text[:start]}…{text[start + left_out :]}"
     return shown

@@ -87,8 +87,15 @@ class Fonts:
 
 
 def _name(characters: Sequence[str]) -> str:
-    names = [unicodedata.name(character, f"U+{ord(character):04X}").lower() for character in characters]
+    names = [_name_character(character) for character in characters]
     if len(names) < 2:
         return f"[{names[0]}]" if names else ""
-    scripts = {name.split()[0].split("-")[0] for name in names}
+    scripts = {name.split()[0] for name in names}
     return f"[{len(names)} x {scripts.pop()}]" if len(scripts) == 1 else f"[{', '.join(names)}]"
+
+
+def _name_character(character: str) -> str:
+    """Unicode's name; for one that ends in the character's number, the script and the number: "cjk 732b"."""
+    number = f"{ord(character):04X}"
+    name = unicodedata.name(character, f"U+{number}")
+    return (f"{name.split()[0]} {number}" if name.endswith(f"-{number}") else name).lower()

@@ -90,7 +90,7 @@ def _write(findings: Findings, reading: Reading, data: str, folder: Path) -> str
         lines.append(labelled("sheet", str(folder / SHEET)))
         if fonts.missing:
             named = " ".join(sorted(fonts.missing)[:_MISSING]) + (" …" if len(fonts.missing) > _MISSING else "")
-            missing = f"No font here has {count(len(fonts.missing), 'character')} of the captions ({named}), which are "
+            missing = f"No font here has {count(len(fonts.missing), 'character')} on the sheet ({named}), which are "
             lines.append(labelled("", f"{missing}named in brackets: install one that has, such as Noto."))
     replace_files(files)
     return "\n".join(lines)

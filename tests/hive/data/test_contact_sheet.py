@@ -33,7 +33,7 @@ def sheet_of(*cells: Cell, fonts: Fonts | None = None) -> np.ndarray:
 
 def cell(kept: str, cut: str = "", pixels: np.ndarray | None = None) -> Cell:
     grey = np.full((16, 16, 3), 128, np.uint8)
-    return Cell("a.png  20x16", grey if pixels is None else pixels, kept, cut)
+    return Cell("a.png", "20x16", grey if pixels is None else pixels, kept, cut)
 
 
 def has(picture: np.ndarray, colour: tuple[int, int, int]) -> bool:
@@ -44,7 +44,7 @@ def test_pairs_are_chosen_by_hash_and_shown_as_they_are_read(eighteen: Pairs, re
     findings = look_at_all(eighteen, reading, False, Console(quiet=True))
     cells = choose_cells(findings, reading)
     chosen = hash_order(eighteen.names, 0)[:16]
-    assert [shown.name for shown in cells] == [f"{eighteen.names[k]}  20x16" for k in chosen]
+    assert [(shown.name, shown.size) for shown in cells] == [(eighteen.names[k], "20x16") for k in chosen]
     for shown, index in zip(cells, chosen, strict=True):
         assert np.array_equal(shown.pixels.transpose(2, 0, 1), load(eighteen.read(index), reading.spec, 64).numpy())
         assert (shown.kept + shown.cut).strip() == eighteen.captions[index]
@@ -85,6 +85,7 @@ def test_characters_that_no_font_has_are_named() -> None:
     assert fonts.missing == set()
     assert fonts.spell("一只猫 and 🐶\U000e0100") == "[3 x cjk] and [dog face]"
     assert fonts.missing == set("一只猫🐶")
+    assert Fonts(15, ()).spell("猫") == "[cjk 732b]"
 
 
 def test_another_font_is_taken_where_the_main_one_lacks_a_character() -> None:
