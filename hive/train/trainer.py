@@ -62,7 +62,7 @@ class Trainer:
         self.prefetch = Prefetcher(world.device)
         self.stopped_by: int | None = None
 
-        self.folder: Path = world.from_main(make_run_folder(config, config.trains) if world.is_main else Path())
+        self.folder: Path = world.from_main(make_run_folder(config) if world.is_main else Path())
         if world.is_main:
             replace_text(self.folder / CONFIG_FILE, to_json(config))
         self.ledger = Ledger(self.folder, config.dataset.max_bad_share, writes=world.is_main, **state.ledger)
