@@ -26,8 +26,11 @@ def check_out(config: RunConfig, resume: bool) -> None:
         )
 
 
-def make_run_folder(config: RunConfig) -> Path:
-    """Makes and returns the run's folder: --out, or the next free runs/RECIPE-METHOD-N, which no other run can take."""
+def make_run_folder(config: RunConfig, label: str | None = None) -> Path:
+    """Makes and returns the run's folder: --out, or the next free runs/RECIPE-LABEL-N, which no other run can take.
+
+    `label` is what the run trains, unless it is something else than a run.
+    """
     try:
         if config.out is not None:
             config.out.mkdir(parents=True, exist_ok=True)
@@ -35,7 +38,7 @@ def make_run_folder(config: RunConfig) -> Path:
         Path("runs").mkdir(exist_ok=True)
         number = 1
         while True:
-            folder = Path("runs") / f"{config.recipe}-{config.trains}-{number}"
+            folder = Path("runs") / f"{config.recipe}-{label or config.trains}-{number}"
             try:
                 folder.mkdir()
             except FileExistsError:

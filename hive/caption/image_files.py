@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 
-from hive.data.images import FORMATS, BadImage, ImageSpec, load
+from hive.data.images import EXTENSIONS, FORMATS, BadImage, ImageSpec, load
 from hive.errors import UserError
 
 
@@ -36,7 +35,7 @@ def _find(name: str) -> list[Path]:
     if path.is_dir():
         images = sorted(_images_in(path))
         if not images:
-            raise UserError(f"IMAGE {name} is a folder without images ({', '.join(FORMATS)}): give another one.")
+            raise UserError(f"IMAGE {name} is a folder without images ({FORMATS}): give another one.")
         return images
     if path.exists():
         raise UserError(f"IMAGE {name} is neither a file nor a folder: give an image.")
@@ -49,9 +48,8 @@ def _find(name: str) -> list[Path]:
 
 def _images_in(folder: Path) -> Iterator[Path]:
     """The files under a folder whose endings are those of images, hidden ones left out."""
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in endings:
+            if not name.startswith(".") and Path(name).suffix.lower()[1:] in EXTENSIONS:
                 yield Path(place) / name

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import PIL
@@ -33,6 +33,7 @@ _ORIENTATION = 0x0112
 _DRAFT_SPARE = 4  # a JPEG is decoded at reduced size only while it stays this many times larger than the target
 _LONGEST = 16  # times the target: images longer than this are cropped before resampling, not after
 _LUMA = np.array([0.299, 0.587, 0.114])
+Product = TypeVar("Product")
 
 
 _TILE_SIDES = (322, 323)  # TIFF tags
@@ -56,6 +57,17 @@ class ImageSpec:
     """square: straight to size x size (SigLIP); crop: shortest edge to size, then the centre (CLIP)."""
 
 
+class Header(NamedTuple):
+    """What an encoded image says in front of its pixels; width and height before EXIF turns it."""
+
+    format: str
+    """Pillow's name, such as "JPEG"."""
+    mode: str
+    """Pillow's name, such as "RGB"."""
+    width: int
+    height: int
+
+
 def load(data: bytes, spec: ImageSpec, max_megapixels: float) -> torch.Tensor:
     """Decodes and resizes an encoded image, of several frames the first: uint8 [3, size, size].
 
@@ -71,7 +83,12 @@ def decode(data: bytes, max_megapixels: float) -> Image.Image:
     return _read(data, max_megapixels, _upright)
 
 
-def _read(data: bytes, max_megapixels: float, process: Callable[[Image.Image], Image.Image]) -> Image.Image:
+def read_header(data: bytes, max_megapixels: float) -> Header:
+    """The header alone, with nothing decoded; raises `BadImage` where it shows that `load` would."""
+    return _read(data, max_megapixels, lambda image: Header(image.format or "", image.mode, *image.size))
+
+
+def _read(data: bytes, max_megapixels: float, process: Callable[[Image.Image], Product]) -> Product:
     if not data:
         raise BadImage("the file is empty")
     with warnings.catch_warnings():

@@ -42,15 +42,19 @@ class _Source:
         """uint8 [3, H, W]; None for a pair without an image. Raises `BadImage`."""
         if not self.pairs.has_image(index):
             return None
-        try:
-            data = self.pairs.read(index)
-        except OSError as error:
-            raise BadImage(f"can't be read ({error.strerror or error!s:.120})") from None
-        return load(data, self.spec, self.max_megapixels)
+        return load(read_image(self.pairs, index), self.spec, self.max_megapixels)
 
     def encode(self, text: str) -> Any:
         """The encoded text. Raises `BadText`."""
         return self.tokenizer.encode(text, self.max_text_tokens)
+
+
+def read_image(pairs: Pairs, index: int) -> bytes:
+    """The encoded image of a pair. Raises `BadImage` where it can't be read."""
+    try:
+        return pairs.read(index)
+    except OSError as error:
+        raise BadImage(f"can't be read ({error.strerror or error!s:.120})") from None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -16,6 +17,10 @@ from hive.errors import UserError
 
 BadSample = tuple[int, str, str]
 """(index of the pair, name of its image, reason)."""
+
+
+UNCUT = sys.maxsize
+"""As the most tokens of a text: all of them."""
 
 
 class BadText(Exception):  # noqa: N818 - not a fault of the program: the sample goes to the ledger
@@ -34,7 +39,16 @@ class Encoder(Protocol):
         """SHA-256 over everything that decides the ids."""
 
     def encode(self, text: str, max_tokens: int) -> Any:
-        """A text encoded for `pack`, cut to `max_tokens` ids. Raises `BadText` where none of it can be trained on."""
+        """A text encoded for `pack`, cut to `max_tokens` ids, which are its length.
+
+        Raises `BadText` where none of it can be trained on.
+        """
+
+    def show(self, text: str, max_tokens: int) -> tuple[str, str]:
+        """What a model reads of a text, spelled out, and what is cut off behind `max_tokens` ids."""
+
+    def plain(self, text: str) -> str:
+        """The words of a text without the marks of its form, on one line."""
 
     def pack(self, samples: Sequence[tuple[Any, Any]], bad: Sequence[BadSample]) -> "Batch":
         """One batch of (pixels uint8 [3, H, W] or None, encoded text) samples; `bad` lists those that were left out."""
@@ -73,8 +87,16 @@ class Tokenizer:
 
         The newline is what a model learns to stop at, so runs of white space inside the caption become one space.
         """
-        text = " ".join(caption.split()) + "\n"
+        text = self.plain(caption) + "\n"
         return [self.bos_id, *self.backend.encode(text, add_special_tokens=False).ids, *self.end][:max_tokens]
+
+    def show(self, caption: str, max_tokens: int) -> tuple[str, str]:
+        """The words of the ids that `encode` keeps, without BOS, and the words of those that it cuts off."""
+        return spell_out(self.backend, self.encode(caption, UNCUT)[1:], max_tokens - 1)
+
+    def plain(self, caption: str) -> str:
+        """The caption on one line."""
+        return " ".join(caption.split())
 
     def is_end(self, token: int) -> bool:
         """Whether captions end with this token: the newline, alone or as the end of a longer piece, or `end`."""
@@ -87,6 +109,15 @@ class Tokenizer:
     def pack(self, samples: Sequence[tuple[torch.Tensor, Sequence[int]]], bad: Sequence[BadSample]) -> "Batch":
         """Packs samples as the function `pack` does."""
         return pack(samples, bad)
+
+
+def spell_out(backend: tokenizers.Tokenizer, ids: Sequence[int], kept: int) -> tuple[str, str]:
+    """The text of the first `kept` ids, and that of the others; a character of which both have bytes is the others'."""
+    whole = backend.decode(list(ids), skip_special_tokens=False)
+    start = backend.decode(list(ids[:kept]), skip_special_tokens=False)
+    while not whole.startswith(start):  # it ends in the mark of half a character
+        start = start[:-1]
+    return start, whole[len(start) :]
 
 
 def _from_json(state: str, bos_id: int, end: tuple[int, ...]) -> Tokenizer:

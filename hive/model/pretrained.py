@@ -47,6 +47,23 @@ def vision_model(config: TowerConfig, pretrained: bool) -> PreTrainedModel:
     return family.model_class(settings)
 
 
+def tower_shape(config: TowerConfig, pretrained: bool) -> TowerConfig:
+    """`config` with family and sizes of the configured weights, which are not loaded.
+
+    With `pretrained=False` the configured shape stands in for weights that are not here.
+    """
+    if config.weights is None or not (pretrained or is_present(config.weights)):
+        return config
+    family, settings = vision_settings(config.weights)
+    return family.described(config, settings)
+
+
+def expected_images(config: TowerConfig) -> ImageSpec:
+    """The images that the configured tower expects, or one of the configured shape if its weights are not here."""
+    shape = tower_shape(config, pretrained=False)
+    return TOWERS[shape.family].image_spec(shape.image_size)
+
+
 def language_model(config: LanguageConfig, pretrained: bool) -> PreTrainedModel:
     """The configured language model, fp32; weights and shape as for `vision_model`."""
     if config.weights is None or not (pretrained or is_present(config.weights)):

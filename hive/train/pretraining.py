@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hive.config import Config, Origin
 from hive.cost.flops import step_flops, text_lengths
-from hive.data.pairs import EMBEDDED_HELDOUT, open_embedded, open_pairs, split_heldout
+from hive.data.pairs import EMBEDDED_HELDOUT, Pairs, open_embedded, open_pairs, split_heldout
 from hive.data.text import Batch, Tokenizer, load_configured_tokenizer
 from hive.distributed import World
 from hive.errors import UserError
@@ -47,6 +47,8 @@ def pretraining(config: Config, resume: bool, world: World) -> Task[Config, Toke
     return Task(
         program="python -m hive.train",
         unit="pairs",
+        texts="captions",
+        check="python -m hive.data",
         config=config,
         tokenizer=tokenizer,
         sets=dict.fromkeys((1, 2, 3), data),
@@ -77,7 +79,11 @@ def open_data(config: Config) -> TrainingSet:
 
     An epoch has as many pairs as the whole set, held-out pairs included, as in the paper's numbers of steps.
     """
-    pairs = open_pairs(config.data, config.image_root, config.dataset)
+    return divide(config, open_pairs(config.data, config.image_root, config.dataset))
+
+
+def divide(config: Config, pairs: Pairs) -> TrainingSet:
+    """All pairs of a source, divided into training and held-out ones. Raises `UserError` where they are too few."""
     if config.data == "embedded":
         heldout = {split: open_embedded(split) for split in EMBEDDED_HELDOUT}
         return TrainingSet(pairs, heldout, len(pairs))

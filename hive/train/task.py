@@ -34,6 +34,10 @@ class Task(Generic[ConfigT, EncoderT]):
     """The command that continues a stopped run, such as "python -m hive.train"."""
     unit: str
     """What a batch consists of, in the plural, such as "pairs"."""
+    texts: str
+    """What their texts are called, such as "captions"."""
+    check: str
+    """The command that checks such data, such as "python -m hive.data"."""
     config: ConfigT
     """The run's configuration, with the model's real shapes, the kernel in use and the type of the device."""
     tokenizer: EncoderT

@@ -26,6 +26,7 @@ from hive.model_folder import export_model
 from hive.optimizer import learning_rate
 from hive.profiling import StepProfiler
 from hive.run_folder import CONFIG_FILE, START, make_run_folder
+from hive.train.data_summary import summarise_data
 from hive.train.held_out import evaluate, table
 from hive.train.injection import check_injection, describe, record_check
 from hive.train.loss_curve import plot_losses
@@ -88,6 +89,7 @@ class Trainer:
         """Trains the stages that are left; returns the exit code."""
         self.telemetry.say(introduction(self.task, self.world, self.position.stage, self.folder))
         if self.world.is_main:
+            self.telemetry.say(summarise_data(self.task))
             self.warn_of_taken_places()
         try:
             with handling_signals(self.stop):

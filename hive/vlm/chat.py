@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 import torch
 
-from hive.data.text import BadSample, BadText, Batch
+from hive.data.text import UNCUT, BadSample, BadText, Batch, spell_out
 from hive.data.tokenizer_files import load_transformers_tokenizer
 from hive.errors import UserError, first_line
 from hive.vlm.conversations import IMAGE, Turn, has_image, turns
@@ -26,6 +26,9 @@ class ChatText:
     ids: list[int]
     answers: list[bool]
     """Whether each id belongs to an answer or ends one."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -121,6 +124,14 @@ class ChatTokenizer:
             raise BadText(f"the image stands behind {max_tokens} tokens")
         end = len(answers) - answers[::-1].index(True)
         return ChatText(ids[:end], answers[:end])
+
+    def show(self, text: str, max_tokens: int) -> tuple[str, str]:
+        """The template's text of the ids that `encode` keeps, and of those that it cuts off."""
+        return spell_out(self.backend, self.encode(text, UNCUT).ids, max_tokens)
+
+    def plain(self, text: str) -> str:
+        """What is said in a conversation, on one line."""
+        return " ".join(" ".join(said for _, said in turns(text)).replace(IMAGE, "").split())
 
     def locate_answers(self, conversation: Sequence[Turn]) -> tuple[str, list[tuple[int, int]]]:
         """(the template's text, [start, end) of each answer in its characters, the answer's end mark included)."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hive.cost.flops import sequence_flops, text_lengths, tower_flops
-from hive.data.pairs import EMBEDDED_HELDOUT, split_heldout
+from hive.data.pairs import EMBEDDED_HELDOUT, Pairs, split_heldout
 from hive.data.text import Batch, load_configured_tokenizer
 from hive.distributed import World
 from hive.errors import UserError
@@ -39,6 +39,8 @@ def fine_tuning(config: VLMConfig, resume: bool, world: World) -> Task[VLMConfig
     return Task(
         program="python -m hive.vlm",
         unit="conversations",
+        texts="conversations",
+        check="python -m hive.data --vlm",
         config=config,
         tokenizer=chat,
         sets=sets,
@@ -96,21 +98,35 @@ def open_sets(config: VLMConfig) -> dict[int, TrainingSet]:
 
 def open_stage_set(config: VLMConfig, stage: int) -> TrainingSet:
     """The conversations of one stage, divided into training and held-out ones."""
+    return divide(config, stage, open_whole(config, stage))
+
+
+def source(config: VLMConfig, stage: int) -> tuple[str, Path | None, str]:
+    """(the data of a stage, the folder that its image paths start from, the flag that gives the data)."""
     if stage == 2 and config.data2:
-        return _open_set(config, config.data2, config.image_root2, "--data2")
-    return _open_set(config, config.data, config.image_root, "--data")
+        return config.data2, config.image_root2, "--data2"
+    return config.data, config.image_root, "--data"
 
 
-def _open_set(config: VLMConfig, data: str, image_root: Path | None, flag: str) -> TrainingSet:
-    """The conversations of a source, or the embedded ones; an epoch has as many as the whole set."""
-    if data == "embedded":
-        if image_root is not None:
-            raise UserError(
-                f"{flag.replace('data', 'image-root')} goes with data that names images by path, but {flag} is "
-                "embedded: leave it out."
-            )
-        train = open_emoji("train")
-        return TrainingSet(train, {split: open_emoji(split) for split in EMBEDDED_HELDOUT}, len(train))
-    whole = open_conversations(data, image_root, config.dataset, flag)
+def open_whole(config: VLMConfig, stage: int) -> Pairs:
+    """All conversations of a stage: those of a source, or the embedded ones."""
+    data, image_root, flag = source(config, stage)
+    if data != "embedded":
+        return open_conversations(data, image_root, config.dataset, flag)
+    if image_root is not None:
+        raise UserError(
+            f"{flag.replace('data', 'image-root')} goes with data that names images by path, but {flag} is embedded: "
+            "leave it out."
+        )
+    return open_emoji("train")
+
+
+def divide(config: VLMConfig, stage: int, whole: Pairs) -> TrainingSet:
+    """The conversations of a stage, divided into training and held-out ones.
+
+    An epoch has as many as the whole set, as in pre-training.
+    """
+    if source(config, stage)[0] == "embedded":
+        return TrainingSet(whole, {split: open_emoji(split) for split in EMBEDDED_HELDOUT}, len(whole))
     train, held_out = split_heldout(whole, config.dataset.heldout_pairs, config.seed)
     return TrainingSet(replace(train, captions=SharedTexts(train.captions)), {"held_out": held_out}, len(whole))

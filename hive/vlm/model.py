@@ -9,11 +9,10 @@ from hive.config import TowerConfig
 from hive.data.text import Batch
 from hive.errors import UserError
 from hive.model.language import LanguageModel
-from hive.model.pretrained import language_model, vision_model, vision_settings
+from hive.model.pretrained import language_model, tower_shape, vision_model
 from hive.model.projector import MLPProjector
 from hive.model.self_attention import Interleaved, SelfAttentionModel
 from hive.model.vision import VisionTower
-from hive.model_files import is_present
 from hive.vlm.chat import ChatBatch
 from hive.vlm.config import VLMConfig
 
@@ -48,15 +47,9 @@ def build_vlm(config: VLMConfig, backend: str, *, pretrained: bool = True) -> VL
 
 
 def image_shape(config: TowerConfig, pretrained: bool) -> tuple[int, int]:
-    """(patch tokens of an image, pixels of its side), without loading the tower's weights.
-
-    They are those of the configured weights; with `pretrained=False`, those of the configured shape if the weights are
-    not here.
-    """
-    if config.weights is not None and (pretrained or is_present(config.weights)):
-        family, settings = vision_settings(config.weights)
-        config = family.described(config, settings)
-    return (config.image_size // config.patch_size) ** 2, config.image_size
+    """(patch tokens of an image, pixels of its side) of the tower that `tower_shape` describes."""
+    shape = tower_shape(config, pretrained)
+    return (shape.image_size // shape.patch_size) ** 2, shape.image_size
 
 
 def logits(model: VLM, batch: Batch) -> Tensor:

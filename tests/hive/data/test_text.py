@@ -3,6 +3,7 @@
 import json
 import pickle
 
+import pytest
 import tokenizers
 import torch
 
@@ -50,3 +51,15 @@ def test_pack() -> None:
     assert batch.to("meta").pixels.device.type == "meta"
     empty = pack([], [])
     assert (empty.samples, empty.token_count, empty.cu_seqlens.tolist(), empty.max_seqlen) == (0, 0, [0], 0)
+
+
+@pytest.mark.parametrize("caption", ["a red disc on the left", "кошка 猫 🐶 é", "a </s> b", "word"])
+def test_a_text_is_spelled_out_as_it_is_read(tokenizer: Tokenizer, caption: str) -> None:
+    whole = f"{caption}\n"
+    ids = tokenizer.encode(caption, 1000)
+    for limit in range(3, len(ids) + 2):
+        kept, cut = tokenizer.show(caption, limit)
+        assert kept + cut == whole
+        data = tokenizer.backend.decode(ids[1:limit], skip_special_tokens=False).replace("\ufffd", "")
+        assert kept == data  # the whole characters among the ids that a model reads
+        assert (cut == "") == (limit >= len(ids))
