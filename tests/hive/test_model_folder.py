@@ -143,7 +143,7 @@ def test_anything_else_is_not_replaced(tmp_path: Path) -> None:
     export_model(trained(CONFIGS["joint"]), tmp_path / "model")
     assert read_model_folder(tmp_path / "model", "torch", "RUN").config.fusion == "joint"
     (tmp_path / "model" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="something other than an exported model"):
+    with pytest.raises(UserError, match="something else than an export"):
         export_model(trained(), tmp_path / "model")
     assert (tmp_path / "model" / "notes.txt").read_text() == "mine"
 
