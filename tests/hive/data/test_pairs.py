@@ -1,12 +1,10 @@
 """Pairs of each official layout: what is wrong with a record skips it, what is wrong with a source is refused."""
 
-import gzip
 import hashlib
 import io
 import json
 import os
 import pickle
-import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -74,7 +72,7 @@ def test_mistakes_of_a_source_are_refused(llava: Callable[..., Path], records: o
         ({"image": "images/0.png", "conversations": [{"from": "human", "value": "?"}]}, "no answer", True),
         ({"id": "x9", "image": "images/0.png", "caption": " \n"}, "empty", True),
         ({"image": "images/0.png", "caption": 3}, "the number 3, not text", True),
-        ({"image": "images/7.png", "caption": "c"}, "missing: images/7.png", True),
+        ({"image": "images/7.png", "caption": "c"}, "missing", True),
         ({"image": "images", "caption": "c"}, "missing", True),
         ({"image": "https://example.org/a.png", "caption": "c"}, "URL", True),
         ({"image": "images/1.png", "caption": "c\ud800"}, "surrogate", True),
@@ -113,7 +111,7 @@ def test_all_captions_of_an_image_get_their_turn(llava: Callable[..., Path], epo
     assert {pairs.caption(0, epoch) for epoch in epochs} == {"one"}
     taken = pairs.take([3, 0])
     assert [taken.texts(index) for index in (0, 1)] == [("a2", "b2", "c2"), ("one",)]
-    records[1]["captions"] = ["a0", "b0", "other"]
+    records[1] = {"image": "images/0.png", "captions": ["a0", "b0", "other"]}
     assert opened(llava(records)).fingerprint != pairs.fingerprint
 
 
@@ -162,65 +160,6 @@ def test_shards_of_one_name_in_two_folders(tmp_path: Path) -> None:
     assert opened(tmp_path / "m*" / "0.tar").names == ["0.tar:0.png"]
 
 
-@pytest.mark.parametrize(
-    ("members", "message"),
-    [
-        ({"/a.png": b"x", "/a.txt": "t"}, "/a.png .* leaves the archive"),
-        ({"../a.png": b"x", "../a.txt": "t"}, "leaves the archive"),
-        ({}, "no records"),
-    ],
-)
-def test_tar_mistakes(tmp_path: Path, members: dict[str, bytes | str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        opened(shard(tmp_path / "0.tar", members))
-
-
-@pytest.mark.parametrize(
-    ("members", "reason"),
-    [
-        ({"a.png": b"x"}, "no text|no caption"),
-        ({"a.txt": "t"}, "no image"),
-        ({"a.png": b"x", "a.txt": " \n"}, "empty"),
-        ({"a.png": b"x", "a.txt": b"\xff"}, "not .*UTF-8"),
-        ({"a.png": b"x", "a.json": '{"caption": null}'}, "empty"),
-        ({"a.png": b"x", "a.json": "{"}, "not valid"),
-        ({"a.png": b"x", "a.json": '{"caption": "\\ud800"}'}, "surrogate"),
-    ],
-)
-def test_members_that_cannot_be_used_are_skipped(tmp_path: Path, members: dict[str, bytes | str], reason: str) -> None:
-    pairs = opened(shard(tmp_path / "0.tar", {**members, "good.png": encoded(5), "good.txt": "five"}))
-    assert contents(pairs) == [("0.tar:good.png", "five", encoded(5))]
-    (skipped,) = pairs.skipped
-    assert skipped.place in ("0.tar:a.png", "0.tar:a.txt")
-    assert re.search(reason, skipped.reason)
-    assert skipped.bad
-
-
-def test_tar_links_are_refused(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "0.tar", "w") as archive:
-        add(archive, "a.txt", "t")
-        link = tarfile.TarInfo("a.png")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        archive.addfile(link)
-    with pytest.raises(UserError, match=r"a\.png .* is a link"):
-        opened(tmp_path)
-
-
-def test_damaged_tars(tmp_path: Path) -> None:
-    members: dict[str, bytes | str] = {"a.png": encoded(0), "a.txt": "t", "b.png": encoded(1), "b.txt": "t"}
-    whole = shard(tmp_path / "0.tar", members).read_bytes()
-    size = 512 + -(-len(encoded(0)) // 512) * 512  # of a picture with its header
-    middle = size + 2 * 512
-    damaged = whole[:middle] + b"damage" + whole[middle + 6 :]
-    for data in (whole[: middle + 600], whole[:middle], whole[: middle + size + 3], damaged, b"", b"x" * 600):
-        (tmp_path / "0.tar").write_bytes(data)
-        with pytest.raises(UserError, match="cut off"):
-            opened(tmp_path)
-    (tmp_path / "0.tar").write_bytes(gzip.compress(whole))
-    with pytest.raises(UserError, match="gzip"):
-        opened(tmp_path)
-
-
 def test_parquet_layouts(tmp_path: Path) -> None:
     images = [encoded(number) for number in range(5)]
     plain = pa.table({"image": pa.array(images, pa.binary()), "caption": CAPTIONS[:5], "extra": range(5)})
@@ -232,38 +171,6 @@ def test_parquet_layouts(tmp_path: Path) -> None:
         pq.write_table(table, tmp_path / "d.parquet", row_group_size=2, write_statistics=statistics)
         expected = [(f"d.parquet:{row}", CAPTIONS[row], images[row]) for row in range(5)]
         assert contents(opened(tmp_path / "d.parquet")) == expected
-
-
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({"img": pa.array([b"x"]), "caption": ["c"]}, "columns img, caption"),
-        ({"image": pa.array([b"x"])}, "columns image,"),
-        ({"image": pa.array([], pa.binary()), "caption": pa.array([], pa.string())}, "no records"),
-    ],
-)
-@pytest.mark.parametrize("statistics", [True, False])
-def test_parquet_mistakes(tmp_path: Path, columns: dict[str, object], message: str, statistics: bool) -> None:
-    pq.write_table(pa.table(columns), tmp_path / "d.parquet", write_statistics=statistics)
-    with pytest.raises(UserError, match=message):
-        opened(tmp_path / "d.parquet")
-
-
-@pytest.mark.parametrize("statistics", [True, False])
-def test_rows_that_cannot_be_used_are_skipped(tmp_path: Path, statistics: bool) -> None:
-    columns = {"image": pa.array([encoded(0), None, encoded(2), encoded(3)]), "caption": ["a", "b", None, "d"]}
-    pq.write_table(pa.table(columns), tmp_path / "d.parquet", write_statistics=statistics)
-    pairs = opened(tmp_path / "d.parquet")
-    assert contents(pairs) == [("d.parquet:0", "a", encoded(0)), ("d.parquet:3", "d", encoded(3))]
-    assert [(record.place, record.bad) for record in pairs.skipped] == [("d.parquet:1", True), ("d.parquet:2", True)]
-
-
-def test_sources_that_cannot_be_read(tmp_path: Path, llava: Callable[..., Path]) -> None:
-    (tmp_path / "d.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(UserError, match="can't be read as Parquet"):
-        opened(tmp_path / "d.parquet")
-    with pytest.raises(UserError, match="image-root"):
-        opened(llava([GOOD]), tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("split", ["train", *EMBEDDED_HELDOUT])
