@@ -263,11 +263,11 @@ def _ledgers(runs: Sequence[Recorded]) -> Html:
     parts = []
     for run in runs:
         if not run.bad:
-            parts.append(element("p", f"{run.label}: every image could be read."))
+            parts.append(element("p", f"{run.label}: every record and image could be used."))
             continue
         rows = [(str(line.get("file", "")), str(line.get("reason", ""))) for line in run.bad[:SHOWN_BAD]]
         more = f", the first {SHOWN_BAD} of them below" if len(run.bad) > SHOWN_BAD else ""
-        parts.append(element("p", f"{run.label}: {len(run.bad):,} images could not be read{more}."))
+        parts.append(element("p", f"{run.label}: {len(run.bad):,} records and images could not be used{more}."))
         parts.append(element("div", table(("file", "reason"), rows), class_="text"))
     return join(parts)
 

@@ -1,9 +1,11 @@
 """Pairs of each official layout: what is wrong with a record skips it, what is wrong with a source is refused."""
 
 import hashlib
+import io
 import json
 import os
 import pickle
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from hive.config import DataConfig
 from hive.data.open_source import EMBEDDED
 from hive.data.pairs import EMBEDDED_HELDOUT, Pairs, open_embedded, open_pairs, split_heldout
 from hive.errors import UserError
-from tests.support.pairs_on_the_spot import CAPTIONS, encoded, shard
+from tests.support.pairs_on_the_spot import CAPTIONS, add, encoded, shard
 
 GOOD = {"id": "1", "image": "images/1.png", "caption": "one"}
 
@@ -109,7 +111,7 @@ def test_all_captions_of_an_image_get_their_turn(llava: Callable[..., Path], epo
     assert {pairs.caption(0, epoch) for epoch in epochs} == {"one"}
     taken = pairs.take([3, 0])
     assert [taken.texts(index) for index in (0, 1)] == [("a2", "b2", "c2"), ("one",)]
-    records[1]["captions"] = ["a0", "b0", "other"]
+    records[1] = {"image": "images/0.png", "captions": ["a0", "b0", "other"]}
     assert opened(llava(records)).fingerprint != pairs.fingerprint
 
 
@@ -171,23 +173,6 @@ def test_parquet_layouts(tmp_path: Path) -> None:
         assert contents(opened(tmp_path / "d.parquet")) == expected
 
 
-@pytest.mark.parametrize("statistics", [True, False])
-def test_rows_that_cannot_be_used_are_skipped(tmp_path: Path, statistics: bool) -> None:
-    columns = {"image": pa.array([encoded(0), None, encoded(2), encoded(3)]), "caption": ["a", "b", None, "d"]}
-    pq.write_table(pa.table(columns), tmp_path / "d.parquet", write_statistics=statistics)
-    pairs = opened(tmp_path / "d.parquet")
-    assert contents(pairs) == [("d.parquet:0", "a", encoded(0)), ("d.parquet:3", "d", encoded(3))]
-    assert [(record.place, record.bad) for record in pairs.skipped] == [("d.parquet:1", False), ("d.parquet:2", True)]
-
-
-def test_sources_that_cannot_be_read(tmp_path: Path, llava: Callable[..., Path]) -> None:
-    (tmp_path / "d.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(UserError, match="can't be read as Parquet"):
-        opened(tmp_path / "d.parquet")
-    with pytest.raises(UserError, match="image-root"):
-        opened(llava([GOOD]), tmp_path / "nowhere")
-
-
 @pytest.mark.parametrize("split", ["train", *EMBEDDED_HELDOUT])
 def test_the_embedded_data(split: str) -> None:
     """Against the file; a run that began before records could be skipped has this fingerprint in its checkpoint."""
@@ -225,3 +210,12 @@ def test_heldout_keeps_an_image_on_one_side(llava: Callable[..., Path]) -> None:
     assert split_heldout(pairs, 512, seed=1)[1].fingerprint != heldout.fingerprint
     with pytest.raises(UserError, match="at least 4"):
         split_heldout(pairs.take([0, 1, 2]), 2, seed=0)
+
+
+def test_tar_bytes_beyond_the_end_mark_do_not_matter(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        add(archive, "a.png", encoded(0))
+        add(archive, "a.txt", "t")
+    (tmp_path / "0.tar").write_bytes(buffer.getvalue() + bytes(10_240))
+    assert len(opened(tmp_path)) == 1

@@ -144,9 +144,9 @@ def test_everything_of_a_run_is_there(page: Path) -> None:
     assert [f"shard.tar:{EVIL}-0", EVIL] in tree.rows
     assert sum(row[0].startswith("shard.tar:") for row in tree.rows) == 100
     text = " ".join(tree.text)
-    assert "130 images could not be read, the first 100 of them below" in text
+    assert "130 records and images could not be used, the first 100 of them below" in text
     assert f"first <i>, stage 2: {EVIL}" in text
-    assert "second: every image could be read" in text
+    assert "second: every record and image could be used" in text
     assert tree.tags.count("img") == 4
     assert tree.tags.count("svg") == 2  # a split without a readable image has no chart
 

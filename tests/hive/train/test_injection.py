@@ -377,8 +377,8 @@ def test_the_time_of_the_check_is_not_that_of_training(tmp_path: Path, monkeypat
         now += 100
     now += 2
     batch = tiny_batch((3, 5))
-    meter.add([batch], torch.tensor(1.0), torch.tensor(1.0), 1, 1e-3)
-    meter.report(Ledger(tmp_path, 1.0))
+    meter.add([batch], (torch.tensor(1.0), torch.tensor(1.0)), 1, 1e-3)
+    meter.report(Ledger(tmp_path, 1.0, size=2))
     telemetry.close()
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["images_per_second"] == 1
     assert meter.summary().startswith("stage 1 took 2 s: 1 images/s")
