@@ -160,6 +160,8 @@ def _pixels(spec: ImageSpec) -> str:
         "  image = ImageOps.exif_transpose(Image.open(path))\n"
         '  image = image.point(lambda level: level * (1 / 256)).convert("L") if image.mode.startswith("I") else image\n'
         "  ```\n\n"
+        "- Where torchvision is installed, transformers resizes with it. Single pixels at hard edges then differ by some "
+        "of 255 levels.\n"
         "- Give images rather than paths: from a path, and in its pipelines, transformers drops transparency before "
         "the processor sees the image.\n"
         "- transformers 4.57 and 5.17 take no heed of a single colour that an RGB PNG declares transparent, and drop "

@@ -56,6 +56,9 @@ MODES: dict[str, Callable[[tuple[int, int]], Encoded]] = {
 }
 
 
+TRANSPARENT = {name for name in MODES if "A" in name or "transparent" in name or "alphas" in name}
+
+
 def encode(picture: Encoded) -> bytes:
     buffer = io.BytesIO()
     picture.image.save(buffer, picture.kind, **picture.options)

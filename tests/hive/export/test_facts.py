@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image, ImageOps
-from transformers import CLIPImageProcessor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from hive.config import Config, LanguageConfig
 from hive.export.card import card, transformers_form
@@ -158,7 +158,7 @@ def test_the_lines_in_the_card_prepare_what_the_processor_does_not(tmp_path: Pat
         grey = np.asarray(waves((48, 48)).convert("L")).astype(np.uint16)
         Image.fromarray(grey * 256 + 128).save(path)
     data = path.read_bytes()
-    prepare = CLIPImageProcessor(**processor(spec))
+    prepare = CLIPImageProcessorPil(**processor(spec))
     assert levels_apart(prepare, data, spec) > 50
     text = card(made_up(), model, transformers_form(model, made_up()))
     lines = re.findall(r"^  (image = .*)$", text, re.M)

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import CLIPImageProcessor, CLIPVisionModel, PreTrainedModel, SiglipVisionModel
+from transformers import CLIPVisionModel, PreTrainedModel, SiglipVisionModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from hive.config import TowerFamilyName
 from hive.errors import UserError
@@ -158,7 +159,7 @@ def llava_features(folder: Path, family: TowerFamilyName, image: Tensor) -> Tens
     """What LLaVA's CLIPVisionTower and LLaVA-NeXT's SigLipVisionTower read, patch tokens."""
     with torch.no_grad():
         if family == "clip":
-            CLIPImageProcessor.from_pretrained(folder)
+            CLIPImageProcessorPil.from_pretrained(folder)
             states = CLIPVisionModel.from_pretrained(folder).eval()(image, output_hidden_states=True).hidden_states
             return states[-2][:, 1:]
         model: Any = SiglipVisionModel.from_pretrained(folder).eval()

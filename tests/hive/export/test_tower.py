@@ -24,13 +24,15 @@ from transformers import (
     SiglipVisionModel,
 )
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.17's at the top needs torchvision
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from hive.config import TowerFamilyName
 from hive.data.images import ImageSpec
 from hive.export.loading import hidden_states, probe_image
 from hive.export.tower import compare, ending_at, export_tower, trained_form
 from tests.support.facts import made_up
-from tests.support.image_modes import MODES, encode, levels_apart, levels_between
+from tests.support.image_modes import MODES, TRANSPARENT, encode, levels_apart, levels_between
 
 TRANSFORMERS_4 = os.environ.get("HIVE_TRANSFORMERS_4")
 
@@ -170,6 +172,11 @@ def test_the_pipeline_gives_the_trained_features(tmp_path: Path, family: TowerFa
     torch.testing.assert_close(torch.tensor(extract(image)), trained)
 
 
+# transformers 5.23 blends in every class, 5.17 in Chameleon's alone.
+CLEAR = Image.new("RGBA", (1, 1), (0, 0, 0, 0))
+ALL_BLEND = np.asarray(CLIPImageProcessorPil(do_resize=False, do_center_crop=False)(CLEAR)["pixel_values"]).min() > 0
+
+
 @pytest.mark.parametrize("family", ["clip", "siglip"])
 @pytest.mark.parametrize("spec", [SPEC, CROP], ids=["square", "crop"])
 def test_the_image_processor_gives_the_pixels_of_training(
@@ -178,17 +185,17 @@ def test_the_image_processor_gives_the_pixels_of_training(
     """Of every mode that a PNG or a JPEG can have; by the class that the file names, and by those that programs name.
 
     Pixels may be 2.01 of 255 levels apart: blending and resizing each round to whole levels, once here and once there.
+    torchvision, which transformers resizes with where it is installed, is up to 11 levels apart at hard edges. What an older transformers can't prepare is left out, as the model card says.
     """
-    from transformers import CLIPImageProcessor, SiglipImageProcessor
-
     export_tower(tower(family), tmp_path / "tower", spec, KEPT)
-    classes = [AutoImageProcessor, SiglipImageProcessor if spec.resize == "square" else CLIPImageProcessor]
-    for loader in classes:
+    by_name = SiglipImageProcessorPil if spec.resize == "square" else CLIPImageProcessorPil
+    for loader, left_out in ((AutoImageProcessor, {"RGB with a transparent colour"}), (by_name, TRANSPARENT)):
         processor = loader.from_pretrained(tmp_path / "tower")
-        for name, make in MODES.items():
+        most = 2.01 if type(processor).__name__.endswith("Pil") else 11.01
+        for name in MODES.keys() - (set() if ALL_BLEND else left_out):
             for size in ((64, 32), (23, 37), (7, 5)):
-                apart = levels_apart(processor, encode(make(size)), spec)
-                assert apart < 2.01, (loader.__name__, name, size, apart)
+                apart = levels_apart(processor, encode(MODES[name](size)), spec)
+                assert apart < most, (loader.__name__, name, size, apart)
 
 
 def change_weight(folder: Path) -> None:
