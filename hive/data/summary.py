@@ -19,7 +19,7 @@ from hive.data.text import BadText, Encoder
 TEXTS, IMAGES = 1000, 64  # at most so many are looked at before a run
 SECONDS = 0.3  # at most so long for texts, and again for images: a disk may be slow, and a row group large
 WORTH_A_WARNING = 0.01  # share of texts that are cut
-KINDS = 6  # formats that are named
+KINDS = 9  # formats that are named
 _LABEL = 14  # characters
 
 
@@ -174,7 +174,7 @@ def _image_line(facts: Facts, spec: ImageSpec) -> str:
     kinds = Counter(f"{header.format} {header.mode}" for header in headers)
     named = [f"{number:,} {kind}" for kind, number in kinds.most_common(KINDS)]
     if others := sum(kinds.values()) - sum(number for _, number in kinds.most_common(KINDS)):
-        named.append(f"{others:,} others")
+        named.append(f"{others:,} of other kinds")
     return labelled(
         "images",
         f"{sizes} pixels, {percent(small, len(headers))} smaller than the tower's {spec.size}x{spec.size}; "
