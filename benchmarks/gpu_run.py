@@ -28,13 +28,17 @@ SECONDS = 480.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs all steps; returns 0 when all passed, 1 when one did not or was left out, 2 without what they need."""
+    return exit_code(lambda: _main(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_run", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seconds", type=_seconds, default=SECONDS, help="until all must be over; 480 by default")
     parser.add_argument("--fp32", action="store_true", help="also check Triton's kernels in fp32")
     parser.add_argument("--rehearse", action="store_true", help="on a CPU, with small shapes; measures nothing")
     options = parser.parse_args(arguments)
-    command = shlex.join(["python", "-m", "benchmarks.gpu_run", *(sys.argv[1:] if arguments is None else arguments)])
-    return exit_code(lambda: _run(command, options.seconds, options.fp32, options.rehearse))
+    command = shlex.join(["python", "-m", "benchmarks.gpu_run", *arguments])
+    return _run(command, options.seconds, options.fp32, options.rehearse)
 
 
 def _seconds(text: str) -> float:

@@ -7,11 +7,13 @@ Texts of different lengths lie end to end in one tensor, without padding; `cu_se
 
 import argparse
 import copy
+import sys
 
 import torch
 from torch import Tensor, nn
 
 from hive_kernels import cross_attention, gated_residual, resolve
+from hive_kernels.command import exit_code
 
 
 class Block(nn.Module):
@@ -60,4 +62,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -7,10 +7,14 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hive.errors import UserError
 
-STDOUT = 1  # the file descriptor
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STDOUT, STDERR = 1, 2  # the file descriptors
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NO_ACCESS = (
     errno.EACCES,
@@ -37,17 +41,25 @@ def exit_code(
     disk has room again. `say` prints a sentence.
     """
     try:
-        return command()
+        return _explain(command, when_full, say)
+    except BrokenPipeError:
+        closed = _closed_outputs()
+        if not closed:
+            raise
+        for output in closed:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # Python writes what is left when it ends
+        return 128 + signal.SIGPIPE
+
+
+def _explain(command: Callable[[], int], when_full: str, say: Callable[[str], None]) -> int:
+    """Runs the command; returns its exit code. Only a pipe that breaks, and a fault of ours, raise."""
+    try:
+        return _flushed(command)
     except KeyboardInterrupt:
         say("interrupted")
         return 130
     except UserError as error:
         say(f"error: {error}")
-    except BrokenPipeError:
-        if not _stdout_is_closed():
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)  # Python writes what is left when it ends
-        return 128 + signal.SIGPIPE
     except OSError as error:
         place = error.filename or error
         if error.errno in NO_ROOM:
@@ -59,11 +71,34 @@ def exit_code(
     return 2
 
 
-def _stdout_is_closed() -> bool:
-    """Whether the reader of standard output has gone; another pipe, such as a worker's, may be what broke."""
-    stdout = select.poll()
-    stdout.register(STDOUT, 0)  # errors alone, which poll always reports
-    return bool(stdout.poll(0))
+def _flushed(command: Callable[[], int]) -> int:
+    """Runs the command and writes out what it has printed: where Python did that at its end, it printed a traceback."""
+    try:
+        code = command()
+    except SystemExit:  # of --help, or of a library that has said what is wrong with a flag
+        print(end="", flush=True)
+        raise
+    print(end="", flush=True)
+    return code
+
+
+def _closed_outputs() -> list[int]:
+    """Standard output and error where their reader has gone; another pipe, such as a worker's, may be what broke."""
+    outputs = select.poll()
+    for output in (STDOUT, STDERR):
+        outputs.register(output, 0)  # errors alone, which poll always reports
+    return [output for output, _ in outputs.poll(0)]
+
+
+def open_console() -> "Console":
+    """A console for progress and tables. It raises `BrokenPipeError` where nobody reads it, as `print` does."""
+    from rich.console import Console  # --help does without it
+
+    class ReadConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise
+
+    return ReadConsole()
 
 
 def say_once(sentence: str) -> None:

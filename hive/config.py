@@ -6,7 +6,7 @@ may have. `check` refuses what can't work with a `UserError` that names the flag
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
@@ -31,6 +31,7 @@ class Mark(NamedTuple):
 
 FREE = Mark("may differ where a run is resumed: it changes where or how fast the run is computed, not what")
 """A data set that was moved is recognised by its fingerprint."""
+FOUND = Mark("a run writes what it found here, which its configuration as another run's --config leaves to that run")
 ADDED = Mark("older runs were saved without it: they had its default, with which it leaves their fingerprint as it was")
 
 
@@ -205,7 +206,7 @@ class RunConfig:
 
     recipe: str = "demo"
     """The named experiment that the other fields start from."""
-    kernel: Annotated[Kernel, FREE] = "auto"
+    kernel: Annotated[Kernel, FREE, FOUND] = "auto"
     """Backend of the fused operations: auto, or one that `python -m hive_kernels.backends` lists."""
     data: Annotated[str, FREE] = "embedded"
     """"embedded"; files of one kind, .json, .jsonl, .ndjson, .csv, .tsv, .tar or .parquet, by glob, by braces such as
@@ -213,7 +214,7 @@ class RunConfig:
     of sources, .toml or .yaml; or the name ORG/NAME of a data set on Hugging Face."""
     image_root: Annotated[Path | None, FREE] = None
     """Folder, or LMDB, that paths of images start from; None takes the folder of --data's files."""
-    out: Annotated[Path | None, FREE] = None
+    out: Annotated[Path | None, FREE, FOUND] = None
     """Run folder; None makes the next free runs/<recipe>-<method>-N."""
     stages: Annotated[Stages, FREE] = (1, 2, 3)
     """Stages to run, in order."""
@@ -221,13 +222,15 @@ class RunConfig:
     """Passes over the training set in every stage; overrides the schedules' epochs."""
     batch_size: Count | None = None
     """Samples a step in every stage; overrides the schedules' batch sizes."""
+    lr: Annotated[Positive | None, ADDED] = None
+    """Peak learning rate of every stage; overrides the schedules' and scales their min_lr alike."""
     max_steps: Count | None = None
     """Most steps of a stage; the learning rate's schedule ends there."""
     micro_batch_size: Annotated[Count, FREE] = 64
-    """Samples that one process computes at once; gradients are accumulated over as many as make a batch."""
+    """Most samples that one process computes at once; a batch is divided into as few parts of nearly equal size."""
     seed: Seed = 0
     """Decides fresh weights, the order of the data, and augmentation."""
-    device: Annotated[str, FREE] = "auto"
+    device: Annotated[str, FREE, FOUND] = "auto"
     """"auto" takes the GPU where there is one; or cpu, cuda, cuda:1."""
     checkpoint_activations: Annotated[bool, FREE] = False
     """Recompute each layer in the backward pass instead of keeping its activations."""
@@ -253,10 +256,13 @@ class RunConfig:
         return (self.schedule1, self.schedule2)
 
     def schedule(self, stage: int) -> Schedule:
-        """The schedule of a stage, counted from 1, with what --epochs and --batch-size set for all of them."""
+        """The schedule of a stage, counted from 1, with what --epochs, --batch-size and --lr set for all of them."""
         schedule = self.schedules()[stage - 1]
+        peak = schedule.peak_lr if self.lr is None else self.lr
         return dataclasses.replace(
             schedule,
+            peak_lr=peak,
+            min_lr=schedule.min_lr * (peak / schedule.peak_lr),
             epochs=schedule.epochs if self.epochs is None else self.epochs,
             batch_size=schedule.batch_size if self.batch_size is None else self.batch_size,
         )
@@ -333,11 +339,6 @@ def check(config: RunConfig) -> None:
     for number, schedule in enumerate(config.schedules(), 1):
         words = f"at most --schedule{number}.peak-lr ({schedule.peak_lr})"
         _require(schedule.min_lr <= schedule.peak_lr, f"schedule{number}.min_lr", schedule.min_lr, words)
-    for stage in stages:
-        batch = config.schedule(stage).batch_size
-        name = f"schedule{stage}.batch_size" if config.batch_size is None else "batch_size"
-        words = f"a multiple of --micro-batch-size ({config.micro_batch_size})"
-        _require(batch % min(config.micro_batch_size, batch) == 0, name, batch, words)
     config.check_method()
 
 
@@ -352,10 +353,16 @@ def check_ranges(part: Any, prefix: str = "") -> None:
         value = getattr(part, name)
         if dataclasses.is_dataclass(value):
             check_ranges(value, f"{name}.")
-        for kind in (hint, *get_args(hint)):  # `Count | None` holds its rule one level down
-            for rule in getattr(kind, "__metadata__", ()):
-                if isinstance(rule, Rule) and value is not None and not rule.allows(value):
-                    raise UserError(f"{flag_of(prefix + name)} is {value}, but it must be {rule.words}.")
+        for rule in _rules(hint):
+            if value is not None and not rule.allows(value):
+                raise UserError(f"{flag_of(prefix + name)} is {value}, but it must be {rule.words}.")
+
+
+def _rules(hint: Any) -> Iterator[Rule]:
+    """The rules of a type, with those of its parts: `Annotated[Count | None, ADDED]` has the rule of `Count`."""
+    yield from (mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Rule))
+    for part in get_args(hint):
+        yield from _rules(part)
 
 
 def check_tower(vision: TowerConfig) -> None:

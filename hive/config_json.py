@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
-from hive.config import ADDED, FREE, AnyConfig, RunConfig, check
+from hive.config import ADDED, FREE, AnyConfig, Mark, RunConfig, check
 from hive.errors import UserError
 
 
@@ -41,6 +41,11 @@ def _fields(part: Any, prefix: str) -> Iterator[tuple[str, bool, tuple[Any, ...]
             yield from _fields(value, f"{prefix}{item.name}.")
         else:
             yield prefix + item.name, value == item.default, _marks(type(part), item.name)
+
+
+def fields_marked(kind: type[RunConfig], mark: Mark) -> list[str]:
+    """The names of the configuration's own fields, not those of its parts, that have the mark."""
+    return [item.name for item in dataclasses.fields(kind) if mark in _marks(kind, item.name)]
 
 
 def _marks(kind: type, name: str) -> tuple[Any, ...]:
@@ -78,7 +83,7 @@ def _read(kind: Any, value: Any, name: str) -> Any:
                     "version of HIVE; use that one, or start a new run."
                 )
         return kind(**{key: _read(hints[key], item, f"{name}{key}.") for key, item in value.items()})  # type: ignore[operator]
-    if not _fits(kind, value):
+    if not fits(kind, value):
         raise UserError(
             f"The saved configuration has {json.dumps(value):.60} as its {name.removesuffix('.') or 'whole'}, which is "
             "of the wrong type: restore the file, or start a new run."
@@ -86,11 +91,12 @@ def _read(kind: Any, value: Any, name: str) -> Any:
     return Path(value) if kind is Path else tuple(value) if get_origin(kind) is tuple else value
 
 
-def _fits(kind: Any, value: Any) -> bool:
+def fits(kind: Any, value: Any) -> bool:
+    """Whether a value that was read from a file is of a field's type."""
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     if get_origin(kind) is tuple:
-        return isinstance(value, list) and all(type(item) is int for item in value)
+        return isinstance(value, list) and all(type(item) is get_args(kind)[0] for item in value)
     if kind is float:
         return type(value) in (int, float)
     return type(value) is (str if kind is Path else kind)  # bool is no int here

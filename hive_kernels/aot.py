@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hive_kernels.backends import OPERATIONS
+from hive_kernels.command import exit_code
 from hive_kernels.compile_case import CompileCase
 
 # Compute capability: bytes of shared memory that a block may use (CUDA programming guide, compute capabilities).
@@ -158,4 +159,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

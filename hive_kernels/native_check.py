@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hive_kernels import native, native_file
 from hive_kernels.aot import Report, cuobjdump, resource_usage, table
+from hive_kernels.command import exit_code
 
 
 def reports(library: Path) -> list[Report]:
@@ -93,6 +94,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        sys.exit(exit_code(main))
     except subprocess.CalledProcessError as error:
         sys.exit(f"{Path(error.cmd[0]).name} failed: {error.stderr.strip()}")

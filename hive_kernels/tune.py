@@ -23,6 +23,7 @@ from torch import Tensor
 
 import hive_kernels
 from hive_kernels.choice import Choice
+from hive_kernels.command import exit_code
 
 WORTH = 0.97  # of the present time: a candidate that isn't below it changes nothing
 AGREEMENT = 0.02  # of the largest value: several roundings of bf16
@@ -161,4 +162,4 @@ def milliseconds(call: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -12,7 +12,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("hive",),  # the top-level modules that no row below names
     ("hive.data",),
     ("hive.model",),
-    ("hive.optimizer", "hive.stages", "hive.export", "hive.model_folder", "hive.run_folder"),
+    ("hive.optimizer", "hive.stages", "hive.export", "hive.model_folder", "hive.run_folder", "hive.config_file"),
     ("hive.cost",),
     ("hive.train",),
     ("hive.vlm",),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hive.claim.cli import Command, parse
-from hive.command import exit_code
+from hive.command import exit_code, open_console
 from hive.errors import UserError, choose
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 def run(command: Command) -> int:
     """Trains and evaluates what has no result yet, then prints and writes the tables of all results."""
     # torch takes seconds to import: --help and mistyped flags answer without it
-    from rich.console import Console
     from transformers.utils import logging
 
     from hive.claim.dry_run import report
@@ -55,7 +54,7 @@ def run(command: Command) -> int:
         make_folder(out)
         todo = jobs(chosen, command.seeds, out, data, setting)
         try:
-            run_all(todo, data, texts, setting, world, Console(), _say)
+            run_all(todo, data, texts, setting, world, open_console(), _say)
         except Stopped as stopped:
             _say("Stopped; the same command continues.")
             return int(stopped.args[0])

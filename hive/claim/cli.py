@@ -8,6 +8,7 @@ import tyro
 
 from hive.config import Count, check_ranges, numbers_with_commas
 from hive.errors import UserError
+from hive.flags import read_flags
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Command:
 
 def parse(argv: list[str]) -> Command:
     """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
-    command = tyro.cli(Command, args=argv, prog="python -m hive.claim")
+    command = read_flags(Command, argv, "python -m hive.claim")
     check_ranges(command)
     seeds = command.seeds
     if not all(isinstance(seed, int) and seed < 2**32 for seed in seeds) or len(set(seeds)) < len(seeds):

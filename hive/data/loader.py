@@ -19,10 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from hive.config import DataConfig
 from hive.data.images import BadImage, ImageSpec, augment, load
-from hive.data.order import indices
+from hive.data.order import indices, rounds, share
 from hive.data.pairs import Pairs, hash_order
 from hive.data.text import BadSample, BadText, Batch, Encoder
-from hive.errors import UserError
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 _PIXELS_WORTH_WORKERS = 100_000_000  # an evaluation that decodes fewer is over before workers have started
@@ -64,27 +63,24 @@ class _Training(Dataset):
     source: _Source
     seed: int
     batch_size: int
-    micro: int
+    per_step: int
+    """Micro-batches of one rank in one step."""
     first_step: int
     steps: int
     rank: int
     world: int
     augment: bool
 
-    @property
-    def per_step(self) -> int:
-        """Micro-batches of one rank in one step."""
-        return self.batch_size // (self.micro * self.world)
-
     def __len__(self) -> int:
         return self.steps * self.per_step
 
     def __getitem__(self, item: int) -> Batch:
         step, j = divmod(item, self.per_step)
-        start = (self.first_step + step) * self.batch_size + (j * self.world + self.rank) * self.micro
+        first, size = share(self.batch_size, j * self.world + self.rank, self.per_step * self.world)
+        start = (self.first_step + step) * self.batch_size + first
         samples: list[tuple[torch.Tensor | None, Any]] = []
         bad: list[BadSample] = []
-        for epoch, index in indices(len(self.source.pairs), self.seed, start, self.micro):
+        for epoch, index in indices(len(self.source.pairs), self.seed, start, size):
             try:
                 image = self.source.image(index)
                 text = self.source.encode(self.source.pairs.caption(index, epoch))
@@ -150,20 +146,24 @@ def batches(
 ) -> Iterator[list[Batch]]:
     """This rank's micro-batches of `steps` optimiser steps from `first_step` on, one list a step.
 
-    Step s covers positions [s * batch_size, (s + 1) * batch_size) of the endless stream of passes over the pairs, and
-    micro-batch j of rank r takes [s * batch_size + (j * world + r) * micro_batch_size, ... + micro_batch_size): nothing
-    depends on `config.workers` or on where a run was resumed. Bad samples are left out and listed in `Batch.bad`.
-    `augment` overrides `config.augment`. Closing the iterator ends the workers.
+    Step s covers positions [s * batch_size, (s + 1) * batch_size) of the endless stream of passes over the pairs. They
+    are divided into as few parts of nearly equal size, in the same number for each rank, as none has more than
+    `micro_batch_size` samples; micro-batch j of rank r is part j * world + r. Nothing depends on `config.workers` or on
+    where a run was resumed. Bad samples are left out and listed in `Batch.bad`. `augment` overrides `config.augment`.
+    Closing the iterator ends the workers.
     """
-    micro = min(micro_batch_size, max(1, batch_size // world))
-    if batch_size % (micro * world):
-        raise UserError(
-            f"--batch-size is {batch_size}, but it must be a multiple of --micro-batch-size ({micro}) "
-            f"times the number of processes ({world}): change one of them."
-        )
+    per_step = rounds(batch_size, micro_batch_size, world)
     source = _make_source(pairs, tokenizer, spec, config)
     dataset = _Training(
-        source, seed, batch_size, micro, first_step, steps, rank, world, config.augment if augment is None else augment
+        source,
+        seed,
+        batch_size,
+        per_step,
+        first_step,
+        steps,
+        rank,
+        world,
+        config.augment if augment is None else augment,
     )
     return _steps(dataset, config.workers, pin)
 

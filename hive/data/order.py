@@ -24,6 +24,20 @@ def indices(n: int, seed: int, start: int, count: int) -> list[tuple[int, int]]:
     ]
 
 
+def rounds(batch: int, largest: int, world: int) -> int:
+    """Micro-batches of each of `world` processes in a step: as few as none of them needs more than `largest` samples."""
+    return -(-batch // (largest * world))
+
+
+def share(batch: int, number: int, parts: int) -> tuple[int, int]:
+    """(first position, samples) in the batch of micro-batch `number` of all `parts`, whose sizes differ by at most 1.
+
+    The larger ones come first, so that a row of consecutive ones, one for each process, is as even.
+    """
+    size, larger = divmod(batch, parts)
+    return number * size + min(number, larger), size + (number < larger)
+
+
 def steps(epochs: float, n: int, batch: int) -> int:
     """Optimiser steps of a stage: each pass is rounded to whole batches, as in the paper (Table 3); at least 1."""
     per_epoch = round(n / batch) or n / batch

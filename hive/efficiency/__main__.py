@@ -2,15 +2,14 @@
 
 import sys
 
-import tyro
-
 from hive.command import exit_code
 from hive.efficiency.options import Options
+from hive.flags import read_flags
 
 
 def run(arguments: list[str]) -> int:
     """Runs the comparison, prints its tables and writes its files; returns the exit code."""
-    options = tyro.cli(Options, args=arguments, prog="python -m hive.efficiency")
+    options = read_flags(Options, arguments, "python -m hive.efficiency")
     from hive.efficiency.report import produce  # torch and transformers take seconds to import
 
     produce(options, arguments)

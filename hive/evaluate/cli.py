@@ -9,6 +9,7 @@ import tyro
 from hive.config import Count, check_ranges
 from hive.errors import choose
 from hive.evaluate.benchmarks import BENCHMARKS
+from hive.flags import read_flags
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Command:
 
 def parse(argv: list[str]) -> Command:
     """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
-    command = tyro.cli(Command, args=argv, prog="python -m hive.evaluate")
+    command = read_flags(Command, argv, "python -m hive.evaluate")
     check_ranges(command)
     choose("--benchmark", command.benchmark, BENCHMARKS)
     return command

@@ -10,6 +10,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from hive.command import open_console
 from hive.config import DataConfig
 from hive.data.images import BadImage, decode
 from hive.distributed import join_world
@@ -26,7 +27,7 @@ SCORE = "score.json"
 
 def evaluate(command: Command) -> int:
     """Answers the questions that have no answer yet, then prints and saves the score; returns the exit code."""
-    console = Console()
+    console = open_console()
     benchmark = BENCHMARKS[command.benchmark]
     questions = benchmark.load(command.data_root)
     if not (command.model / "config.json").is_file():

@@ -12,6 +12,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from hive.config import Kernel, check_ranges
 from hive.errors import UserError
 from hive.files import has_surrogate
+from hive.flags import read_flags
 
 Head = Annotated[
     int | str,
@@ -60,7 +61,7 @@ class Attention(Gradients):
 
 def parse(argv: list[str]) -> Gradients | Attention:
     """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
-    command: Gradients | Attention = tyro.cli(Gradients | Attention, args=argv, prog="python -m hive.maps")
+    command: Gradients | Attention = read_flags(Gradients | Attention, argv, "python -m hive.maps")
     check_ranges(command)
     if not command.runs:
         raise UserError("--run is missing: give a run folder, or two that are drawn beside each other.")

@@ -9,6 +9,7 @@ import tyro
 
 from hive.config import CountOrZero, Rule, check_ranges
 from hive.errors import UserError, choose
+from hive.flags import read_flags
 from hive.probe.datasets import DATASETS
 from hive.probe.protocol import HeadName, Protocol
 
@@ -49,7 +50,7 @@ class Command:
 
 def parse(argv: list[str]) -> Command:
     """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
-    command = tyro.cli(Command, args=argv, prog="python -m hive.probe")
+    command = read_flags(Command, argv, "python -m hive.probe")
     check_ranges(command.protocol)
     check_ranges(command)
     choose("--dataset", command.dataset, DATASETS)

@@ -10,6 +10,7 @@ import tyro
 from hive.command import exit_code
 from hive.errors import UserError
 from hive.files import replace_text
+from hive.flags import read_flags
 from hive.report.page import page
 from hive.report.read import read_runs
 
@@ -26,7 +27,7 @@ class Command:
 
 def parse(argv: list[str]) -> Command:
     """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
-    command = tyro.cli(Command, args=argv, prog="python -m hive.report")
+    command = read_flags(Command, argv, "python -m hive.report")
     if not command.runs:
         raise UserError("RUN is missing: give the folder of a run, or of several.")
     return command

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from hive.command import exit_code, say_once
+from hive.command import exit_code, open_console, say_once
 from hive.train.cli import Command, parse
 
 if TYPE_CHECKING:
@@ -35,14 +35,13 @@ def run(command: Command, draw: Draw = draw_maps) -> int:
 
         print(report(outline(command.config, command.resume is not None)))
         return 0
-    from rich.console import Console
 
     from hive.distributed import join_world
     from hive.train.pretraining import pretraining
     from hive.train.trained import Run
     from hive.train.trainer import Trainer, handling_signals
 
-    console, resume = Console(), command.resume is not None
+    console, resume = open_console(), command.resume is not None
     with join_world(command.config.device) as world:
         task = pretraining(command.config, resume, world)
         trainer = Trainer(task, resume, world, console, profile=command.profile)

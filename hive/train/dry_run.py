@@ -8,6 +8,7 @@ import torch
 
 from hive.config import LanguageConfig, RunConfig, TowerConfig
 from hive.cost.simulate import StageShape, simulate
+from hive.data.order import rounds, share
 from hive.data.text import Batch
 from hive.model.build import Model
 from hive.model.eight_bit import how_to_get_torchao
@@ -52,8 +53,8 @@ def report(outline: Outline) -> str:
             f"{'peak memory':>14}  trains",
             *_stage_rows(outline),
             "",
-            f"Peak memory is that of one process with bf16 autocast and micro-batches of {config.micro_batch_size}: "
-            "what torch allocates, without the CUDA context."
+            "Peak memory is that of one process with bf16 autocast and micro-batches of at most "
+            f"{config.micro_batch_size}: what torch allocates, without the CUDA context."
             + (f" A frozen tower in {precision} is counted as one in bf16." if precision != "autocast" else ""),
             "",
             *([f"missing: {sentence}" for sentence in outline.missing] or ["Nothing is missing."]),
@@ -103,8 +104,9 @@ def _stage_rows(outline: Outline) -> list[str]:
             f"{stage:<7}{trained / 1e6:>10,.2f} M{stage_steps(config, stage, outline.samples[stage]):>8,}"
             f"{schedule.batch_size:>7,}{flops / 1e9:>17,.1f}{flops * schedule.batch_size / 1e12:>15,.2f}"
         )
-        micro = min(config.micro_batch_size, schedule.batch_size)
-        shapes.append(StageShape(parts, schedule, outline.micro_batch(stage, micro)))
+        parts_of_batch = rounds(schedule.batch_size, config.micro_batch_size, 1)
+        _, largest = share(schedule.batch_size, 0, parts_of_batch)
+        shapes.append(StageShape(parts, schedule, outline.micro_batch(stage, largest)))
     names = [", ".join(name for name in model.parts() if name in shape.parts) for shape in shapes]
     peaks = [step.peak for step in simulate(model, shapes, torch.bfloat16)]
     rows = zip(beginnings, peaks, names, strict=True)

@@ -50,7 +50,7 @@ class Meter:
         self.stage, self.done, self.steps = stage, done, steps
         self._started = self._reported = time.perf_counter()
         self._first = done
-        self._all_images, self._all_waited = 0, 0.0
+        self._all_images, self._all_waited = 0.0, 0.0
         self._interval = _Interval()
 
     def timed(self, data: Iterable[list[Batch]]) -> Iterator[list[Batch]]:
@@ -97,8 +97,11 @@ class Meter:
         Raises `UserError` for a loss or a norm that is not finite.
         """
         interval, self._interval = self._interval, _Interval()
-        for samples, bad in self.world.gather((interval.samples, interval.bad)):
+        counted = (interval.samples, interval.bad, interval.images, interval.tokens, interval.flops)
+        images = tokens = flops = 0.0
+        for samples, bad, *amounts in self.world.gather(counted):  # processes may have different numbers of samples
             ledger.count(samples, bad)
+            images, tokens, flops = (total + one for total, one in zip((images, tokens, flops), amounts, strict=True))
         losses: list[float] = []
         norms: list[float] = []
         if interval.pending:  # on all processes or on none
@@ -107,9 +110,9 @@ class Meter:
         now = time.perf_counter()
         seconds = now - self._reported
         speed = {
-            "images_per_second": self.world.size * interval.images / seconds,
-            "tokens_per_second": self.world.size * interval.tokens / seconds,
-            "tflops": self.world.size * interval.flops / seconds / 1e12,
+            "images_per_second": images / seconds,
+            "tokens_per_second": tokens / seconds,
+            "tflops": flops / seconds / 1e12,
             "data_wait": interval.waited / seconds,
             "peak_memory_gb": peak_memory_gb(self.world.device),
         }
@@ -126,7 +129,7 @@ class Meter:
         seconds_left = (now - self._started) / (self.done - self._first) * (self.steps - self.done)
         if records:
             self.telemetry.record_steps(records, self.done, self.steps, seconds_left)
-        self._all_images += interval.images
+        self._all_images += images
         self._all_waited += interval.waited
         self._reported = now
 
@@ -134,6 +137,6 @@ class Meter:
         """One line on the stage so far."""
         seconds = self._reported - self._started
         return (
-            f"stage {self.stage} took {seconds:.0f} s: {self.world.size * self._all_images / seconds:,.0f} images/s, "
+            f"stage {self.stage} took {seconds:.0f} s: {self._all_images / seconds:,.0f} images/s, "
             f"{100 * self._all_waited / seconds:.1f} % of the time spent waiting for data"
         )

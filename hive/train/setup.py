@@ -26,14 +26,13 @@ def prepare(config: RunConfig, resume: bool, processes: int) -> None:
 
 
 def check_batches(config: RunConfig, processes: int) -> None:
-    """Raises `UserError` for batch sizes that can't be divided evenly among the processes."""
+    """Raises `UserError` for a batch with fewer samples than there are processes."""
     for stage in config.stages:
         batch = config.schedule(stage).batch_size
-        micro = min(config.micro_batch_size, batch)
-        if batch % (micro * processes):
+        if batch < processes:
             raise UserError(
-                f"--batch-size is {batch} in stage {stage}, but with {processes} processes it must be a multiple of "
-                f"{processes} times --micro-batch-size ({micro}): change one of them."
+                f"--batch-size is {batch} in stage {stage}, but {processes} processes need at least {processes} samples: "
+                "raise it, or start fewer processes."
             )
 
 

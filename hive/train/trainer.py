@@ -153,7 +153,7 @@ class Trainer:
             config.dataset,
             seed=4 * config.seed + stage.number,
             batch_size=schedule.batch_size,
-            micro_batch_size=min(config.micro_batch_size, schedule.batch_size),
+            micro_batch_size=config.micro_batch_size,
             first_step=position.stage_step,
             steps=stage.steps - position.stage_step,
             rank=self.world.rank,

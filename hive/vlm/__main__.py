@@ -2,7 +2,7 @@
 
 import sys
 
-from hive.command import exit_code, say_once
+from hive.command import exit_code, open_console, say_once
 from hive.vlm.cli import Command, parse
 
 
@@ -20,7 +20,6 @@ def run(command: Command) -> int:
 
         print(report(outline(command.config)))
         return 0
-    from rich.console import Console
 
     from hive.distributed import join_world
     from hive.train.trainer import Trainer
@@ -28,7 +27,7 @@ def run(command: Command) -> int:
 
     resume = command.resume is not None
     with join_world(command.config.device) as world:
-        return Trainer(fine_tuning(command.config, resume, world), resume, world, Console()).run()
+        return Trainer(fine_tuning(command.config, resume, world), resume, world, open_console()).run()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from hive.errors import UserError
+from hive.flags import flags_of, read_flags, spell_out
 from hive.train.cli import check_flags, starting_point
 from hive.vlm.config import VLMConfig, load_recipe
 
@@ -17,6 +18,9 @@ class Command:
     Every flag overrides the recipe's value."""
 
     config: Annotated[VLMConfig, tyro.conf.arg(name="")]
+    file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE|RUN")] = None
+    """TOML or JSON file with fields that differ from the recipe, or a run whose configuration a new run has. Flags
+    override it."""
     resume: Path | None = None
     """Run folder to continue; other flags default to that run's values."""
     dry_run: bool = False
@@ -27,10 +31,14 @@ class Command:
     """The LLaVA folder that answers: RUN/llava."""
 
 
+PROGRAM = "python -m hive.vlm"
+
+
 def parse(argv: list[str]) -> Command:
     """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
-    base, resume = starting_point(argv, load_recipe, VLMConfig)
-    command = tyro.cli(Command, default=Command(base), args=argv, prog="python -m hive.vlm")
+    words = spell_out(argv, list(flags_of(Command)), PROGRAM)
+    base, resume = starting_point(words, load_recipe, VLMConfig)
+    command = read_flags(Command, words, PROGRAM, default=Command(base))
     if (command.ask is None) != (command.model is None):
         raise UserError('--ask and --model go together: --ask IMAGE "QUESTION" --model RUN/llava.')
     check_flags(command.config, base, resume)

@@ -1,10 +1,12 @@
 """python -m hive_kernels.selfcheck [--fp32] [BACKEND]: checks a backend's kernels here, and prints the errors."""
 
 import argparse
+import sys
 
 import torch
 
 from hive_kernels.backends import BACKENDS, reason_unavailable
+from hive_kernels.command import exit_code
 from hive_kernels.selfcheck import SelfCheckError, device_name, run
 
 
@@ -40,4 +42,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -16,7 +16,7 @@ from hive.run_folder import fingerprint
 from hive.train.cli import parse
 
 OUT_OF_RANGE = """
---seed -1 | --epochs inf | --epochs nan | --epochs 0 | --epochs -1 | --batch-size 0 | --max-steps 0
+--seed -1 | --lr 0 | --lr nan | --epochs inf | --epochs nan | --epochs 0 | --epochs -1 | --batch-size 0 | --max-steps 0
 --micro-batch-size 0 | --save-every 0 | --keep-checkpoints 1
 --vision.image-size 0 | --vision.patch-size 0 | --vision.patch-size -16 | --vision.heads 0 | --vision.layers 0
 --vision.mlp-size 0 | --vision.hidden-size -192 | --vision.density 0 | --vision.density nan
@@ -60,9 +60,15 @@ def test_a_whole_number_is_a_number() -> None:
     assert from_json(to_json(config), Config) == config
 
 
-def test_a_batch_that_micro_batches_dont_divide() -> None:
-    with pytest.raises(UserError, match=r"--schedule2\.batch-size is 100, but it must be a multiple of --micro-batch-"):
-        check(Config(schedule2=Schedule(batch_size=100)))
+def test_one_learning_rate_for_all_stages() -> None:
+    """Each stage's smallest rate keeps its share of the peak: the demo's is a tenth in stages 1 and 2, 0 in stage 3."""
+    config = parse(["--lr", "3e-4"]).config
+    rates = [(schedule.peak_lr, schedule.min_lr) for schedule in map(config.schedule, (1, 2, 3))]
+    assert rates == [(3e-4, pytest.approx(3e-5)), (3e-4, pytest.approx(3e-5)), (3e-4, 0.0)]
+    assert parse([]).config.schedule(1) == parse([]).config.schedule1
+    assert "lr" in fixed_on_resume(config)
+    assert fingerprint(parse([]).config) != fingerprint(config)
+    assert "lr" not in fingerprinted(parse([]).config)
 
 
 @pytest.mark.parametrize(

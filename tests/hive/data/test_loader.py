@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hive.config import DataConfig
 from hive.data.images import ImageSpec, augment, load
 from hive.data.loader import batches, heldout_batches, wrong_images
-from hive.data.order import indices
+from hive.data.order import indices, rounds, share
 from hive.data.pairs import Pairs
 from hive.data.text import Batch, Tokenizer
-from hive.errors import UserError
 from tests.support.pairs_on_the_spot import CAPTIONS, encoded, same
 
 DATA = DataConfig(workers=0, augment=True)
@@ -143,9 +144,32 @@ def test_wrong_images_have_another_caption(eighteen: Pairs) -> None:
     assert wrong_images(dataclasses.replace(eighteen, captions=["same"] * 18), 18) == []
 
 
+@given(st.integers(1, 300), st.integers(1, 100), st.integers(1, 9))
+def test_every_sample_of_a_step_is_in_one_micro_batch(batch: int, micro: int, world: int) -> None:
+    each = rounds(batch, micro, world)
+    parts = [share(batch, number, each * world) for number in range(each * world)]
+    assert [place for first, size in parts for place in range(first, first + size)] == list(range(batch))
+    sizes = [size for _, size in parts]
+    assert max(sizes) <= micro
+    assert max(sizes) - min(sizes) <= 1
+    assert (each - 1) * micro * world < batch, "as few as possible"
+    of_ranks = [sum(sizes[rank::world]) for rank in range(world)]
+    assert max(of_ranks) - min(of_ranks) <= 1
+    if batch % (micro * world) == 0:  # as when batches had to be such multiples
+        assert parts == [(number * micro, micro) for number in range(batch // micro)]
+
+
 def test_a_batch_that_does_not_divide(eighteen: Pairs, tokenizer: Tokenizer, spec: ImageSpec) -> None:
-    with pytest.raises(UserError, match="multiple of"):
-        run(eighteen, tokenizer, spec, batch_size=8, micro_batch_size=4, world=3)
+    """The stream of pairs is the same, whatever the micro-batches; so is each rank's number of them."""
+    whole = torch.cat([step[0].pixels for step in run(eighteen, tokenizer, spec, batch_size=7, micro_batch_size=7)])
+    for micro, world, sizes in ((2, 1, [2, 2, 2, 1]), (4, 1, [4, 3]), (2, 3, [2, 1, 1, 1, 1, 1]), (9, 2, [4, 3])):
+        ranks = [
+            run(eighteen, tokenizer, spec, batch_size=7, micro_batch_size=micro, rank=rank, world=world)
+            for rank in range(world)
+        ]
+        steps = [[batch for row in zip(*(rank[s] for rank in ranks), strict=True) for batch in row] for s in range(5)]
+        assert [[batch.samples for batch in step] for step in steps] == [sizes] * 5
+        assert torch.equal(torch.cat([batch.pixels for step in steps for batch in step]), whole)
 
 
 SCRIPT = """

@@ -13,9 +13,11 @@ import torch
 from transformers import AutoModel
 
 from hive.checkpoint import load
+from hive.errors import UserError
 from hive.files import INJECTION
 from hive.train.__main__ import main, run
 from hive.train.cli import parse
+from hive.train.setup import check_batches
 from tests.support.tiny_run import TINY, Pretraining, last_checkpoint, losses, records, start, train, train_task
 
 
@@ -93,6 +95,26 @@ def test_losses_do_not_depend_on(flags: tuple[str, ...], finished: Path, tmp_pat
     assert losses(tmp_path / "b") == pytest.approx(losses(finished), abs=1e-4)
 
 
+def test_a_batch_that_micro_batches_dont_divide(tmp_path: Path) -> None:
+    """64 and 36, or rather 50 and 50, are one batch of 100: losses, gradients and the number of steps."""
+    flags = [*TINY, "--stages", "3", "--max-steps", "3", "--batch-size", "100", "--dataset.heldout-pairs", "2"]
+    for micro in ("64", "100"):
+        assert train([*flags, "--micro-batch-size", micro, "--out", str(tmp_path / micro)]) == 0
+    parts, whole = (records(tmp_path / micro) for micro in ("64", "100"))
+    assert len(parts) == len(whole) == 3
+    for name in ("loss", "gradient_norm"):
+        assert [step[name] for step in parts] == pytest.approx([step[name] for step in whole], rel=1e-5)
+
+
+def test_a_batch_smaller_than_the_number_of_processes() -> None:
+    config = parse(["--batch-size", "3"]).config
+    check_batches(config, 3)
+    with pytest.raises(
+        UserError, match=r"--batch-size is 3 in stage 1, but 4 processes need at least 4 samples: raise"
+    ):
+        check_batches(config, 4)
+
+
 def test_triton_kernels_train_in_the_interpreter(finished: Path, tmp_path: Path) -> None:
     """The whole command on Triton's interpreter, both fusions, two steps of stage 3 against the reference."""
     for fusion in ("cross", "joint"):
@@ -104,7 +126,10 @@ def test_triton_kernels_train_in_the_interpreter(finished: Path, tmp_path: Path)
         assert losses(tmp_path / fusion) == pytest.approx(losses(tmp_path / f"{fusion}-reference"), abs=1e-4)
 
 
-def test_two_processes_give_the_losses_of_one(finished: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
+    """Of batches of 7, of which the processes take 2 + 2 and 2 + 1."""
+    flags = [*TINY, "--batch-size", "7", "--micro-batch-size", "2", "--dataset.heldout-pairs", "2"]
+    assert train([*flags, "--out", str(tmp_path / "one")]) == 0
     command = [
         sys.executable,
         "-m",
@@ -116,15 +141,15 @@ def test_two_processes_give_the_losses_of_one(finished: Path, tmp_path: Path) ->
         "hive.train",
     ]
     done = subprocess.run(
-        [*command, *TINY, "--out", str(tmp_path / "c")],
+        [*command, *flags, "--out", str(tmp_path / "c")],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert losses(tmp_path / "c") == pytest.approx(losses(finished), abs=1e-4)
-    ours, theirs = (injected_losses(folder) for folder in (tmp_path / "c", finished))
+    assert losses(tmp_path / "c") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+    ours, theirs = (injected_losses(folder) for folder in (tmp_path / "c", tmp_path / "one"))
     assert ours == pytest.approx(theirs, abs=1e-4)
     assert done.stdout.count("tanh(gate)") == 3  # once a stage
 
