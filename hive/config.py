@@ -153,6 +153,14 @@ class DataConfig:
     """Images with more pixels count as bad samples and are never decoded."""
     max_bad_share: Annotated[Share, FREE] = 0.01
     """The run stops when more than this share of the samples read so far is bad."""
+    image_column: Annotated[str | None, FREE, ADDED] = None
+    """Field or column with the images; a dot leads into a field, as in "meta.file". None takes the usual names."""
+    caption_column: Annotated[str | None, FREE, ADDED] = None
+    """Field or column with the captions, or the conversations; None takes the usual names."""
+    split: Annotated[str, FREE, ADDED] = "train"
+    """Split of a Hugging Face data set, or of a folder whose files name splits."""
+    subset: Annotated[str | None, FREE, ADDED] = None
+    """Subset (configuration) of a Hugging Face data set; None takes its default."""
 
 
 @dataclass(frozen=True)
