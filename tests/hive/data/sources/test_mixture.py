@@ -66,7 +66,7 @@ def test_records_follow_each_other(tmp_path: Path, name: str, text: str) -> None
     assert [record.place for record in records] == ["a/f:0", "a/f:1", "a/f:2", "b/f:0", "b/f:1"]
     assert [record.image for record in records] == [None, "../photos/1.jpg", "../photos/2.jpg", None, "b/1.jpg"]
     reader = pickle.loads(pickle.dumps(source.reader))
-    first, second = f"{tmp_path}/a/x3 {tmp_path}/../photos/", f"{tmp_path}/b/*/{{0..9}}2 None"
+    first, second = f"{tmp_path}/a/x3 {tmp_path}/../photos", f"{tmp_path}/b/*/{{0..9}}2 None"
     assert [reader(row).decode() for row in range(5)] == [f"{first} {row}" for row in range(3)] + [
         f"{second} {row}" for row in range(2)
     ]
