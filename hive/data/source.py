@@ -54,6 +54,17 @@ class Reader(Protocol):
         """The encoded image of record `row` of the source; OSError where it can't be read."""
 
 
+class Part(NamedTuple):
+    """One source of a mixture."""
+
+    name: str
+    """What it is, as the mixture's file says it."""
+    weight: float
+    """Passes over it in an epoch."""
+    count: int
+    """Its records."""
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """The records of a source and its images."""
@@ -63,6 +74,8 @@ class Source:
     count: int
     """The number of records."""
     reader: Reader
+    parts: tuple[Part, ...] = ()
+    """The sources of a mixture, whose records follow each other; none where it is no mixture."""
 
 
 def field(fields: Mapping[str, object], name: str) -> object:
