@@ -1,12 +1,11 @@
 """Captions from the fields of a record."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from hive.data.source import CAPTION_FIELDS, CONVERSATION_FIELDS, BadRecord, Columns, OtherRecord, Record, field
+from hive.data.turns import IMAGE, Turn, read_turns
 from hive.files import has_surrogate
-
-_ANSWERS = ("gpt", "assistant")
 
 
 def read_captions(record: Record, columns: Columns) -> tuple[str, ...]:
@@ -26,8 +25,9 @@ def read_captions(record: Record, columns: Columns) -> tuple[str, ...]:
             raise BadRecord(f'its caption is empty (the field "{empty}")')
         raise BadRecord(f"it has no caption: no field {' or '.join(names)}")
     value = values[present]
-    if _is_conversation(value):
-        return (_first_answer(value),)
+    turns = read_turns(value)
+    if turns is not None:
+        return (_first_answer(turns),)
     texts = value if isinstance(value, list | tuple) else [value]
     return tuple(_checked(text) for text in texts if not _is_blank(text))
 
@@ -38,24 +38,14 @@ def _is_blank(value: object) -> bool:
     return value is None or value == {} or (isinstance(value, str) and not value.strip())
 
 
-def _is_conversation(value: object) -> bool:
-    return isinstance(value, list | tuple) and any(
-        isinstance(turn, Mapping) and ("from" in turn or "role" in turn) for turn in value
-    )
-
-
-def _first_answer(turns: object) -> str:
-    assert isinstance(turns, list | tuple)
-    for turn in turns:
-        if isinstance(turn, Mapping) and turn.get("from", turn.get("role")) in _ANSWERS:
-            answer = turn.get("value", turn.get("content"))
-            if isinstance(answer, list | tuple):  # parts: {"type": "text", "text": "a cat"}
-                parts = [part.get("text") if isinstance(part, Mapping) else part for part in answer]
-                answer = " ".join(part for part in parts if isinstance(part, str))
-            if _is_blank(answer):
-                raise BadRecord("the first answer of its conversation is empty")
-            return _checked(answer)
-    raise BadRecord(f"its conversation has no answer (no turn from {' or '.join(_ANSWERS)})")
+def _first_answer(turns: Sequence[Turn]) -> str:
+    answer = next((text for role, text in turns if role == "assistant"), None)
+    if answer is None:
+        raise BadRecord("its conversation has no answer")
+    answer = answer.replace(IMAGE, "").strip()
+    if not answer:
+        raise BadRecord("the first answer of its conversation is empty")
+    return answer
 
 
 def _checked(text: object) -> str:

@@ -9,8 +9,8 @@ from PIL import Image
 from transformers import AutoConfig, AutoProcessor, LlavaConfig, LlavaForConditionalGeneration
 from transformers.utils import logging
 
+from hive.data.turns import IMAGE
 from hive.errors import UserError, first_line
-from hive.vlm.conversations import IMAGE
 
 
 class Answerer:

@@ -12,8 +12,9 @@ import torch
 
 from hive.data.text import UNCUT, BadSample, BadText, Batch, spell_out
 from hive.data.tokenizer_files import load_transformers_tokenizer
+from hive.data.turns import IMAGE, Turn
 from hive.errors import UserError, first_line
-from hive.vlm.conversations import IMAGE, Turn, has_image, turns
+from hive.vlm.conversations import has_image, turns
 
 DATE = "26 Jul 2024"
 """The date that Llama 3's template is given, its default; without one it would write today's date."""

@@ -5,7 +5,7 @@ memory, and fingerprint, order and held-out split are those of captions.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,20 +18,7 @@ from hive.data.open_source import columns_of, open_source
 from hive.data.pairs import Pairs, collect
 from hive.data.source import CONVERSATION_FIELDS, BadRecord, Columns, Record, field, first_field
 from hive.data.templates import DESCRIBE
-from hive.files import has_surrogate
-
-IMAGE = "<image>"
-ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "system": "system",
-}
-Turn = tuple[str, str]
-"""(role, text): the role is system, user or assistant. The turn that shows the image starts with `IMAGE` and a newline;
-in a conversation without an image, `IMAGE` is text like any other."""
+from hive.data.turns import IMAGE, Turn, read_turns
 
 
 class SharedTexts(Sequence[str]):
@@ -86,64 +73,18 @@ def read_conversation(record: Record, columns: Columns) -> tuple[str, ...]:
         if columns.caption is None
         else field(record.fields, columns.caption)
     )
-    said = _list_turns(value)
-    if said is not None:
-        conversation = [_read_turn(turn) for turn in said]
+    conversation = read_turns(value)
+    if conversation is not None:
         system = record.fields.get("system")
         if isinstance(system, str) and system.strip():
             conversation.insert(0, ("system", system))
         return (dumps(_place_image(_alternate(conversation), record.image is not None)),)
     if value is not None and columns.caption is None:
-        raise BadRecord("its conversation is no list of turns")
+        raise BadRecord('its conversation is no list of turns with "from" or "role"')
     if record.image is None:
         raise BadRecord("it has neither a conversation nor an image with a caption")
     question = ("user", f"{IMAGE}\n{DESCRIBE}")
     return tuple(dumps([question, ("assistant", caption)]) for caption in read_captions(record, columns))
-
-
-def _list_turns(value: object) -> list[Mapping[str, object]] | None:
-    """The turns that a field holds, unread; None for what is no conversation.
-
-    In tables they are JSON, and `datasets` turns a list of objects into an object of lists.
-    """
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return None
-    if isinstance(value, Mapping) and value and all(isinstance(column, list) for column in value.values()):
-        value = [dict(zip(value, turn, strict=False)) for turn in zip(*value.values(), strict=False)]
-    is_list = isinstance(value, list) and bool(value) and all(isinstance(turn, Mapping) for turn in value)
-    return list(value) if is_list and isinstance(value, list) else None
-
-
-def _read_turn(turn: Mapping[str, object]) -> Turn:
-    speaker = first_field(turn, ("from", "role"))
-    role = ROLES.get(str(speaker).strip().lower())
-    if role is None:
-        raise BadRecord(f"a turn is from {speaker!r:.40}, but the speakers are {', '.join(ROLES)}")
-    content = next((turn[name] for name in ("value", "content") if turn.get(name) is not None), None)
-    text = content if isinstance(content, str) else _join_parts(content)
-    if has_surrogate(text):
-        raise BadRecord("its text is no UTF-8 text")
-    return role, text.strip()
-
-
-def _join_parts(content: object) -> str:
-    """A turn's text, from parts of texts and images; each image is a line of its own."""
-    if not isinstance(content, list):
-        raise BadRecord(f"a turn says {content!r:.40}, which is no text")
-    lines = []
-    for part in content:
-        kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
-        text = part.get("text") if isinstance(part, Mapping) else part
-        if str(kind).startswith("image"):
-            lines.append(IMAGE)
-        elif kind == "text" and isinstance(text, str):
-            lines.append(text)
-        else:
-            raise BadRecord(f"a turn has a part that is neither text nor image: {part!r:.80}")
-    return "\n".join(lines)
 
 
 def _alternate(conversation: Sequence[Turn]) -> list[Turn]:

@@ -16,11 +16,11 @@ from transformers import (
 )
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.17's at the top needs torchvision
 
+from hive.data.turns import IMAGE
 from hive.export.loading import evaluating, no_progress_bar
 from hive.export.place import SEAL, replacing, seal, write_json
 from hive.model.families.tower import processor
 from hive.vlm.chat import ChatText, ChatTokenizer
-from hive.vlm.conversations import IMAGE
 from hive.vlm.model import VLM, logits
 
 TOLERANCE = 1e-3  # of the largest logit: attention is summed in another order, everything else is the same

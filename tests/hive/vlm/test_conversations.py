@@ -112,7 +112,7 @@ def test_without_an_image() -> None:
             "a turn is from 'robot', but the speakers are human",
         ),
         ({"conversations": [{"from": ["gpt"], "value": "x"}]}, r"from \['gpt'\]"),
-        ({"conversations": [{"value": "x"}]}, "from None"),
+        ({"conversations": [{"value": "x"}]}, "no list of turns"),
         ({"conversations": [{"from": "human", "value": 3}]}, "says 3, which is no text"),
         ({"messages": [parts({"type": "video", "video": "0.mp4"}), REPLY]}, "neither text nor image"),
         ({"messages": [QUESTION, {"role": "assistant", "content": None}]}, "says None"),
