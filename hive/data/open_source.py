@@ -143,8 +143,7 @@ def open_source(data: str, image_root: Path | None, options: DataConfig, flag: s
 
         if is_image_folder(paths[0]):
             _refuse_image_root(request)
-            _refuse_choice(request, "split")
-            return open_image_folder(paths[0], request.columns)
+            return open_image_folder(_folder_of_split(paths[0], request), request.columns)
         files = _of_split(_files_of_folder(paths[0], request), paths[0], request)
     else:
         _refuse_choice(request, "split")
@@ -220,6 +219,21 @@ def _of_split(files: list[Path], folder: Path, request: Request) -> list[Path]:
             f"--dataset.split is {request.options.split}: give another split, or the names of the files."
         )
     return [file for file in files if splits[file] in (None, wanted)]
+
+
+def _folder_of_split(folder: Path, request: Request) -> Path:
+    """The folder in a folder of images that is --dataset.split's, where several are named after splits; else itself."""
+    named = {_SPLITS[path.name.lower()]: path for path in folder.iterdir() if path.name.lower() in _SPLITS}
+    if len(named) < 2:
+        _refuse_choice(request, "split")
+        return folder
+    wanted = _SPLITS.get(request.options.split, request.options.split)
+    if wanted not in named:
+        raise UserError(
+            f"{request} has folders of the splits {', '.join(sorted(named))}, but --dataset.split is "
+            f"{request.options.split}: give another split."
+        )
+    return named[wanted]
 
 
 def _split(file: Path) -> str | None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hive.data.images import EXTENSIONS
 from hive.data.source import BadRecord, Columns, OtherRecord, Record, Source
 from hive.data.sources.image_store import FolderStore
 from hive.data.sources.json_records import read_json
@@ -12,7 +13,6 @@ from hive.data.sources.path_records import Entry, PathReader, find_images, image
 from hive.data.sources.table import read_table
 from hive.errors import UserError, first_line
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "heif", "heic")
 TEXTS = ("txt", "caption")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 FILE_NAME = ("file_name", "file_names")  # Hugging Face's names of the column with the image
@@ -34,7 +34,7 @@ def is_image_folder(folder: Path) -> bool:
         kinds.update(map(_kind, names))
         if any(name in names for name in METADATA) or any(text for _, text in _pairs(names)):
             return True
-    return not kinds.isdisjoint(IMAGES) and kinds.isdisjoint(_PACKED)
+    return not kinds.isdisjoint(EXTENSIONS) and kinds.isdisjoint(_PACKED)
 
 
 def open_image_folder(folder: Path, columns: Columns) -> Source:
@@ -85,7 +85,7 @@ def _kind(name: str) -> str:
 def _pairs(names: Mapping[str, None]) -> Iterator[tuple[str, str | None]]:
     """(image, its text file) of each image in a folder: KEY.txt of KEY.jpg, or KEY.jpg.txt."""
     for image in names:
-        if _kind(image) in IMAGES:
+        if _kind(image) in EXTENSIONS:
             candidates = (f"{key}.{kind}" for key in (os.path.splitext(image)[0], image) for kind in TEXTS)
             yield image, next((name for name in candidates if name in names), None)
 

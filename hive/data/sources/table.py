@@ -117,5 +117,5 @@ def _entry(place: str, header: Sequence[str], row: list[str] | csv.Error) -> Ent
             {},
             BadRecord(f"the row has {len(row)} fields, but there are {len(header)} columns: quote a text with commas"),
         )
-    fault = BadRecord("the row is not UTF-8 text") if any(map(has_surrogate, row)) else None
+    fault = BadRecord("the row is not UTF-8 text; save the table as UTF-8") if any(map(has_surrogate, row)) else None
     return Entry(place, dict(zip(header, row, strict=False)), fault)

@@ -169,6 +169,20 @@ def test_shards_by_split_in_folders(tmp_path: Path) -> None:
     assert list(opened(tmp_path, split="validation").captions) == ["2", "1"]
 
 
+def test_folders_of_images_by_split(tmp_path: Path) -> None:
+    """Held-out folders are not trained on; a folder that happens to have such a name holds images like any other."""
+    for number, split in enumerate(("Train", "validation")):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "0.png").write_bytes(encoded(number))
+        (tmp_path / split / "0.txt").write_text(split)
+    assert list(opened(tmp_path).captions) == ["Train"]
+    assert list(opened(tmp_path, split="val").captions) == ["validation"]
+    assert "has folders of the splits train, validation, but --dataset.split is test" in refused(tmp_path, split="test")
+    (tmp_path / "validation").rename(tmp_path / "beach")
+    assert list(opened(tmp_path).captions) == ["Train", "validation"]
+    assert "--dataset.split is test" in refused(tmp_path, split="test")
+
+
 @pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
 @pytest.mark.parametrize("typed", ["NFC", "NFD"])
 def test_names_compare_in_one_normal_form(tmp_path: Path, on_disk: Form, typed: Form) -> None:
