@@ -21,7 +21,7 @@ def read_captions(record: Record, columns: Columns) -> tuple[str, ...]:
     values = {name: field(record.fields, name) for name in names}
     present = next((name for name in names if not _is_blank(values[name])), None)
     if present is None:
-        if empty := next((name for name in names if name in record.fields), None):
+        if empty := next((name for name in names if name in record.fields or values[name] is not None), None):
             raise BadRecord(f'its caption is empty (the field "{empty}")')
         raise BadRecord(f"it has no caption: no field {' or '.join(names)}")
     value = values[present]

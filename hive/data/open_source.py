@@ -273,7 +273,7 @@ def _refuse_packed(file: Path, request: Request) -> NoReturn:
 
 def _refuse_image_root(request: Request) -> None:
     if request.image_root is not None:
-        flag = request.flag.replace("data", "image-root")
+        flag = re.sub(r"data(\d*)$", r"image-root\1", request.flag)
         raise UserError(
             f"{flag} goes with {_in_words([kind for kind in KINDS if kind.has_paths])}, but {request.flag} is "
             f"{request.data}: leave {flag} out."

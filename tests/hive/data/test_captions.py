@@ -63,7 +63,7 @@ def test_a_column_that_a_flag_names(column: str, captions: tuple[str, ...]) -> N
         ({"captions": ["", " "]}, None, 'its caption is empty (the field "captions")'),
         ({"label": "a"}, None, "it has no caption: no field caption or captions or text or title or"),
         ({"caption": "a"}, "meta.text", "it has no caption: no field meta.text"),
-        ({"meta": {"text": ""}}, "meta.text", "it has no caption: no field meta.text"),
+        ({"meta": {"text": ""}}, "meta.text", 'its caption is empty (the field "meta.text")'),
         ({"conversations": [turn("human", "?")]}, None, "its conversation has no answer"),
         ({"conversations": [turn("gpt", "")]}, None, "the first answer of its conversation is empty"),
         ({"conversations": [turn("gpt", 3)]}, None, "its caption is the number 3, not text"),

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hive.config import DataConfig
-from hive.data.open_source import KINDS, SOURCES, is_hub_name
+from hive.data.open_source import KINDS, SOURCES, is_hub_name, open_source
 from hive.data.pairs import Pairs, open_pairs
 from hive.errors import UserError
 from tests.support.pairs_on_the_spot import encoded, shard
@@ -203,6 +203,9 @@ def test_flags_that_have_no_meaning_are_refused(shards: Path, llava: Callable[..
     assert "--dataset.split is test" in refused(shards, split="test")
     assert "--dataset.subset is small" in refused(shards, subset="small")
     assert opened(path, path.parent, split="train").captions == ["c"]
+    for flag, other in (("--data2", "--image-root2"), ("data/mix.toml: data", "data/mix.toml: image-root")):
+        with pytest.raises(UserError, match=f"^{other} goes with .* but {flag} is embedded: leave {other} out"):
+            open_source("embedded", shards, DataConfig(), flag)
 
 
 def test_a_name_on_the_hub_is_told_from_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
