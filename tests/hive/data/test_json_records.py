@@ -12,6 +12,7 @@ from hive.data.source import BadRecord, Columns, OtherRecord, Record, Source
 from hive.data.sources import json_records
 from hive.data.sources.image_store import open_store
 from hive.data.sources.json_records import open_json
+from hive.data.sources.path_records import PathReader
 from hive.errors import UserError
 from tests.support.pairs_on_the_spot import encoded
 
@@ -257,8 +258,10 @@ def test_a_wrong_root(photos: Path) -> None:
 
 
 def test_many_images_hold_little(photos: Path) -> None:
-    """A reader for workers has the names of images, but no lists of the folders that they are in."""
+    """A reader has the names of images, but no lists of the folders that they are in."""
     for number in range(4, 300):
         os.link(photos / "0.jpg", photos / f"{number}.jpg")
     opened = source(photos, [{"image": "0.jpg", "caption": "x"}])
+    assert isinstance(opened.reader, PathReader)
+    assert "299.jpg" not in repr(vars(opened.reader.images))
     assert len(pickle.dumps(opened.reader)) < 500
