@@ -23,6 +23,24 @@ EMBEDDED = (
 )
 
 
+UPRIGHT = "image = ImageOps.exif_transpose(Image.open(path))"
+GREY = 'image = image.point(lambda level: level * (1 / 256)).convert("L") if image.mode.startswith("I") else image'
+WHITE = 'image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")'
+PROCESSOR = (
+    "Where torchvision is installed, transformers resizes with it. Single pixels at hard edges then differ by some of "
+    "255 levels.",
+    "Give images rather than paths: from a path, and in its pipelines, transformers drops transparency before the "
+    "processor sees the image.",
+    "transformers 4.57 and 5.17 take no heed of a single colour that an RGB PNG declares transparent, and drop all "
+    "transparency where a class is loaded by name, such as CLIPImageProcessor, instead of AutoImageProcessor. 5.23 "
+    "does neither.",
+)
+DECODE = (
+    "Grey of fewer bits in a 16-bit file, such as a 12-bit scan, needs another factor than 1 / 256. With HIVE "
+    "installed, `hive.data.images.decode(data, max_megapixels)` does all that training did."
+)
+
+
 @dataclass(frozen=True)
 class Form:
     """How one kind of export is used, for its card."""
@@ -37,6 +55,8 @@ class Form:
     """Paragraphs on what is particular to this form."""
     language: str = "python"
     """Of the code."""
+    reads_processor: bool = False
+    """Whether that code prepares images as preprocessor_config.json says."""
 
 
 def trained_output(facts: Facts) -> str:
@@ -76,7 +96,7 @@ def transformers_form(tower: PreTrainedModel, facts: Facts) -> Form:
         'tower = AutoModel.from_pretrained("FOLDER")\nprocessor = AutoImageProcessor.from_pretrained("FOLDER")\n'
         'features = tower(**processor(image, return_tensors="pt")).last_hidden_state'
     )
-    return Form("transformers", code, outputs)
+    return Form("transformers", code, outputs, reads_processor=True)
 
 
 def write_card(folder: Path, facts: Facts, tower: PreTrainedModel, form: Form) -> None:
@@ -98,7 +118,7 @@ def card(facts: Facts, tower: PreTrainedModel, form: Form) -> str:
         *[f"{remark}\n" for remark in form.remarks],
         "| output | is |\n|---|---|\n" + "".join(f"| `{name}` | {words} |\n" for name, words in form.outputs.items()),
         _layers(facts, shape.layers),
-        _pixels(family.image_spec(shape.image_size)),
+        _pixels(family.image_spec(shape.image_size), form),
         _training(facts),
         _losses(facts),
         _licence(facts),
@@ -144,32 +164,28 @@ def _layers(facts: Facts, layers: int) -> str:
     )
 
 
-def _pixels(spec: ImageSpec) -> str:
+def _pixels(spec: ImageSpec, form: Form) -> str:
     way = (
         "the shorter side is resized to that size and the centre is cut out"
         if spec.resize == "crop"
         else "both sides are resized to that size"
     )
-    return (
+    text = (
         f"## Pixels\n\nImages were resized to {spec.size} x {spec.size} by bicubic interpolation ({way}), divided by "
         f"255, and normalised with mean {list(spec.mean)} and deviation {list(spec.std)}. Camera rotation (EXIF) was "
-        "applied, transparency laid on white, and 16-bit grey brought to 8 bits before. preprocessor_config.json says "
-        "so as far as the classes of transformers can:\n\n"
-        "- They do not apply EXIF rotation, and clip 16-bit grey to white. Give them an image that is prepared so:\n\n"
-        "  ```python\n"
-        "  image = ImageOps.exif_transpose(Image.open(path))\n"
-        '  image = image.point(lambda level: level * (1 / 256)).convert("L") if image.mode.startswith("I") else image\n'
-        "  ```\n\n"
-        "- Where torchvision is installed, transformers resizes with it. Single pixels at hard edges then differ by some "
-        "of 255 levels.\n"
-        "- Give images rather than paths: from a path, and in its pipelines, transformers drops transparency before "
-        "the processor sees the image.\n"
-        "- transformers 4.57 and 5.17 take no heed of a single colour that an RGB PNG declares transparent, and drop "
-        "all transparency where a class is loaded by name, such as CLIPImageProcessor, instead of "
-        "`AutoImageProcessor`. 5.23 does neither.\n"
-        "- Grey of fewer bits in a 16-bit file, such as a 12-bit scan, needs another factor than 1 / 256. With HIVE "
-        "installed, `hive.data.images.decode(data, max_megapixels)` does all that training did.\n"
+        "applied, transparency laid on white, and 16-bit grey brought to 8 bits before. "
     )
+    lines, others = [UPRIGHT, GREY], list(PROCESSOR)
+    if form.reads_processor:
+        text += "preprocessor_config.json says so to AutoImageProcessor, as far as the classes of transformers can:\n\n"
+        what = "They do not apply EXIF rotation, and clip 16-bit grey to white."
+    else:
+        text += "The code that loads this folder prepares images by rules of its own:\n\n"
+        what = "It does not apply EXIF rotation, clips 16-bit grey to white, and drops transparency."
+        lines, others = [*lines, WHITE], []
+    code = "".join(f"  {line}\n" for line in lines)
+    bullets = [f"{what} Give it an image that is prepared so:\n\n  ```python\n{code}  ```\n", *others, DECODE]
+    return text + "".join(f"- {bullet}\n" for bullet in bullets)
 
 
 def _training(facts: Facts) -> str:

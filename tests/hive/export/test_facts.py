@@ -25,7 +25,7 @@ from hive.model.families.tower import processor
 from hive.recipes import RECIPES, load_recipe
 from hive.train.cli import parse
 from tests.support.facts import made_up
-from tests.support.image_modes import levels_apart, waves
+from tests.support.image_modes import levels_apart, see_through, waves
 from tests.support.tiny_towers import tiny_tower
 
 FLAGS = {
@@ -145,8 +145,8 @@ def test_weights_of_others_have_no_facts(tmp_path: Path) -> None:
     assert read_facts(tmp_path / "nothing") is None
 
 
-@pytest.mark.parametrize("name", ["rotated", "16 bits"])
-def test_the_lines_in_the_card_prepare_what_the_processor_does_not(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["rotated", "16 bits", "transparent"])
+def test_the_lines_in_the_card_prepare_what_a_processor_does_not(tmp_path: Path, name: str) -> None:
     """2.01 levels as for the other modes; and 2 more for the rotated one, which training turns after resizing."""
     model, path = tiny_tower("clip"), tmp_path / "image.png"
     spec = image_spec(model)
@@ -154,15 +154,20 @@ def test_the_lines_in_the_card_prepare_what_the_processor_does_not(tmp_path: Pat
         exif = Image.Exif()
         exif[0x0112] = 6
         waves((48, 48)).save(path, exif=exif)
-    else:
+    elif name == "16 bits":
         grey = np.asarray(waves((48, 48)).convert("L")).astype(np.uint16)
         Image.fromarray(grey * 256 + 128).save(path)
+    else:
+        see_through((48, 48)).save(path)
     data = path.read_bytes()
     prepare = CLIPImageProcessorPil(**processor(spec))
-    assert levels_apart(prepare, data, spec) > 50
-    text = card(made_up(), model, transformers_form(model, made_up()))
-    lines = re.findall(r"^  (image = .*)$", text, re.M)
-    assert len(lines) == 2
-    variables: dict[str, Any] = {"Image": Image, "ImageOps": ImageOps, "path": path}
-    exec("\n".join(lines), variables)
-    assert levels_apart(prepare, data, spec, variables["image"]) < (4.01 if name == "rotated" else 2.01)
+    plain = Image.open(path)
+    assert levels_apart(prepare, data, spec, plain.convert("RGB") if name == "transparent" else plain) > 50
+    form = transformers_form(model, made_up())
+    for reads_processor in (True, False) if name != "transparent" else (False,):
+        text = card(made_up(), model, replace(form, reads_processor=reads_processor))
+        lines = re.findall(r"^  (image = .*)$", text, re.M)
+        assert len(lines) == (2 if reads_processor else 3)
+        variables: dict[str, Any] = {"Image": Image, "ImageOps": ImageOps, "path": path}
+        exec("\n".join(lines), variables)
+        assert levels_apart(prepare, data, spec, variables["image"]) < (4.01 if name == "rotated" else 2.01)

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, PreTrainedModel, SiglipVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from hive.config import TowerFamilyName
+from hive.data.images import ImageSpec
 from hive.errors import UserError
 from hive.export.facts import Facts, read_facts
 from hive.export.llava import check_path, export_llava
@@ -26,6 +28,7 @@ from hive.export.tower import trained_form
 from hive.export.vit import require
 from hive.model.families import image_spec
 from tests.support.facts import made_up
+from tests.support.image_modes import MODES, encode, levels_between
 from tests.support.tiny_towers import tiny_tower
 
 HAS_LIBRARIES = all(importlib.util.find_spec(name) for name in ("torchvision", "timm", "open_clip"))
@@ -52,6 +55,13 @@ def trained(tower: PreTrainedModel) -> tuple[Tensor, Tensor]:
 def mean_of_patches(state: Tensor, tower: PreTrainedModel) -> Tensor:
     normed = F.layer_norm(state, state.shape[-1:], eps=tower.config.layer_norm_eps)
     return normed[:, 1:].mean(1) if isinstance(tower, CLIPVisionModel) else normed.mean(1)
+
+
+def check_pixels(transform: Callable[[Image.Image], Tensor], spec: ImageSpec) -> None:
+    """Of an opaque image, to the rounding of whole levels."""
+    for size in ((64, 32), (23, 37), (7, 5)):
+        picture = MODES["RGB"](size)
+        assert levels_between(transform(picture.image), encode(picture), spec) < 2.01
 
 
 Linear = Callable[[Tensor, str], Tensor]
@@ -214,6 +224,8 @@ def test_timm_loads_it(tmp_path: Path, family: TowerFamilyName, facts: Facts) ->
     with torch.no_grad():
         pooled = tower(image).pooler_output if facts.keeps_untrained else mean_of_patches(state, tower)
         torch.testing.assert_close(model(image), pooled)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    check_pixels(transform, image_spec(tower))
     assert read_facts(tmp_path / "timm") == facts
 
 
@@ -227,7 +239,9 @@ def test_open_clip_loads_it(tmp_path: Path, family: TowerFamilyName, facts: Fact
     tower = pretrained(family)
     export_open_clip(tower, tmp_path / "open_clip", image_spec(tower), facts, None)
     export_open_clip(tower, tmp_path / "open_clip", image_spec(tower), facts, None)  # replaces its own
-    model = open_clip.create_model(f"local-dir:{tmp_path / 'open_clip'}").eval()
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'open_clip'}")
+    model.eval()
+    check_pixels(transform, image_spec(tower))
     image, state = trained(tower)
     with torch.no_grad():
         pooled = tower(image).pooler_output if facts.keeps_untrained else mean_of_patches(state, tower)

@@ -185,7 +185,8 @@ def test_the_image_processor_gives_the_pixels_of_training(
     """Of every mode that a PNG or a JPEG can have; by the class that the file names, and by those that programs name.
 
     Pixels may be 2.01 of 255 levels apart: blending and resizing each round to whole levels, once here and once there.
-    torchvision, which transformers resizes with where it is installed, is up to 11 levels apart at hard edges. What an older transformers can't prepare is left out, as the model card says.
+    torchvision, which transformers resizes with where it is installed, is up to 11 levels apart at hard edges. What an
+    older transformers can't prepare is left out, as the model card says.
     """
     export_tower(tower(family), tmp_path / "tower", spec, KEPT)
     by_name = SiglipImageProcessorPil if spec.resize == "square" else CLIPImageProcessorPil
