@@ -25,7 +25,7 @@ def indices(n: int, seed: int, start: int, count: int) -> list[tuple[int, int]]:
 
 
 def rounds(batch: int, largest: int, world: int) -> int:
-    """Micro-batches of each of `world` processes in a step: as few as none of them needs more than `largest` samples."""
+    """Micro-batches of each of `world` processes in a step, the fewest of at most `largest` samples each."""
     return -(-batch // (largest * world))
 
 

@@ -16,6 +16,7 @@ from hive.errors import UserError
 from hive.model.build import build_model
 from hive.stages import trained_parts
 from hive.train.dry_run import Outline, absent_models, absent_packages
+from hive.train.trackers import absent_trackers
 
 CAPTION_TOKENS = 16  # a usual length of CC3M's captions with BOS
 
@@ -59,7 +60,7 @@ def find_inputs(config: Config) -> Inputs:
     """Looks for weights, data and tokenizer on this machine; downloads nothing."""
     pairs = tokenizer = None
     absent = absent_models(config.vision, config.language)
-    missing = [*absent.values(), *absent_packages(config.vision)]
+    missing = [*absent.values(), *absent_packages(config.vision), *absent_trackers(config.trackers)]
     tokenizer_source = config.language.tokenizer or config.language.weights
     if tokenizer_source not in absent:
         try:

@@ -34,6 +34,7 @@ from hive.train.state import Position, State, fingerprints, restore, save
 from hive.train.step import train_step
 from hive.train.task import Task
 from hive.train.telemetry import Telemetry
+from hive.train.trackers import open_trackers
 
 READ_LOSSES_EVERY = 10  # steps: reading a loss makes the host wait for the GPU
 
@@ -62,10 +63,12 @@ class Trainer:
         self.stopped_by: int | None = None
 
         self.folder: Path = world.from_main(make_run_folder(config) if world.is_main else Path())
-        if world.is_main:
-            replace_text(self.folder / CONFIG_FILE, to_json(config))
         self.ledger = Ledger(self.folder, config.dataset.max_bad_share, writes=world.is_main, **state.ledger)
-        self.telemetry = Telemetry(self.folder, console, last_step=self.position.step, is_main=world.is_main)
+        step = self.position.step
+        trackers = open_trackers(config, self.folder, step) if world.is_main else []
+        self.telemetry = Telemetry(self.folder, console, last_step=step, is_main=world.is_main, trackers=trackers)
+        if world.is_main:  # last, because a folder with a configuration is a run, which a new one refuses
+            replace_text(self.folder / CONFIG_FILE, to_json(config))
         self.profiler = StepProfiler(self.folder, world.device) if profile and world.is_main else None
 
     def _stages_left(self) -> list[int]:
@@ -84,7 +87,9 @@ class Trainer:
                         self.telemetry.say(f"Saved at step {step}. Continue with: {program} --resume {self.folder}")
                         return 128 + (self.stopped_by or signal.SIGTERM)
                 if self.world.is_main:
-                    self.telemetry.say(f"{self.task.export(self.folder)}\nloss curve  {plot_losses(self.folder)}")
+                    exported, curve = self.task.export(self.folder), plot_losses(self.folder)
+                    self.telemetry.show_picture("loss curve", curve, self.position.step)
+                    self.telemetry.say(f"{exported}\nloss curve  {curve}")
                 self.world.barrier()
         finally:
             if self.profiler is not None:
