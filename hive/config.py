@@ -51,19 +51,26 @@ Fraction = Annotated[float, Rule("at least 0 and below 1", lambda value: 0 <= va
 Share = Annotated[float, Rule("between 0 and 1", lambda value: 0 <= value <= 1)]
 
 
-def numbers_with_commas(example: str) -> tyro.constructors.PrimitiveConstructorSpec[tuple[Any, ...]]:
-    """How tyro reads a flag such as `--stages 2,3` as a tuple; what is no number stays a string, for the caller's check
-    to refuse."""
+def with_commas(
+    example: str, read: Callable[[str], Any] = str
+) -> tyro.constructors.PrimitiveConstructorSpec[tuple[Any, ...]]:
+    """How tyro reads a flag such as `--trackers tensorboard,wandb` as a tuple, each part by `read`."""
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar=example,
-        instance_from_str=lambda words: tuple(int(part) if part.isdecimal() else part for part in words[0].split(",")),
+        instance_from_str=lambda words: tuple(map(read, words[0].split(","))),
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: [",".join(map(str, value))],
     )
 
 
+def numbers_with_commas(example: str) -> tyro.constructors.PrimitiveConstructorSpec[tuple[Any, ...]]:
+    """The same for `--stages 2,3`; what is no number stays a string, for the caller's check to refuse."""
+    return with_commas(example, lambda part: int(part) if part.isdecimal() else part)
+
+
 Stages = Annotated[tuple[int, ...], numbers_with_commas("1,2,3")]
+TRACKERS = ("jsonl", "tensorboard", "wandb")
 
 
 @dataclass(frozen=True)
@@ -240,6 +247,9 @@ class RunConfig:
     """Steps between checkpoints; stages always end with one."""
     keep_checkpoints: Annotated[int, Rule("2 or more", lambda value: value >= 2), FREE] = 2
     """Checkpoints kept, 2 or more."""
+    trackers: Annotated[tuple[str, ...], with_commas("tensorboard,wandb"), FREE, ADDED] = ("tensorboard",)
+    """Who gets the metrics, with commas between: tensorboard, wandb (Weights & Biases), or jsonl alone, which always
+    does."""
     vision: TowerConfig = field(default_factory=TowerConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
     dataset: DataConfig = field(default_factory=DataConfig)
@@ -336,6 +346,9 @@ def check(config: RunConfig) -> None:
     known = ",".join(map(str, range(1, number + 1)))
     words = f"some of {known} in that order, such as {known[2:]}"
     _require(in_order, "stages", f'"{",".join(map(str, stages))}"', words)
+    names = ",".join(config.trackers)
+    words = f"some of {', '.join(TRACKERS)}, with commas between"
+    _require(set(config.trackers) <= set(TRACKERS), "trackers", f'"{names}"', words)
     for number, schedule in enumerate(config.schedules(), 1):
         words = f"at most --schedule{number}.peak-lr ({schedule.peak_lr})"
         _require(schedule.min_lr <= schedule.peak_lr, f"schedule{number}.min_lr", schedule.min_lr, words)

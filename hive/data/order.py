@@ -74,7 +74,7 @@ def indices(pairs: int | Mix, seed: int, start: int, count: int) -> list[tuple[i
 
 
 def rounds(batch: int, largest: int, world: int) -> int:
-    """Micro-batches of each of `world` processes in a step: as few as keep each at most `largest` samples."""
+    """Micro-batches of each of `world` processes in a step, the fewest of at most `largest` samples each."""
     return -(-batch // (largest * world))
 
 

@@ -17,6 +17,7 @@ from hive.model.build import build_model
 from hive.stages import trained_parts
 from hive.train.dry_run import Outline, absent_models, absent_packages
 from hive.train.trained import starting_folder, tokenizer_name
+from hive.train.trackers import absent_trackers
 
 CAPTION_TOKENS = 16  # a usual length of CC3M's captions with BOS
 
@@ -61,7 +62,7 @@ def find_inputs(config: Config, resume: bool = False) -> Inputs:
     pairs = tokenizer = None
     start = starting_folder(config, resume)
     absent = absent_models(config.vision, config.language) if start is None else {}
-    missing = [*absent.values(), *absent_packages(config.vision)]
+    missing = [*absent.values(), *absent_packages(config.vision), *absent_trackers(config.trackers)]
     named = config.language.tokenizer or config.language.weights
     tokenizer_source = named if start is None else tokenizer_name(start, "--from")
     if tokenizer_source not in absent:

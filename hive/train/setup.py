@@ -14,6 +14,7 @@ from hive.model.frozen_tower import FrozenTower
 from hive.model.fusion import CrossAttentionBlock
 from hive.model.vision import Encode
 from hive.run_folder import check_out
+from hive.train.trackers import check_trackers
 from hive_kernels.backends import CROSS_ATTENTION
 
 
@@ -21,6 +22,7 @@ def prepare(config: RunConfig, resume: bool, processes: int) -> None:
     """Raises `UserError` for mistakes that show before anything is loaded; starts the loader workers' fork server."""
     check_out(config, resume)
     check_batches(config, processes)
+    check_trackers(config.trackers)
     if config.dataset.workers:
         start_fork_server()  # it imports while the model is built
 
@@ -31,8 +33,8 @@ def check_batches(config: RunConfig, processes: int) -> None:
         batch = config.schedule(stage).batch_size
         if batch < processes:
             raise UserError(
-                f"--batch-size is {batch} in stage {stage}, but {processes} processes need at least {processes} samples: "
-                "raise it, or start fewer processes."
+                f"--batch-size is {batch} in stage {stage}, but {processes} processes need at least {processes}: raise "
+                "it, or start fewer processes."
             )
 
 

@@ -1,13 +1,9 @@
-"""Progress of a run on the console, and its metrics in metrics.jsonl and TensorBoard."""
+"""Progress of a run on the console, and its metrics to metrics.jsonl and the trackers."""
 
-import contextlib
 import dataclasses
-import errno
-import json
 import resource
 import sys
-import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +11,11 @@ import torch
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
-from torch.utils.tensorboard import SummaryWriter
 
-from hive.files import METRICS, keep_records, read_records
+from hive.errors import first_line
+from hive.files import METRICS, read_records
 from hive.train.held_out import HeldOut
+from hive.train.trackers import JsonLines, Tracker
 
 
 def peak_memory_gb(device: torch.device) -> float:
@@ -79,19 +76,24 @@ class _Bar:
 
 
 class Telemetry:
-    """Writes a run's metrics to its folder and shows them on the console; does nothing on processes but the first."""
+    """Shows a run's metrics on the console and passes them on; does nothing on processes but the first."""
 
-    def __init__(self, folder: Path, console: Console, *, last_step: int, is_main: bool = True) -> None:
-        """Opens the files and deletes records after global step `last_step`: that part of the run will be repeated."""
+    def __init__(
+        self,
+        folder: Path,
+        console: Console,
+        *,
+        last_step: int,
+        is_main: bool = True,
+        trackers: Sequence[Tracker] = (),
+    ) -> None:
+        """Opens metrics.jsonl without the records after global step `last_step`: that part will be repeated."""
         self.console = console
         self.is_main = is_main
         self.folder = folder
         self._bar: _Bar | None = None
-        if is_main:
-            threading.excepthook = _print_thread_error
-            keep_records(folder / METRICS, lambda record: record["step"] <= last_step)
-            self._jsonl = (folder / METRICS).open("a")
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=last_step + 1)
+        self._trackers = list(trackers)
+        self._jsonl = JsonLines(folder, last_step) if is_main else None
 
     def say(self, text: str) -> None:
         """Prints a text on the console."""
@@ -134,14 +136,26 @@ class Telemetry:
             self.say(f"stage {last['stage']}  step {stage_step:>6}/{steps}  {'  '.join(shown[:6])}  {left}")
 
     def record(self, record: Mapping[str, Any], group: str) -> None:
-        """Writes a record as a line of metrics.jsonl, and its numbers to TensorBoard under `group`."""
-        if not self.is_main:
-            return
-        self._jsonl.write(json.dumps({"kind": group, **record}) + "\n")
-        self._jsonl.flush()
-        for name, value in record.items():
-            if name not in ("step", "stage") and isinstance(value, (int, float)):
-                self._board.add_scalar(f"{group}/{name}", value, record["step"])
+        """Writes a record to metrics.jsonl, and passes it to the trackers."""
+        if self._jsonl is not None:
+            self._jsonl.record(group, record)  # raises: without it the run can't be resumed
+            self._track(lambda tracker: tracker.record(group, record))
+
+    def show_picture(self, title: str, file: Path, step: int) -> None:
+        """Passes a PNG file to the trackers."""
+        self._track(lambda tracker: tracker.picture(title, file, step))
+
+    def _track(self, act: Callable[[Tracker], None]) -> None:
+        """Does something with each tracker; one that fails is left out from then on, with a warning."""
+        for tracker in tuple(self._trackers):
+            try:
+                act(tracker)
+            except Exception as error:
+                self._trackers.remove(tracker)
+                self.say(
+                    f"warning: {tracker.name} failed ({first_line(error)}) and gets no more of this run; {METRICS} has "
+                    "everything."
+                )
 
     def record_held_out(self, split: str, result: HeldOut, *, step: int, stage: int) -> None:
         """Writes the losses on a held-out split as one record."""
@@ -157,15 +171,8 @@ class Telemetry:
         }
 
     def close(self) -> None:
-        """Ends the progress bar and closes all files. A full disk raises no error here: the write before it did."""
+        """Ends the progress bar and closes metrics.jsonl and the trackers."""
         self.end_stage()
-        if self.is_main:
-            for file in (self._jsonl, self._board):
-                with contextlib.suppress(OSError):
-                    file.close()
-
-
-def _print_thread_error(arguments: threading.ExceptHookArgs) -> None:
-    """Prints a thread's traceback, except for a full disk: TensorBoard raises that error again at the next write."""
-    if not (isinstance(arguments.exc_value, OSError) and arguments.exc_value.errno in (errno.ENOSPC, errno.EDQUOT)):
-        threading.__excepthook__(arguments)
+        if self._jsonl is not None:
+            self._jsonl.close()
+        self._track(lambda tracker: tracker.close())

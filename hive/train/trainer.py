@@ -37,6 +37,7 @@ from hive.train.state import Position, State, fingerprints, restore, save
 from hive.train.step import train_step
 from hive.train.task import Task
 from hive.train.telemetry import Telemetry
+from hive.train.trackers import open_trackers
 
 READ_LOSSES_EVERY = 10  # steps: reading a loss makes the host wait for the GPU
 
@@ -73,11 +74,13 @@ class Trainer:
         self.ledger = Ledger(self.folder, share, size=size, skipped=skipped, writes=world.is_main, **state.ledger)
         if world.any(self.ledger.exceeded):
             raise self.share_error()  # it stopped the run that is resumed
-        if world.is_main:
-            if task.start is not None:  # before config.json, with which the folder counts as a run that can be resumed
+        step = self.position.step
+        trackers = open_trackers(config, self.folder, step) if world.is_main else []
+        self.telemetry = Telemetry(self.folder, console, last_step=step, is_main=world.is_main, trackers=trackers)
+        if world.is_main:  # last, because a folder with a configuration is a run, which a new one refuses
+            if task.start is not None:
                 export_model(task.start, self.folder / START)
             replace_text(self.folder / CONFIG_FILE, to_json(config))
-        self.telemetry = Telemetry(self.folder, console, last_step=self.position.step, is_main=world.is_main)
         self.profiler = StepProfiler(self.folder, world.device) if profile and world.is_main else None
 
     def _stages_left(self) -> list[int]:
@@ -99,8 +102,9 @@ class Trainer:
                         self.telemetry.say(f"Saved at step {step}. Continue with: {program} --resume {self.folder}")
                         return 128 + (self.stopped_by or signal.SIGTERM)
                 if self.world.is_main:
-                    exported = self.task.export(self.folder, self.position.step)
-                    self.telemetry.say(f"{exported}\nloss curve  {plot_losses(self.folder)}")
+                    exported, curve = self.task.export(self.folder, self.position.step), plot_losses(self.folder)
+                    self.telemetry.show_picture("loss curve", curve, self.position.step)
+                    self.telemetry.say(f"{exported}\nloss curve  {curve}")
                 self.world.barrier()
         finally:
             if self.profiler is not None:

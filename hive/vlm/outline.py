@@ -11,6 +11,7 @@ from hive.data.text import BadText
 from hive.errors import UserError
 from hive.train.dry_run import Outline, absent_models, absent_packages
 from hive.train.task import TrainingSet
+from hive.train.trackers import absent_trackers
 from hive.vlm.chat import ChatBatch, ChatTokenizer
 from hive.vlm.config import VLMConfig
 from hive.vlm.fine_tuning import check_tower, flops, load_configured_chat_tokenizer, open_stage_set, trained_parts
@@ -46,7 +47,7 @@ def outline(config: VLMConfig) -> Outline:
         check_tower(config.vision.weights)
     except UserError as error:  # more helpful than how to download a tower, which `absent_models` says
         absent[str(config.vision.weights)] = str(error)
-    missing = [*absent.values(), *absent_packages(config.vision)]
+    missing = [*absent.values(), *absent_packages(config.vision), *absent_trackers(config.trackers)]
     chat = None
     if not absent.keys() & {config.language.tokenizer, config.language.weights}:
         try:

@@ -110,7 +110,7 @@ def test_a_batch_smaller_than_the_number_of_processes() -> None:
     config = parse(["--batch-size", "3"]).config
     check_batches(config, 3)
     with pytest.raises(
-        UserError, match=r"--batch-size is 3 in stage 1, but 4 processes need at least 4 samples: raise"
+        UserError, match=r"--batch-size is 3 in stage 1, but 4 processes need at least 4: raise it"
     ):
         check_batches(config, 4)
 

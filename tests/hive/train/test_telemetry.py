@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from hive.config import Config
 from hive.train.held_out import HeldOut, table
 from hive.train.loss_curve import plot_losses
 from hive.train.telemetry import METRICS, Telemetry, duration
+from hive.train.trackers import TensorBoard
 
 
 def step(number: int, **changed: float) -> dict:
@@ -90,7 +92,7 @@ def test_no_readable_image_is_no_loss_of_zero() -> None:
 
 def test_only_a_full_disk_is_quiet_in_a_thread(tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch) -> None:
     monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
-    Telemetry(tmp_path, Console(file=io.StringIO()), last_step=0).close()
+    TensorBoard(Config(), tmp_path, 0).close()
     for number in (errno.ENOSPC, errno.EIO):
         thread = threading.Thread(target=_fail, args=(number,))
         thread.start()
