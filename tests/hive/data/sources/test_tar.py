@@ -59,7 +59,7 @@ def only(source: Source) -> Record:
     return record
 
 
-PAIR = [("a.jpg", b"A"), ("a.txt", "an a")]
+PAIR: list[tuple[str, bytes | str]] = [("a.jpg", b"A"), ("a.txt", "an a")]
 
 
 def test_keys_are_webdatasets_and_other_members_are_passed_over(tmp_path: Path) -> None:
