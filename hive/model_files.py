@@ -195,7 +195,7 @@ def _download(name: str, need: Need, flag: str, snapshot: Path | None) -> Path:
     cure = f"give a local folder, or run `hf download {name}` on a machine with a network and copy the hub's cache"
     try:
         # One request before all others: snapshot_download tries again and again where there is no network.
-        info = _within(limit, lambda: HfApi().model_info(name, revision=commit, timeout=limit))
+        info = within(limit, lambda: HfApi().model_info(name, revision=commit, timeout=limit))
         files = need.choose({file.rfilename for file in info.siblings or ()})
         if files:
             folder = Path(snapshot_download(name, revision=commit, allow_patterns=files))
@@ -222,7 +222,7 @@ def _download(name: str, need: Need, flag: str, snapshot: Path | None) -> Path:
     return folder
 
 
-def _within(seconds: float, function: Callable[[], T]) -> T:
+def within(seconds: float, function: Callable[[], T]) -> T:
     """What `function` returns or raises; `TimeoutError` after `seconds`, while it goes on by itself.
 
     A connection's own limit is no bound: it holds for each address of a host, and not for the look-up of its name.

@@ -10,8 +10,12 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINNED = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints-oldest.txt").read_text(), re.M))
 EXTRAS = PROJECT["optional-dependencies"]
-STATED = [*PROJECT["dependencies"], *EXTRAS["dev"], *EXTRAS["probe"], *EXTRAS["wandb"]]
-BOUNDS = [bound for bound in STATED if "[" not in bound]
+TESTED = ("dev", "probe", "wandb", "hub", "heif")
+BOUNDS = [
+    bound
+    for bound in (*PROJECT["dependencies"], *(bound for extra in TESTED for bound in EXTRAS[extra]))
+    if "[" not in bound
+]
 
 
 def release(version: str) -> list[int]:

@@ -3,9 +3,10 @@
 import io
 import math
 import sys
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 _PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339  # TIFF tags
 _WHITE_IS_ZERO, _UNSIGNED = 0, 1
@@ -33,15 +34,21 @@ def decode_pixels(image: Image.Image) -> None:
 
 def _open_low_bytes(image: Image.Image) -> Image.Image | None:
     """The image opened again, for the low bytes of its 16-bit colours; None where it has no such colours."""
-    raw_modes = [tile.args if isinstance(tile.args, str) else tile.args[0] for tile in image.tile if tile.args]
-    if image.mode != "RGB" or not raw_modes or str(raw_modes[0])[-4:] not in _OTHER_BYTES:
+    if image.mode != "RGB" or not isinstance(image, ImageFile.ImageFile) or not isinstance(image.fp, io.BytesIO):
         return None
-    assert isinstance(image.fp, io.BytesIO)
+    name = next((_raw_mode(tile.args) for tile in image.tile), "")
+    if name[-4:] not in _OTHER_BYTES:
+        return None
     low = Image.open(io.BytesIO(image.fp.getvalue()), formats=(image.format or "",))
-    name = str(raw_modes[0])
     name = name[:-4] + _OTHER_BYTES[name[-4:]]
-    low.tile = [tile._replace(args=name if isinstance(tile.args, str) else (name, *tile.args[1:])) for tile in low.tile]
+    low.tile = [
+        tile._replace(args=(name, *tile.args[1:]) if isinstance(tile.args, tuple) else name) for tile in low.tile
+    ]
     return low
+
+
+def _raw_mode(arguments: tuple[Any, ...] | str | None) -> str:
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -61,8 +61,8 @@ class Part(NamedTuple):
     """What it is, as the mixture's file says it."""
     weight: float
     """Passes over it in an epoch."""
-    count: int
-    """Its records."""
+    records: int
+    """How many it has."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,9 @@
-"""A hub of one folder of models on this machine, as huggingface_hub sees one through HF_ENDPOINT."""
+"""A hub of one folder of models and data sets on this machine, as huggingface_hub sees one through HF_ENDPOINT."""
 
 import contextlib
 import hashlib
 import json
+import re
 import socket
 import threading
 import time
@@ -10,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextmanager
 def serve_hub(models: Path, refused: dict[str, str] | None = None) -> Iterator[tuple[str, Sequence[str]]]:
-    """(endpoint, the requested paths so far) of a hub with the models `models/OWNER/NAME`.
+    """(endpoint, the requested paths so far) of a hub with the models, or data sets, `models/OWNER/NAME`.
 
     `refused` names models that exist and are not given, with the hub's code of the reason.
     """
@@ -32,28 +33,52 @@ def serve_hub(models: Path, refused: dict[str, str] | None = None) -> Iterator[t
             asked.append(path)
             if "/resolve/" in path:
                 name, _, place = path.partition("/resolve/")
-                self._send_file(name, place.partition("/")[2])
+                self._send_file(name.removeprefix("datasets/"), place.partition("/")[2])
                 return
-            owner, model, *rest = path.removeprefix("api/models/").split("/")
+            owner, model, *rest = path.removeprefix("api/models/").removeprefix("api/datasets/").split("/")
             name = f"{owner}/{model}"
             if refused and name in refused:
                 self._send(403, b"{}", {"X-Error-Code": refused[name]})
             elif not (models / name).is_dir():
                 self._send(401, b"{}", {"X-Error-Code": "RepoNotFound"})
             else:
-                paths = [path for path in sorted((models / name).rglob("*")) if path.is_file()]
-                files = [str(path.relative_to(models / name)) for path in paths]
-                tree = [{"type": "file", "path": file, "size": path.stat().st_size, "oid": self._digest(path)}
-                        for file, path in zip(files, paths, strict=True)]  # fmt: skip
-                info = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]}
+                paths = [str(path.relative_to(models / name)) for path in sorted((models / name).rglob("*"))]
+                files = [{"rfilename": path} for path in paths if (models / name / path).is_file()]
+                info = {"id": name, "sha": COMMIT, "siblings": files}
+                folder, is_recursive = "/".join(rest[2:]), "recursive=true" in self.path.lower()
+                inside = [path for path in paths if path.startswith(f"{folder}/" if folder else "")]
+                direct = [path for path in inside if str(Path(path).parent) == (folder or ".")]
+                tree = [self._entry(name, path) for path in (inside if is_recursive else direct)]
                 self._send(200, json.dumps(tree if "tree" in rest else info).encode())
+
+        def do_POST(self) -> None:
+            """Which of the named paths there are: files and folders."""
+            path = urlsplit(self.path).path.lstrip("/")
+            asked.append(path)
+            name = "/".join(path.removeprefix("api/datasets/").split("/")[:2])
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            wanted = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode()).get("paths", [])
+            entries = [self._entry(name, file) for file in wanted if (models / name / file).exists()]
+            self._send(200, json.dumps(entries).encode())
+
+        def _entry(self, name: str, file: str) -> dict[str, object]:
+            path = models / name / file
+            if path.is_dir():
+                return {"type": "directory", "path": file, "oid": COMMIT}
+            return {"type": "file", "path": file, "size": path.stat().st_size, "oid": self._digest(path)}
 
         def _send_file(self, name: str, file: str) -> None:
             path = models / name / file
             if not path.is_file():
                 self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
                 return
-            self._send(200, path.read_bytes(), {"ETag": f'"{self._digest(path)}"', "X-Repo-Commit": COMMIT})
+            data, headers = path.read_bytes(), {"ETag": f'"{self._digest(path)}"', "X-Repo-Commit": COMMIT}
+            if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+                start, end = int(wanted[1]), min(int(wanted[2] or len(data)), len(data) - 1)
+                headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
+                self._send(206, data[start : end + 1], headers)
+                return
+            self._send(200, data, headers)
 
         def _digest(self, path: Path) -> str:
             return hashlib.sha1(path.read_bytes()).hexdigest()

@@ -33,7 +33,7 @@ class _Entry:
     data: str
     image_root: Path | None
     weight: float
-    options: Mapping[str, str]
+    options: Mapping[str, Any]
     """Fields of `DataConfig`."""
     folder: str
     """What places begin with."""
@@ -75,7 +75,7 @@ def open_mixture(path: Path, options: DataConfig, open_source: Opener) -> Source
         part
         for entry, source in zip(entries, opened, strict=True)
         for part in (
-            [Part(f"{entry.name}: {inner.name}", entry.weight * inner.weight, inner.count) for inner in source.parts]
+            [Part(f"{entry.name}: {inner.name}", entry.weight * inner.weight, inner.records) for inner in source.parts]
             or [Part(entry.name, entry.weight, source.count)]
         )
     )

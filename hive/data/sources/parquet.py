@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _CACHE_BYTES = 512 << 20  # decoded row groups kept by each process, of all files together
 _OPEN_FILES = 32
+_FURTHER_FIELDS = ("system",)  # what a conversation may begin with
 _IMAGES_AT_ONCE = 256  # rows; Arrow can't decode more than 2 GB of nested bytes in one piece
 _TEXTS_AT_ONCE = 4096  # rows
 
@@ -129,6 +130,7 @@ def _open(path: str, images: "ImageStore | None", columns: Columns) -> _File:
     image = columns.image or next((name for name in IMAGE_FIELDS if name in schema.names), None)
     texts = [*([columns.caption] if columns.caption else CAPTION_FIELDS), *CONVERSATION_FIELDS]
     texts = [name for name in texts if _kind(schema, name) is not None and name != image]
+    further = [name for name in _FURTHER_FIELDS if name in schema.names]
     if image is None or not texts:
         lack, flag = ("an image", "image") if image is None else ("texts", "caption")
         raise UserError(f"{given}, none of which is known to hold {lack}: name it with --dataset.{flag}-column.")
@@ -143,7 +145,7 @@ def _open(path: str, images: "ImageStore | None", columns: Columns) -> _File:
         raise UserError(
             f'The column "{image}" of {path} holds paths: give the folder that they start from with --image-root.'
         )
-    return _File(path, groups, image, None if data is None else leaves.index(data), place, texts)
+    return _File(path, groups, image, None if data is None else leaves.index(data), place, [*texts, *further])
 
 
 def _kind(schema: pa.Schema, name: str) -> pa.DataType | None:

@@ -83,7 +83,7 @@ class _Header(tarfile.TarInfo):
     """A member's header; of a plain file's only name and size are read, which takes half the time of reading all."""
 
     @classmethod
-    def frombuf(cls, buf: Any, encoding: str, errors: str) -> "tarfile.TarInfo":
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> "_Header":
         is_plain = len(buf) == _BLOCK and buf[156:157] == tarfile.REGTYPE and buf[124] < 0x80  # else binary size
         if not is_plain or sum(buf) - sum(buf[148:156]) + 8 * ord(" ") != _octal(buf[148:156]):
             return super().frombuf(buf, encoding, errors)
@@ -98,7 +98,7 @@ def _octal(digits: bytes) -> int:
     try:
         return int(digits.partition(b"\0")[0].strip() or b"0", 8)
     except ValueError:
-        raise tarfile.InvalidHeaderError("a number in a header is none") from None
+        raise tarfile.HeaderError("a number in a header is none") from None
 
 
 def _string(data: bytes, encoding: str, errors: str) -> str:

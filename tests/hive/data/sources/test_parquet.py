@@ -1,6 +1,7 @@
 """Parquet files as data sets on Hugging Face and people's scripts write them."""
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def contents(source: Source, column: str) -> list[tuple[str, bytes | None, objec
             for record, image in zip(records, images, strict=True)]  # fmt: skip
 
 
-def structs(images: list[bytes | None], paths: list[str | None] | None = None) -> pa.Array:
+def structs(images: Sequence[bytes | None], paths: Sequence[str | None] | None = None) -> pa.Array:
     names = paths or [None] * len(images)
     return pa.array([{"bytes": data, "path": path} for data, path in zip(images, names, strict=True)], IMAGE)
 

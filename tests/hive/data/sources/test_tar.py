@@ -59,11 +59,11 @@ def only(source: Source) -> Record:
     return record
 
 
-PAIR = [("a.jpg", b"A"), ("a.txt", "an a")]
+PAIR: list[tuple[str, bytes | str]] = [("a.jpg", b"A"), ("a.txt", "an a")]
 
 
 def test_keys_are_webdatasets_and_other_members_are_passed_over(tmp_path: Path) -> None:
-    members = [
+    members: list[tuple[str, bytes | str]] = [
         ("d/", ""),
         ("d/a.jpg", b"A"),
         ("d/a.seg.jpg", b"mask"),
@@ -184,8 +184,8 @@ def test_joined_shards_are_read_to_their_real_end(tmp_path: Path) -> None:
 
 
 def test_an_archive_that_tar_has_joined_uses_its_keys_again(tmp_path: Path) -> None:
-    for name, members in (("0.tar", PAIR), ("1.tar", [("a.jpg", b"2"), ("a.txt", "two")])):
-        (tmp_path / name).write_bytes(archive(members, tarfile.GNU_FORMAT))
+    (tmp_path / "0.tar").write_bytes(archive(PAIR, tarfile.GNU_FORMAT))
+    (tmp_path / "1.tar").write_bytes(archive([("a.jpg", b"2"), ("a.txt", "two")], tarfile.GNU_FORMAT))
     subprocess.run(["tar", "-A", "-f", tmp_path / "0.tar", tmp_path / "1.tar"], check=True)
     source = open_tar([tmp_path / "0.tar"], tmp_path, Columns())
     assert list(good(source).values()) == [(b"A", "an a"), (b"2", "two")]
