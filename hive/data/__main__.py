@@ -131,7 +131,7 @@ def _epoch(config: RunConfig, data: "TrainingSet", stages: Sequence[int], readin
     from hive.data.summary import describe_epoch
 
     sizes = {stage: config.schedule(stage).batch_size for stage in stages}
-    return describe_epoch(reading.unit, data.epoch_pairs, sizes, data.heldout, len(data.pairs))
+    return describe_epoch(reading.unit, data.epoch_pairs, sizes, data.heldout, data.pairs)
 
 
 def main(argv: list[str] | None = None) -> int:

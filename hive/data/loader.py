@@ -80,7 +80,7 @@ class _Training(Dataset):
         start = (self.first_step + step) * self.batch_size + first
         samples: list[tuple[torch.Tensor | None, Any]] = []
         bad: list[BadSample] = []
-        for epoch, index in indices(len(self.source.pairs), self.seed, start, size):
+        for epoch, index in indices(self.source.pairs.stream, self.seed, start, size):
             try:
                 image = self.source.image(index)
                 text = self.source.encode(self.source.pairs.caption(index, epoch))

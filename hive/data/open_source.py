@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -37,6 +38,8 @@ class Request(NamedTuple):
     options: DataConfig
     flag: str
     """The one that gave `data`."""
+    download: bool
+    """Whether a data set that is only on Hugging Face is copied here."""
 
     @property
     def columns(self) -> Columns:
@@ -94,7 +97,7 @@ def _open_mixture(files: Sequence[Path], request: Request) -> Source:
         raise UserError(
             f"{request} names {len(files)} mixtures, such as {files[1]}: give one file that names all sources."
         )
-    return open_mixture(files[0], request.options, open_source)
+    return open_mixture(files[0], request.options, partial(open_source, download=request.download))
 
 
 KINDS = (
@@ -119,13 +122,15 @@ SOURCES = (
 )
 
 
-def open_source(data: str, image_root: Path | None, options: DataConfig, flag: str = "--data") -> Source:
+def open_source(
+    data: str, image_root: Path | None, options: DataConfig, flag: str = "--data", *, download: bool = True
+) -> Source:
     """The records of what `flag` names: one of `SOURCES`, or several files by glob, by braces, or with :: between them.
 
     `image_root` is the folder that paths of images start from; by default the folder that the files are in. Raises
-    `UserError` for what is no source.
+    `UserError` for what is no source, and without `download` for a data set that is on Hugging Face alone.
     """
-    request = Request(data, image_root, options, flag)
+    request = Request(data, image_root, options, flag, download)
     if data == "embedded":
         _refuse_image_root(request)
         _refuse_choice(request, "split")
@@ -135,7 +140,7 @@ def open_source(data: str, image_root: Path | None, options: DataConfig, flag: s
         _refuse_image_root(request)
         from hive.data.sources.hub import open_hub
 
-        return open_hub(data, options.subset, options.split, request.columns)
+        return open_hub(data, options.subset, options.split, request.columns, download=download)
     paths = expand(data, flag, SOURCES)
     _refuse_choice(request, "subset")
     if len(paths) == 1 and paths[0].is_dir():

@@ -13,7 +13,8 @@ import numpy as np
 from hive.config import DataConfig
 from hive.data.captions import read_captions
 from hive.data.open_source import EMBEDDED, columns_of, open_parquet_file, open_source
-from hive.data.source import BadRecord, Columns, OtherRecord, Reader, Record, Source
+from hive.data.order import Mix
+from hive.data.source import BadRecord, Columns, OtherRecord, Part, Reader, Record, Source
 from hive.errors import UserError
 
 EMBEDDED_HELDOUT = ("seen_style", "unseen_style", "unseen_concept")
@@ -43,9 +44,23 @@ class Pairs:
     """The other texts of the pairs that have several, by index."""
     skipped: Sequence[Skipped] = field(default=(), repr=False)
     """Records that were left out when the source was read."""
+    parts: Sequence[Part] = ()
+    """The sources of a mixture with the number of their pairs, which follow each other; none without a mixture."""
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    @property
+    def stream(self) -> int | Mix:
+        """What `hive.data.order.indices` makes the endless stream of: the number of pairs, or a mixture of them."""
+        if not self.parts:
+            return len(self)
+        return Mix(tuple(part.size for part in self.parts), tuple(part.weight for part in self.parts))
+
+    @property
+    def epoch_pairs(self) -> int:
+        """The number of pairs in an epoch."""
+        return self.stream.epoch if isinstance(self.stream, Mix) else self.stream
 
     def has_image(self, index: int) -> bool:
         """Whether pair `index` has an image; only conversations may have none."""
@@ -79,25 +94,30 @@ class Pairs:
                 digest.update(data)
         if self.further:
             digest.update(json.dumps(sorted(self.further.items())).encode())
+        if self.parts:
+            digest.update(json.dumps([(part.size, part.weight) for part in self.parts]).encode())
         return digest.hexdigest()
 
     def take(self, indices: Sequence[int]) -> "Pairs":
-        """The pairs at `indices`, in that order."""
+        """The pairs at `indices`, in that order; of a mixture, indices that rise."""
+        ends = np.cumsum([part.size for part in self.parts], dtype=np.int64)
+        counts = np.bincount(np.searchsorted(ends, indices, side="right"), minlength=len(ends))
         return replace(
             self,
             captions=[self.captions[i] for i in indices],
             names=[self.names[i] for i in indices],
             rows=self.rows[np.asarray(indices, dtype=np.int64)],
             further={place: self.further[i] for place, i in enumerate(indices) if i in self.further},
+            parts=[part._replace(size=int(n)) for part, n in zip(self.parts, counts, strict=False)],
         )
 
 
-def open_pairs(data: str, image_root: Path | None, options: DataConfig) -> Pairs:
+def open_pairs(data: str, image_root: Path | None, options: DataConfig, *, download: bool = True) -> Pairs:
     """The usable pairs of what --data and --image-root name; see `open_source`. No image is decoded.
 
     Raises `UserError` for what is no source, or has no usable record.
     """
-    source = open_source(data, image_root, options)
+    source = open_source(data, image_root, options, download=download)
     return collect(source, partial(read_captions, columns=columns_of(options)), f"--data {data}")
 
 
@@ -119,6 +139,7 @@ def collect(source: Source, read_texts: Callable[[Record], tuple[str, ...]], wha
     rows: list[int] = []
     further: dict[int, tuple[str, ...]] = {}
     skipped: list[Skipped] = []
+    used: list[int] = []  # rows of the source
     for row, record in enumerate(source.records):
         try:
             if record.fault is not None:
@@ -129,12 +150,17 @@ def collect(source: Source, read_texts: Callable[[Record], tuple[str, ...]], wha
             continue
         if others:
             further[len(captions)] = tuple(others)
+        used.append(row)
         captions.append(first)
         names.append(record.image if record.image is not None else f"record {row}")
         rows.append(row if record.image is not None else -1)
     if not captions:
         raise UserError(_no_usable_record(skipped, what))
-    return Pairs(captions, names, source.reader, np.array(rows, dtype=np.int64), further, skipped)
+    usable, end, parts = np.array(used), 0, []
+    for part in source.parts:
+        start, end = end, end + part.size
+        parts.append(part._replace(size=int(((usable >= start) & (usable < end)).sum())))
+    return Pairs(captions, names, source.reader, np.array(rows, dtype=np.int64), further, skipped, parts)
 
 
 def _no_usable_record(skipped: Sequence[Skipped], what: str) -> str:

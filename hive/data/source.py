@@ -61,8 +61,8 @@ class Part(NamedTuple):
     """What it is, as the mixture's file says it."""
     weight: float
     """Passes over it in an epoch."""
-    records: int
-    """How many it has."""
+    size: int
+    """How many records, or usable pairs, it has."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,8 +12,9 @@ from hive.config import DataConfig
 from hive.data.images import BadImage, Header, ImageSpec
 from hive.data.ledger import LEDGER
 from hive.data.look import Facts, Fault, ImageFacts, TextFacts, look_at_image, look_at_text
-from hive.data.order import epoch_order, steps
+from hive.data.order import Mix, epoch_order, steps
 from hive.data.pairs import Pairs
+from hive.data.source import Part
 from hive.data.text import BadText, Encoder
 
 TEXTS, IMAGES = 1000, 64  # at most so many are looked at before a run
@@ -116,9 +117,9 @@ def labelled(label: str, text: str) -> str:
 
 
 def describe_epoch(
-    unit: str, epoch_pairs: int, batch_sizes: Mapping[int, int], heldout: Mapping[str, Pairs], training: int
+    unit: str, epoch_pairs: int, batch_sizes: Mapping[int, int], heldout: Mapping[str, Pairs], training: Pairs
 ) -> str:
-    """The line about the division into training and held-out pairs, and the steps of an epoch by stage."""
+    """The line about training and held-out pairs and an epoch's steps by stage; for a mixture also one a source."""
     stages_of: dict[int, list[int]] = {}
     for stage, batch in batch_sizes.items():
         stages_of.setdefault(batch, []).append(stage)
@@ -128,7 +129,21 @@ def describe_epoch(
         for batch, stages in stages_of.items()
     ]
     held = [f"{len(pairs):,} {split.replace('_', ' ')}" for split, pairs in heldout.items()]
-    return labelled("epoch", f"{'; '.join(lengths)}; {training:,} to train on, {', '.join(held)}")
+    lines = [labelled("epoch", f"{'; '.join(lengths)}; {len(training):,} to train on, {', '.join(held)}")]
+    if isinstance(training.stream, Mix):
+        shares = _mixture_lines(training.parts, training.stream.taken, unit)
+        lines += [labelled("" if number else "mixture", share) for number, share in enumerate(shares)]
+    return "\n".join(lines)
+
+
+def _mixture_lines(parts: Sequence[Part], taken: Sequence[int], unit: str) -> list[str]:
+    """A line for each source of a mixture: its training pairs, its weight and its share of an epoch."""
+    width = max(len(part.name) for part in parts)
+    return [
+        f"{printable(part.name):<{width}}  {part.size:>9,} {unit} x {part.weight:g} = {number:,} an epoch "
+        f"({percent(number, sum(taken))})"
+        for part, number in zip(parts, taken, strict=True)
+    ]
 
 
 def count(number: int, singular: str) -> str:

@@ -16,8 +16,8 @@ from hive.errors import UserError
 from hive.model.build import build_model
 from hive.stages import trained_parts
 from hive.train.dry_run import Outline, absent_models, absent_packages
-from hive.train.trained import starting_folder, tokenizer_name
 from hive.train.trackers import absent_trackers
+from hive.train.trained import starting_folder, tokenizer_name
 
 CAPTION_TOKENS = 16  # a usual length of CC3M's captions with BOS
 
@@ -71,7 +71,7 @@ def find_inputs(config: Config, resume: bool = False) -> Inputs:
         except UserError as error:
             missing.append(str(error))
     try:
-        pairs = open_pairs(config.data, config.image_root, config.dataset)
+        pairs = open_pairs(config.data, config.image_root, config.dataset, download=False)
     except UserError as error:
         hint = ""
         if Path(config.data).name == "chat.json":
@@ -88,11 +88,11 @@ def _measure_data(config: Config, inputs: Inputs) -> tuple[int, int, str]:
     if inputs.pairs is None:
         text = f"data {config.data} can't be read yet: {CC3M_PAIRS:,} pairs with {CAPTION_TOKENS} text tokens each"
         return CC3M_PAIRS, CAPTION_TOKENS, f"{text} are assumed"
-    number = len(inputs.pairs)
+    number = inputs.pairs.epoch_pairs
     if inputs.tokenizer is None:
         text = f"data {config.data}: {number:,} pairs; without their tokenizer {CAPTION_TOKENS} text tokens each"
         return number, CAPTION_TOKENS, f"{text} are assumed"
-    sample = inputs.pairs.captions[:: max(1, number // 1000)]
+    sample = inputs.pairs.captions[:: max(1, len(inputs.pairs) // 1000)]
     lengths = [len(inputs.tokenizer.encode(caption, config.dataset.max_text_tokens)) - 1 for caption in sample]
     mean = max(1, round(sum(lengths) / len(lengths)))
     return number, mean, f"data {config.data}: {number:,} pairs with {mean} text tokens on average"

@@ -88,7 +88,7 @@ def divide(config: Config, pairs: Pairs) -> TrainingSet:
         heldout = {split: open_embedded(split) for split in EMBEDDED_HELDOUT}
         return TrainingSet(pairs, heldout, len(pairs))
     train, held_out = split_heldout(pairs, config.dataset.heldout_pairs, config.seed)
-    return TrainingSet(train, {"held_out": held_out}, len(pairs))
+    return TrainingSet(train, {"held_out": held_out}, pairs.epoch_pairs)
 
 
 def flops(model: Model, batch: Batch, parts: frozenset[str]) -> float:

@@ -54,12 +54,14 @@ def has_image(conversation: Sequence[Turn]) -> bool:
     return any(role == "user" and text.startswith(f"{IMAGE}\n") for role, text in conversation)
 
 
-def open_conversations(data: str, image_root: Path | None, options: DataConfig, flag: str) -> Pairs:
+def open_conversations(
+    data: str, image_root: Path | None, options: DataConfig, flag: str, *, download: bool = True
+) -> Pairs:
     """The conversations of a source, those about captions included. `flag` is the flag that names it.
 
     Raises `UserError` for a source that can't be used; records that can't be are left out and listed.
     """
-    source = open_source(data, image_root, options, flag)
+    source = open_source(data, image_root, options, flag, download=download)
     return collect(source, partial(read_conversation, columns=columns_of(options)), f"{flag} {data}")
 
 

@@ -96,9 +96,9 @@ def open_sets(config: VLMConfig) -> dict[int, TrainingSet]:
     return {1: first, 2: open_stage_set(config, 2) if config.data2 else first}
 
 
-def open_stage_set(config: VLMConfig, stage: int) -> TrainingSet:
-    """The conversations of one stage, divided into training and held-out ones."""
-    return divide(config, stage, open_whole(config, stage))
+def open_stage_set(config: VLMConfig, stage: int, *, download: bool = True) -> TrainingSet:
+    """The conversations of one stage, divided into training and held-out ones; see `open_source` for `download`."""
+    return divide(config, stage, open_whole(config, stage, download=download))
 
 
 def source(config: VLMConfig, stage: int) -> tuple[str, Path | None, str]:
@@ -108,11 +108,11 @@ def source(config: VLMConfig, stage: int) -> tuple[str, Path | None, str]:
     return config.data, config.image_root, "--data"
 
 
-def open_whole(config: VLMConfig, stage: int) -> Pairs:
+def open_whole(config: VLMConfig, stage: int, *, download: bool = True) -> Pairs:
     """All conversations of a stage: those of a source, or the embedded ones."""
     data, image_root, flag = source(config, stage)
     if data != "embedded":
-        return open_conversations(data, image_root, config.dataset, flag)
+        return open_conversations(data, image_root, config.dataset, flag, download=download)
     if image_root is not None:
         raise UserError(
             f"{flag.replace('data', 'image-root')} goes with data that names images by path, but {flag} is embedded: "
@@ -129,4 +129,4 @@ def divide(config: VLMConfig, stage: int, whole: Pairs) -> TrainingSet:
     if source(config, stage)[0] == "embedded":
         return TrainingSet(whole, {split: open_emoji(split) for split in EMBEDDED_HELDOUT}, len(whole))
     train, held_out = split_heldout(whole, config.dataset.heldout_pairs, config.seed)
-    return TrainingSet(replace(train, captions=SharedTexts(train.captions)), {"held_out": held_out}, len(whole))
+    return TrainingSet(replace(train, captions=SharedTexts(train.captions)), {"held_out": held_out}, whole.epoch_pairs)

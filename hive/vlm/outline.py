@@ -62,7 +62,7 @@ def outline(config: VLMConfig) -> Outline:
         first = 2 if stage == 2 and config.data2 else 1  # the first stage that trains on this stage's set
         if first not in opened:
             try:
-                opened[first] = open_stage_set(config, first)
+                opened[first] = open_stage_set(config, first, download=False)
             except UserError as error:
                 opened[first] = None
                 missing.append(str(error))

@@ -29,21 +29,23 @@ _UNUSED = ("Audio", "Video", "Pdf", "Nifti", "Mesh")
 """Features of `datasets` that hold neither images nor texts."""
 
 
-def open_hub(name: str, subset: str | None, split: str, columns: Columns) -> Source:
+def open_hub(name: str, subset: str | None, split: str, columns: Columns, *, download: bool = True) -> Source:
     """The records of a split of a data set on Hugging Face, which is downloaded the first time.
 
     Like a model, a data set is downloaded once: what is in the cache is taken as it is, without a network too, and
-    later changes on the hub change nothing here. Raises `UserError` where it is not to be had.
+    later changes on the hub change nothing here. Raises `UserError` where it is not to be had, or not here and
+    `download` is False.
     """
     from filelock import FileLock
 
     folder = cache_folder() / quote(name, safe="") / quote(subset or "default", safe="") / quote(split, safe="")
+    if not download and not _copies(folder):
+        raise UserError(f"--data {name} is not in {cache_folder()} yet: a run copies it there from Hugging Face.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):  # the other processes of a run wait for the one that downloads
-            copies = sorted((path for path in folder.iterdir() if path.is_dir()), key=os.path.getmtime)
-            whole = [path for path in copies if path.suffix != ".part"]
-            copy = whole[-1] if whole else _download(name, subset, split, folder)
+            copies = _copies(folder)
+            copy = copies[-1] if copies else _download(name, subset, split, folder)
     except OSError as error:
         if error.errno in NO_ROOM:
             raise UserError(
@@ -52,6 +54,13 @@ def open_hub(name: str, subset: str | None, split: str, columns: Columns) -> Sou
             ) from None
         raise
     return open_parquet(sorted(copy.glob("*.parquet")), copy, None, columns)
+
+
+def _copies(folder: Path) -> list[Path]:
+    """The whole copies of a split, the newest last."""
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if path.is_dir() and path.suffix != ".part"), key=os.path.getmtime)
 
 
 def cache_folder() -> Path:

@@ -75,22 +75,13 @@ def open_mixture(path: Path, options: DataConfig, open_source: Opener) -> Source
         part
         for entry, source in zip(entries, opened, strict=True)
         for part in (
-            [Part(f"{entry.name}: {inner.name}", entry.weight * inner.weight, inner.records) for inner in source.parts]
+            [Part(f"{entry.name}: {inner.name}", entry.weight * inner.weight, inner.size) for inner in source.parts]
             or [Part(entry.name, entry.weight, source.count)]
         )
     )
     ends = list(accumulate(source.count for source in opened))
     reader = MixtureReader([source.reader for source in opened], np.array(ends, dtype=np.int64))
     return Source(_records(entries, opened), ends[-1], reader, parts)
-
-
-def describe(parts: Sequence[Part], pairs: Sequence[int], taken: Sequence[int]) -> list[str]:
-    """A line for each source of a mixture: its pairs, its weight and its share of an epoch."""
-    width = max((len(part.name) for part in parts), default=0)
-    return [
-        f"{part.name:<{width}}  {size:>11,} pairs x {part.weight:g} = {count:,} an epoch ({count / sum(taken):.1%})"
-        for part, size, count in zip(parts, pairs, taken, strict=True)
-    ]
 
 
 def _records(entries: Sequence[_Entry], opened: Sequence[Source]) -> Iterator[Record]:

@@ -15,6 +15,7 @@ import pytest
 
 from hive.config import DataConfig
 from hive.data.open_source import EMBEDDED
+from hive.data.order import indices
 from hive.data.pairs import EMBEDDED_HELDOUT, Pairs, open_embedded, open_pairs, split_heldout
 from hive.errors import UserError
 from tests.support.pairs_on_the_spot import CAPTIONS, add, encoded, shard
@@ -219,3 +220,24 @@ def test_tar_bytes_beyond_the_end_mark_do_not_matter(tmp_path: Path) -> None:
         add(archive, "a.txt", "t")
     (tmp_path / "0.tar").write_bytes(buffer.getvalue() + bytes(10_240))
     assert len(opened(tmp_path)) == 1
+
+
+def test_a_mixture_is_trained_on_by_its_weights(tmp_path: Path) -> None:
+    """An epoch passes over each source so often, without what is skipped or held out."""
+    for name, number in (("a", 30), ("b", 10)):
+        (tmp_path / name).mkdir()
+        for place in range(number):
+            (tmp_path / name / f"{place}.png").write_bytes(encoded(place))
+            (tmp_path / name / f"{place}.txt").write_text("" if place == 3 else f"{name} {place}")
+    (tmp_path / "m.toml").write_text('[[sources]]\ndata = "a"\nweight = 0.5\n[[sources]]\ndata = "b"\nweight = 2\n')
+    pairs = opened(tmp_path / "m.toml")
+    assert [part.size for part in pairs.parts] == [29, 9]
+    assert len(pairs.skipped) == 2
+    train, held = split_heldout(pairs, 4, 0)
+    assert len(held) == 3
+    in_a = sum(caption.startswith("a") for caption in train.captions)
+    assert [part.size for part in train.parts] == [in_a, 35 - in_a]
+    epoch = [train.captions[index][0] for _, index in indices(train.stream, 0, 0, train.epoch_pairs)]
+    assert (epoch.count("a"), epoch.count("b")) == (round(0.5 * in_a), 2 * (35 - in_a))
+    (tmp_path / "n.toml").write_text((tmp_path / "m.toml").read_text().replace("0.5", "0.6"))
+    assert opened(tmp_path / "n.toml").fingerprint != pairs.fingerprint

@@ -9,6 +9,7 @@ import pytest
 from hive.config import DataConfig
 from hive.data.images import ImageSpec
 from hive.data.pairs import Pairs, Skipped, open_embedded
+from hive.data.source import Part
 from hive.data.summary import (
     IMAGES,
     TEXTS,
@@ -121,11 +122,22 @@ def test_losses_are_told(reading: Reading) -> None:
 
 
 def test_steps_of_an_epoch(reading: Reading) -> None:
-    held = {"held_out": pairs_of([letters(12)] * 512)}
-    assert describe_epoch("pairs", 595_375, {1: 256, 2: 256, 3: 1024}, held, 594_863) == (
+    held, training = {"held_out": pairs_of([letters(12)] * 512)}, pairs_of([letters(12)] * 40)
+    assert describe_epoch("pairs", 595_375, {1: 256, 2: 256, 3: 1024}, held, training) == (
         "epoch         2,326 steps of 256 pairs in stage 1 and 2; 581 steps of 1,024 pairs in stage 3; "
-        "594,863 to train on, 512 held out"
+        "40 to train on, 512 held out"
     )
+
+
+def test_the_sources_of_a_mixture(reading: Reading) -> None:
+    parts = (Part("a.json", 0.5, 30), Part("shards", 3.0, 10))
+    mixed = replace(pairs_of([letters(12)] * 40), parts=parts)
+    lines = describe_epoch("pairs", mixed.epoch_pairs, {1: 9}, {"held_out": pairs_of([letters(12)] * 2)}, mixed)
+    assert [" ".join(line.split()) for line in lines.split("\n")] == [
+        "epoch 5 steps of 9 pairs; 40 to train on, 2 held out",
+        "mixture a.json 30 pairs x 0.5 = 15 an epoch (33 %)",
+        "shards 10 pairs x 3 = 30 an epoch (67 %)",
+    ]
 
 
 @pytest.mark.parametrize(

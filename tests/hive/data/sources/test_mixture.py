@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from hive.config import DataConfig
-from hive.data.order import Mix
 from hive.data.source import Part, Record, Source
-from hive.data.sources.mixture import describe, open_mixture
+from hive.data.sources.mixture import open_mixture
 from hive.errors import UserError
 
 OPTIONS = DataConfig()
@@ -188,12 +187,3 @@ def test_flags_that_name_columns_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "m.toml", TOML)
     with pytest.raises(UserError, match=r"caption-column is title, .* write caption_column at its sources"):
         open_mixture(path, DataConfig(caption_column="title"), open_toy)
-
-
-def test_the_description_says_the_shares() -> None:
-    mix = Mix((1000, 500), (0.5, 3.0))
-    lines = describe((Part("a.json", 0.5, 1002), Part("shards", 3.0, 500)), mix.sizes, mix.taken)
-    assert [" ".join(line.split()) for line in lines] == [
-        "a.json 1,000 pairs x 0.5 = 500 an epoch (25.0%)",
-        "shards 500 pairs x 3 = 1,500 an epoch (75.0%)",
-    ]
