@@ -37,13 +37,11 @@ def open_hub(name: str, subset: str | None, split: str, columns: Columns) -> Sou
     """
     from filelock import FileLock
 
-    folder = cache_folder() / quote(name, safe="") / quote(subset or "default", safe="") / quote(split, safe="")
+    folder = _folder(name, subset, split)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):  # the other processes of a run wait for the one that downloads
-            copies = sorted((path for path in folder.iterdir() if path.is_dir()), key=os.path.getmtime)
-            whole = [path for path in copies if path.suffix != ".part"]
-            copy = whole[-1] if whole else _download(name, subset, split, folder)
+            copy = find_copy(name, subset, split) or _download(name, subset, split, folder)
     except OSError as error:
         if error.errno in NO_ROOM:
             raise UserError(
@@ -59,6 +57,16 @@ def cache_folder() -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_HOME) / "hive-datasets"
+
+
+def find_copy(name: str, subset: str | None, split: str) -> Path | None:
+    """The folder of the newest whole copy of a split in the cache; None where there is none. It asks nobody."""
+    copies = [path for path in _folder(name, subset, split).glob("*/") if path.suffix != ".part"]
+    return max(copies, key=os.path.getmtime, default=None)
+
+
+def _folder(name: str, subset: str | None, split: str) -> Path:
+    return cache_folder() / quote(name, safe="") / quote(subset or "default", safe="") / quote(split, safe="")
 
 
 def _download(name: str, subset: str | None, split: str, folder: Path) -> Path:
