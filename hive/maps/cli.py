@@ -31,7 +31,7 @@ class Gradients:
     """Draws the gradient of the caption loss at every encoder layer."""
 
     image: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    """JPEG, PNG or WebP."""
+    """An image file."""
     caption: Annotated[str, tyro.conf.arg(metavar="TEXT")]
     """The image's text."""
     run: Annotated[UseAppendAction[tuple[tuple[Path, ...], ...]], tyro.conf.arg(metavar="DIR [DIR ...]")] = ()

@@ -182,7 +182,7 @@ def _load_pixels(image: bytes, run: Run, spec: ImageSpec) -> Tensor:
     try:
         return load(image, spec, run.config.dataset.max_megapixels)
     except BadImage as error:
-        raise UserError(f"The image can't be used ({error}): give a whole JPEG, PNG or WebP file.") from None
+        raise UserError(f"The image can't be used ({error}): give a whole image file.") from None
 
 
 def slug(text: str) -> str:

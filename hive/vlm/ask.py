@@ -18,9 +18,9 @@ def ask(image: Path, question: str, model: Path, device: str) -> str:
     try:
         picture = decode(image.read_bytes(), DataConfig().max_megapixels)
     except OSError as error:
-        raise UserError(f"--ask {image} can't be read ({error.strerror}): give a JPEG, PNG or WebP file.") from None
+        raise UserError(f"--ask {image} can't be read ({error.strerror}): give an image file.") from None
     except BadImage as error:
-        raise UserError(f"--ask {image} can't be used ({error}): give a JPEG, PNG or WebP file.") from None
+        raise UserError(f"--ask {image} can't be used ({error}): give an image file.") from None
     if not (model / "config.json").is_file():
         raise UserError(f"--model {model} is no model folder: give RUN/llava of a python -m hive.vlm run.")
     from hive.vlm.answering import Answerer  # transformers takes seconds to import

@@ -38,14 +38,13 @@ def open_hub(name: str, subset: str | None, split: str, columns: Columns, *, dow
     """
     from filelock import FileLock
 
-    folder = cache_folder() / quote(name, safe="") / quote(subset or "default", safe="") / quote(split, safe="")
-    if not download and not _copies(folder):
+    if not download and find_copy(name, subset, split) is None:
         raise UserError(f"--data {name} is not in {cache_folder()} yet: a run copies it there from Hugging Face.")
+    folder = _folder(name, subset, split)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):  # the other processes of a run wait for the one that downloads
-            copies = _copies(folder)
-            copy = copies[-1] if copies else _download(name, subset, split, folder)
+            copy = find_copy(name, subset, split) or _download(name, subset, split, folder)
     except OSError as error:
         if error.errno in NO_ROOM:
             raise UserError(
@@ -56,18 +55,21 @@ def open_hub(name: str, subset: str | None, split: str, columns: Columns, *, dow
     return open_parquet(sorted(copy.glob("*.parquet")), copy, None, columns)
 
 
-def _copies(folder: Path) -> list[Path]:
-    """The whole copies of a split, the newest last."""
-    if not folder.is_dir():
-        return []
-    return sorted((path for path in folder.iterdir() if path.is_dir() and path.suffix != ".part"), key=os.path.getmtime)
-
-
 def cache_folder() -> Path:
     """Where copies of data sets are kept: hive-datasets in HF_HOME, which is in ~/.cache where nothing else is set."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HOME) / "hive-datasets"
+
+
+def find_copy(name: str, subset: str | None, split: str) -> Path | None:
+    """The folder of the newest whole copy of a split in the cache; None where there is none. It asks nobody."""
+    copies = [path for path in _folder(name, subset, split).glob("*/") if path.suffix != ".part"]
+    return max(copies, key=os.path.getmtime, default=None)
+
+
+def _folder(name: str, subset: str | None, split: str) -> Path:
+    return cache_folder() / quote(name, safe="") / quote(subset or "default", safe="") / quote(split, safe="")
 
 
 def _download(name: str, subset: str | None, split: str, folder: Path) -> Path:

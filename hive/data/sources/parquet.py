@@ -17,6 +17,7 @@ from hive.data.source import (
     IMAGE_FIELDS,
     BadRecord,
     Columns,
+    OtherRecord,
     Record,
     Source,
     field,
@@ -75,8 +76,14 @@ class ParquetReader:
 
     def image(self, group: int, row: int) -> tuple[bytes | None, str | None]:
         """(encoded bytes, path) of the first image of a row of a row group; both None where it has no image."""
-        name = self.groups[group][0].image
-        return _image({name.partition(".")[0]: self._column(group)[row].as_py()}, name)
+        return _image(self._fields(group, row), self.groups[group][0].image)
+
+    def number(self, group: int, row: int) -> int:
+        """The number of images of a row of a row group."""
+        return _number(field(self._fields(group, row), self.groups[group][0].image))
+
+    def _fields(self, group: int, row: int) -> dict[str, Any]:
+        return {self.groups[group][0].image.partition(".")[0]: self._column(group)[row].as_py()}
 
     def _column(self, group: int) -> pa.ChunkedArray:
         if group not in self._cached:
@@ -103,7 +110,7 @@ class ParquetReader:
 def open_parquet(files: Sequence[Path], root: Path, images: "ImageStore | None", columns: Columns) -> Source:
     """The rows of .parquet files, whose names begin at `root`; images that are paths alone are read from `images`.
 
-    The image is bytes, a struct of bytes and path, a path, or a list of one of these, of which the first is taken.
+    The image is bytes, a struct of bytes and path, a path, or a list of one of these; of several, the record says so.
     `UserError` names the file that is no Parquet or lacks a column. The files may order their columns differently.
     """
     opened = [_open(str(file), images, columns) for file in files]
@@ -209,8 +216,12 @@ def _records(
                 for number in range(len(file.groups)):
                     rows = list(_rows(opened, file, number))
                     has_bytes = _has_bytes(opened, file, number, rows, reader, group)
-                    for fields, has_image in zip(rows, has_bytes, strict=True):
-                        yield _record(f"{label}:{row}", fields, file.image, has_image, images)
+                    numbers = _numbers(opened, file, number, rows, reader, group)
+                    for fields, has_image, several in zip(rows, has_bytes, numbers, strict=True):
+                        record = _record(f"{label}:{row}", fields, file.image, has_image, images)
+                        if several > 1:
+                            record = record._replace(fault=OtherRecord(f"has {several} images, but a pair has one"))
+                        yield record
                         row += 1
                     group += 1
         except (pa.ArrowException, OSError) as error:
@@ -252,6 +263,22 @@ def _has_bytes(
         if nulls == sum(map(_count_missing, values)):
             return [_first_of(value) is not None for value in values]
     return [reader.image(group, row)[0] is not None for row in range(len(rows))]
+
+
+def _numbers(
+    opened: pq.ParquetFile, file: _File, number: int, rows: Sequence[Any], reader: ParquetReader, group: int
+) -> list[int]:
+    """How many images each row has; reads images only where the footer says that lists of bytes have several."""
+    footer = opened.metadata.row_group(number)
+    if file.bytes_leaf is not None and footer.column(file.bytes_leaf).num_values == footer.num_rows:
+        return [1] * len(rows)
+    if file.path_leaf is not None:
+        return [1 if fields is None else _number(field(fields, file.image)) for fields in rows]
+    return [reader.number(group, row) for row in range(len(rows))]
+
+
+def _number(value: object) -> int:
+    return len(value) if isinstance(value, list) else 1
 
 
 def _count_missing(value: object) -> int:

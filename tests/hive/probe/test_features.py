@@ -167,7 +167,7 @@ def test_bad_images(tmp_path: Path) -> None:
     said: list[str] = []
     found = compute(ProbedTower(tiny_tower()), data.train, None, said)
     assert np.flatnonzero(found.bad).tolist() == [3]
-    assert f"{data.train.names[3]} is no usable image (is a GIF" in said[0]
+    assert f"{data.train.names[3]} is no usable image (damaged header of a GIF" in said[0]
     write(tmp_path / data.train.names[4], picture(0)[:40])
     with pytest.raises(UserError, match="2 of 14 images can't be used"):
         compute(ProbedTower(tiny_tower()), data.train, None)

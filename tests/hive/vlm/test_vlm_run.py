@@ -121,7 +121,7 @@ def test_ask(finished: Path, flags: list[str], capsys: pytest.CaptureFixture) ->
     [
         (["--ask", "x.png", "What?"], "--ask and --model go together"),
         (["--ask", "nowhere.png", "What?", "--model", "."], "--ask nowhere.png can't be read"),
-        (["--ask", __file__, "What?", "--model", "."], "not a JPEG, PNG or WebP"),
+        (["--ask", __file__, "What?", "--model", "."], "none of JPEG, PNG, WebP"),
         (["--ask", "nowhere.png", " ", "--model", "."], "The question of --ask is empty"),
         (["--recipe", "llama"], "--recipe is"),
         (["--stages", "2,1"], "some of 1,2 in that order"),

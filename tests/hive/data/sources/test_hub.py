@@ -13,9 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from hive.config import DataConfig
+from hive.data.open_source import open_source
 from hive.data.source import Columns
 from hive.data.sources.hub import write_copy
 from hive.data.sources.parquet import open_parquet
+from hive.errors import UserError
 from tests.support.fake_hub import COMMIT, closed_endpoint, serve_hub
 
 datasets = pytest.importorskip("datasets")
@@ -99,6 +102,13 @@ def test_a_data_set_is_copied_once_and_used_without_a_network(tmp_path: Path) ->
     offline = run(home, endpoint, "owner/two,b,train", "owner/two,a,train", HF_HUB_OFFLINE="1")
     assert offline.stdout.split()[0] == "3"
     assert "and HF_HUB_OFFLINE is set" in offline.stderr
+
+
+def test_a_dry_run_copies_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="--data owner/set is not in .* yet: a run copies it there"):
+        open_source("owner/set", None, DataConfig(), download=False)
+    assert not list(tmp_path.iterdir())
 
 
 FULL = f"""!

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hive.data.source import BadRecord, Columns, Source, field
+from hive.data.source import BadRecord, Columns, OtherRecord, Source, field
 from hive.data.sources.parquet import ParquetReader, open_parquet
 from hive.errors import UserError
 
@@ -74,7 +74,7 @@ EXPECTED = [(f"d.parquet:{row}", IMAGES[row], TEXTS[row]) for row in range(5)]
         (pa.array(IMAGES, pa.large_binary()), pa.array(TEXTS, pa.large_string())),
         (pa.array(IMAGES).cast(pa.binary_view()), pa.array(TEXTS).cast(pa.string_view())),
         (pa.array(IMAGES).dictionary_encode(), pa.array(TEXTS).dictionary_encode()),
-        (pa.array([[data, b"other"] for data in IMAGES]), pa.array(TEXTS)),
+        (pa.array([[data] for data in IMAGES]), pa.array(TEXTS)),
         (pa.array([[{"bytes": data, "path": "p"}] for data in IMAGES], pa.large_list(IMAGE)), pa.array(TEXTS)),
     ],
 )
@@ -173,6 +173,17 @@ def test_lists_of_one_image_some_empty(tmp_path: Path) -> None:
     source = opened(path)
     assert [record.image for record in source.records] == ["d.parquet:0", None, None, None]
     assert not source.reader._cached  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", [IMAGE, pa.binary()], ids=str)
+def test_several_images_are_said(tmp_path: Path, kind: pa.DataType) -> None:
+    one, two = (b"x", b"y") if kind == pa.binary() else ({"bytes": b"x", "path": None}, {"bytes": b"y", "path": "y"})
+    column = pa.array([[one], [one, two], []], pa.list_(kind))
+    path = written(tmp_path / "d.parquet", {"images": column, "text": TEXTS[:3]})
+    records = list(opened(path).records)
+    assert [record.image for record in records] == ["d.parquet:0", "d.parquet:1", None]
+    assert [str(record.fault) for record in records if record.fault] == ["has 2 images, but a pair has one"]
+    assert isinstance(records[1].fault, OtherRecord)
 
 
 def test_paths_alone(tmp_path: Path) -> None:
