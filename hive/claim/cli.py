@@ -32,7 +32,7 @@ class Command:
     max_steps: Count | None = None
     """Largest number of steps in a stage, for a quick look."""
     device: str = "auto"
-    """"auto" takes the GPU where there is one; or cpu, cuda, cuda:1."""
+    """"auto" takes the GPU where there is one; or cpu, cuda, cuda:1, mps (Apple's, which "auto" leaves)."""
     dry_run: bool = False
     """Print what would be trained and what it costs."""
 

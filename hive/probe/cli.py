@@ -42,7 +42,7 @@ class Command:
     out: Path | None = None
     """JSON file for the results."""
     device: str = "auto"
-    """"auto" takes the GPU where there is one; or cpu, cuda, cuda:1."""
+    """"auto" takes the GPU where there is one; or cpu, cuda, cuda:1, mps (Apple's, which "auto" leaves)."""
     workers: CountOrZero = 2
     """Processes that decode images; 0 decodes in the main process. Changes no result."""
 

@@ -149,7 +149,7 @@ class Trainer:
             done=position.stage_step,
             steps=stage.steps,
         )
-        report_every = READ_LOSSES_EVERY if self.world.device.type == "cuda" else 1
+        report_every = 1 if self.world.device.type == "cpu" else READ_LOSSES_EVERY
         last_saved, stopping = position.step, False
         for micro_batches in meter.timed(data):
             if self.profiler is not None:
@@ -274,11 +274,17 @@ def handling_signals(handler: Callable[[int, FrameType | None], None]) -> Iterat
 def introduction(task: Task[RunConfig, Encoder], world: World, stage: int, folder: Path) -> str:
     """Two lines: recipe, method, device, precision, kernel and data; and the run folder."""
     device, config = world.device, task.config
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     precision = "bf16 autocast, fp32 weights" if device.type == "cuda" else "fp32"
     if config.vision.frozen_precision != "autocast":
         precision += f", frozen tower in {config.vision.frozen_precision}"
     return (
-        f"{config.recipe}: {config.trains} on {name}, {precision}, kernel {config.kernel}, "
+        f"{config.recipe}: {config.trains} on {device_name(device)}, {precision}, kernel {config.kernel}, "
         f"{len(task.sets[stage].pairs):,} training {task.unit}\nrun folder {folder}"
     )
+
+
+def device_name(device: torch.device) -> str:
+    """What a person calls the device; on a CPU also its number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.getdevice_name(device)
+    return "Apple's GPU" if device.type == "mps" else f"CPU, {torch.get_num_threads()} threads"
