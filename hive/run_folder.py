@@ -19,8 +19,11 @@ def check_out(config: RunConfig, resume: bool) -> None:
         )
 
 
-def make_run_folder(config: RunConfig) -> Path:
-    """Makes and returns the run's folder: --out, or the next free runs/RECIPE-METHOD-N, which no other run can take."""
+def make_run_folder(config: RunConfig, ending: str = "") -> Path:
+    """Makes and returns the run's folder: --out, or the next free runs/RECIPE-METHOD-N, which no other run can take.
+
+    `ending` follows the method.
+    """
     try:
         if config.out is not None:
             config.out.mkdir(parents=True, exist_ok=True)
@@ -28,7 +31,7 @@ def make_run_folder(config: RunConfig) -> Path:
         Path("runs").mkdir(exist_ok=True)
         number = 1
         while True:
-            folder = Path("runs") / f"{config.recipe}-{config.trains}-{number}"
+            folder = Path("runs") / f"{config.recipe}-{config.trains}{ending}-{number}"
             try:
                 folder.mkdir()
             except FileExistsError:

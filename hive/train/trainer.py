@@ -3,7 +3,6 @@
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -14,11 +13,10 @@ from hive.checkpoint import CheckpointError
 from hive.config import RunConfig
 from hive.config_json import to_json
 from hive.data.ledger import Ledger
-from hive.data.loader import batches, heldout_batches
+from hive.data.loader import heldout_batches
 from hive.data.prefetch import Prefetcher
 from hive.data.text import Batch, Encoder
 from hive.distributed import World
-from hive.errors import UserError
 from hive.files import replace_text
 from hive.model.hive import HiveModel
 from hive.optimizer import learning_rate
@@ -29,9 +27,8 @@ from hive.train.injection import check_injection, describe, record_check
 from hive.train.loss_curve import plot_losses
 from hive.train.meter import Meter
 from hive.train.setup import check_frozen_precision
-from hive.train.stage import Stage, begin_stage, summary
+from hive.train.stage import Stage, begin_stage, stage_batches, stage_step, summary
 from hive.train.state import Position, State, fingerprints, restore, save
-from hive.train.step import train_step
 from hive.train.task import Task
 from hive.train.telemetry import Telemetry
 from hive.train.trackers import open_trackers
@@ -125,22 +122,8 @@ class Trainer:
         self.telemetry.say(summary(stage, self.task))
         self.telemetry.start_stage(stage.number, position.stage_step, stage.steps)
 
-        data = batches(
-            stage.data.pairs,
-            self.task.tokenizer,
-            self.task.model.tower.spec,
-            config.dataset,
-            seed=4 * config.seed + stage.number,
-            batch_size=schedule.batch_size,
-            micro_batch_size=config.micro_batch_size,
-            first_step=position.stage_step,
-            steps=stage.steps - position.stage_step,
-            rank=self.world.rank,
-            world=self.world.size,
-            augment=config.dataset.augment,
-            pin=self.world.device.type == "cuda",
-        )
-
+        steps_left = stage.steps - position.stage_step
+        data = stage_batches(self.task, stage, self.world, first_step=position.stage_step, steps=steps_left)
         meter = Meter(
             self.telemetry,
             self.world,
@@ -158,8 +141,16 @@ class Trainer:
                 with meter.paused():
                     self.check_injection(stage, micro_batches)
             rate = learning_rate(schedule, position.stage_step, stage.steps)
-            loss, norm = self.train_step(stage, micro_batches, rate)
             position.step += 1
+            loss, norm = stage_step(
+                self.task,
+                stage,
+                micro_batches,
+                rate,
+                step=position.step,
+                world=self.world,
+                prefetch=self.prefetch,
+            )
             position.stage_step += 1
             meter.add(micro_batches, loss, norm, position.step, rate)
             finished = position.stage_step == stage.steps
@@ -203,30 +194,6 @@ class Trainer:
         )
         self.telemetry.say(describe(check))
         record_check(check, self.folder)
-
-    def train_step(
-        self, stage: Stage, micro_batches: Sequence[Batch], rate: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Takes one optimiser step at learning rate `rate`; returns loss and gradient norm as `step.train_step` does.
-
-        Raises `UserError` where no process has a supervised token.
-        """
-        tokens = self.world.sum(sum(batch.token_count for batch in micro_batches))
-        if tokens == 0:
-            bad = [f", such as {name} ({reason})" for batch in micro_batches for _, name, reason in batch.bad]
-            raise UserError(
-                f"Step {self.position.step + 1} has no supervised token, since none of its samples could be used"
-                f"{bad[0] if bad else ''}: mend or remove them."
-            )
-        return train_step(
-            partial(self.task.model, encode=stage.encode),
-            stage.optimizer,
-            self.prefetch(batch for batch in micro_batches if batch.token_count),
-            tokens=tokens,
-            rate=rate,
-            clip=stage.schedule.clip,
-            world=self.world,
-        )
 
     def save_checkpoint(self, stage: Stage, *, or_warn: bool) -> None:
         """Saves a checkpoint. With `or_warn` a failed write prints a warning, so that training goes on."""
