@@ -39,7 +39,7 @@ class Command:
 
 def parse(argv: list[str]) -> Command:
     """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
-    command = read_flags(Command, argv, "python -m hive.claim")
+    command: Command = read_flags(Command, argv, "python -m hive.claim")
     check_ranges(command)
     seeds = command.seeds
     if not all(isinstance(seed, int) and seed < 2**32 for seed in seeds) or len(set(seeds)) < len(seeds):

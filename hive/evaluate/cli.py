@@ -34,7 +34,7 @@ class Command:
 
 def parse(argv: list[str]) -> Command:
     """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
-    command = read_flags(Command, argv, "python -m hive.evaluate")
+    command: Command = read_flags(Command, argv, "python -m hive.evaluate")
     check_ranges(command)
     choose("--benchmark", command.benchmark, BENCHMARKS)
     return command

@@ -49,7 +49,7 @@ class Command:
 
 def parse(argv: list[str]) -> Command:
     """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
-    command = read_flags(Command, argv, "python -m hive.probe")
+    command: Command = read_flags(Command, argv, "python -m hive.probe")
     check_ranges(command.protocol)
     check_ranges(command)
     choose("--dataset", command.dataset, DATASETS)

@@ -141,16 +141,8 @@ class Trainer:
                 with meter.paused():
                     self.check_injection(stage, micro_batches)
             rate = learning_rate(schedule, position.stage_step, stage.steps)
+            loss, norm = self.train_step(stage, micro_batches, rate)
             position.step += 1
-            loss, norm = stage_step(
-                self.task,
-                stage,
-                micro_batches,
-                rate,
-                step=position.step,
-                world=self.world,
-                prefetch=self.prefetch,
-            )
             position.stage_step += 1
             meter.add(micro_batches, loss, norm, position.step, rate)
             finished = position.stage_step == stage.steps
@@ -194,6 +186,13 @@ class Trainer:
         )
         self.telemetry.say(describe(check))
         record_check(check, self.folder)
+
+    def train_step(
+        self, stage: Stage, micro_batches: Sequence[Batch], rate: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Takes the next optimiser step at learning rate `rate`; returns what `stage_step` does."""
+        step, world = self.position.step + 1, self.world
+        return stage_step(self.task, stage, micro_batches, rate, step=step, world=world, prefetch=self.prefetch)
 
     def save_checkpoint(self, stage: Stage, *, or_warn: bool) -> None:
         """Saves a checkpoint. With `or_warn` a failed write prints a warning, so that training goes on."""
@@ -253,5 +252,5 @@ def introduction(task: Task[RunConfig, Encoder], world: World, stage: int, folde
 def device_name(device: torch.device) -> str:
     """What a person calls the device; on a CPU also its number of threads."""
     if device.type == "cuda":
-        return torch.cuda.getdevice_name(device)
+        return torch.cuda.get_device_name(device)
     return "Apple's GPU" if device.type == "mps" else f"CPU, {torch.get_num_threads()} threads"

@@ -15,7 +15,9 @@ from hive.vlm.config import VLMConfig, load_recipe
 @dataclass(frozen=True)
 class Command:
     """Fine-tunes the pre-trained tower, a connector and a chat model, in LLaVA's two stages (paper, Table 5).
-    Every flag overrides the recipe's value."""
+
+    Without --data it trains on templated questions about the embedded emoji, to show that everything works; for a model
+    of your own give --data CHATS.json --image-root PHOTOS/. Every flag overrides the recipe's value."""
 
     config: Annotated[VLMConfig, tyro.conf.arg(name="")]
     file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE|RUN")] = None
