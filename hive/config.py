@@ -238,7 +238,7 @@ class RunConfig:
     seed: Seed = 0
     """Decides fresh weights, the order of the data, and augmentation."""
     device: Annotated[str, FREE, FOUND] = "auto"
-    """"auto" takes the GPU where there is one; or cpu, cuda, cuda:1."""
+    """"auto" takes the GPU where there is one; or cpu, cuda, cuda:1, mps (Apple's, which "auto" leaves)."""
     checkpoint_activations: Annotated[bool, FREE] = False
     """Recompute each layer in the backward pass instead of keeping its activations."""
     compile: Annotated[bool, FREE] = False

@@ -87,7 +87,7 @@ def _unknown(name: str, names: list[str]) -> str:
     return f"{name} is no field" + (f": do you mean {similar[0]}?" if similar else "; --help lists them as flags.")
 
 
-def field_types(kind: type, prefix: str = "") -> dict[str, Any]:
+def field_types(kind: Any, prefix: str = "") -> dict[str, Any]:
     """The types of all fields by name, such as "vision.density"."""
     types: dict[str, Any] = {}
     for name, hint in get_type_hints(kind).items():

@@ -109,15 +109,27 @@ def join_world(device: str) -> Iterator[World]:
 
 
 def pick_device(name: str, local_rank: int | None = None) -> torch.device:
-    """The device that "auto", "cpu", "cuda" or "cuda:1" means; `UserError` where this machine or torch lacks it."""
+    """The device that "auto", "cpu", "mps", "cuda" or "cuda:1" means; `UserError` where this machine or torch lacks it.
+
+    "auto" is not "mps", on which nothing here has run yet.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f'--device is "{name}", but it must be auto, cpu, cuda or cuda:N.') from error
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f'--device is "{name}", but it must be auto, cpu, cuda or cuda:N.')
+        raise UserError(f'--device is "{name}", but it must be auto, cpu, mps, cuda or cuda:N.') from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f'--device is "{name}", but it must be auto, cpu, mps, cuda or cuda:N.')
+    if device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise UserError(
+                f"--device is {name}, but this torch ({torch.__version__}) sees no GPU of Apple: use --device cpu, or "
+                "a Mac with Apple silicon."
+            )
+        if local_rank is not None:
+            raise UserError(f"--device is {name}, on which only one process can run: start it without torchrun.")
+        device = torch.device("mps")
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(

@@ -32,7 +32,7 @@ def spell_out(argv: Sequence[str], flags: Sequence[str], program: str) -> list[s
     A flag of `flags` that is written out wins over longer ones that begin like it. Dashes and underscores are the same.
     Raises `UserError` where several flags begin so, or none does.
     """
-    words = []
+    words: list[str] = []
     for number, word in enumerate(argv):
         if word == "--":  # all that follows are values
             return [*words, *argv[number:]]

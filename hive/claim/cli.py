@@ -32,14 +32,14 @@ class Command:
     max_steps: Count | None = None
     """Largest number of steps in a stage, for a quick look."""
     device: str = "auto"
-    """"auto" takes the GPU where there is one; or cpu, cuda, cuda:1."""
+    """"auto" takes the GPU where there is one; or cpu, cuda, cuda:1, mps (Apple's, which "auto" leaves)."""
     dry_run: bool = False
     """Print what would be trained and what it costs."""
 
 
 def parse(argv: list[str]) -> Command:
     """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
-    command = read_flags(Command, argv, "python -m hive.claim")
+    command: Command = read_flags(Command, argv, "python -m hive.claim")
     check_ranges(command)
     seeds = command.seeds
     if not all(isinstance(seed, int) and seed < 2**32 for seed in seeds) or len(set(seeds)) < len(seeds):

@@ -27,7 +27,8 @@ class Prefetcher:
     """Copies pinned batches to the device on a separate stream, each while the batch before it is computed on.
 
     At most two batches are on the device for this. The host launches work far ahead of the GPU, so that the first batch
-    of a step is copied during the step before. On a CPU batches pass unchanged.
+    of a step is copied during the step before. On a CPU batches pass unchanged; on other devices each is copied when it
+    is asked for.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -36,8 +37,10 @@ class Prefetcher:
 
     def __call__(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yields the same batches on the device, in order, safe to use on the current stream."""
-        if self.stream is None:
+        if self.device.type == "cpu":
             yield from batches
+        elif self.stream is None:
+            yield from (batch.to(self.device) for batch in batches)
         else:
             yield from one_ahead(batches, partial(self._send, self.stream), self._receive)
 

@@ -9,7 +9,7 @@ from hive.flags import read_flags
 
 def run(arguments: list[str]) -> int:
     """Runs the comparison, prints its tables and writes its files; returns the exit code."""
-    options = read_flags(Options, arguments, "python -m hive.efficiency")
+    options: Options = read_flags(Options, arguments, "python -m hive.efficiency")
     from hive.efficiency.report import produce  # torch and transformers take seconds to import
 
     produce(options, arguments)

@@ -27,14 +27,14 @@ class Command:
     batch_size: Count = 1
     """Questions answered at once; changes speed and memory, and answers at most by rounding."""
     device: str = "auto"
-    """"auto" takes the GPU where there is one; or cpu, cuda, cuda:1."""
+    """"auto" takes the GPU where there is one; or cpu, cuda, cuda:1, mps (Apple's, which "auto" leaves)."""
     report: bool = False
     """Also print how many questions were unanswerable, unparsed or missing an image."""
 
 
 def parse(argv: list[str]) -> Command:
     """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
-    command = read_flags(Command, argv, "python -m hive.evaluate")
+    command: Command = read_flags(Command, argv, "python -m hive.evaluate")
     check_ranges(command)
     choose("--benchmark", command.benchmark, BENCHMARKS)
     return command

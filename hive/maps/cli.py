@@ -39,7 +39,7 @@ class Gradients:
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Where to write; None is maps/ in the first run."""
     device: str = "auto"
-    """"auto" takes the GPU where there is one; or cpu, cuda, cuda:1."""
+    """"auto" takes the GPU where there is one; or cpu, cuda, cuda:1, mps (Apple's, which "auto" leaves)."""
     kernel: Kernel | None = None
     """Backend of the fused operations; None is the run's."""
 

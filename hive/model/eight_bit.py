@@ -33,6 +33,9 @@ def _problem(precision: EightBit, tower: VisionTower, compiled: bool) -> str | N
     device = tower.mean.device
     if device.type == "cpu":
         return "needs a GPU, and this run is on a CPU: use int8" if precision == "fp8" else None
+    if device.type != "cuda":
+        known = "NVIDIA GPUs and CPUs" if precision == "int8" else "NVIDIA GPUs"
+        return f"runs on {known}, and this run is on {device.type}: take another --device"
     lowest, capability = LOWEST_CAPABILITY[precision], torch.cuda.get_device_capability(device)
     if capability < lowest:
         needed, given = (".".join(map(str, version)) for version in (lowest, capability))

@@ -43,14 +43,14 @@ class Command:
     out: Path | None = None
     """JSON file for the results."""
     device: str = "auto"
-    """"auto" takes the GPU where there is one; or cpu, cuda, cuda:1."""
+    """"auto" takes the GPU where there is one; or cpu, cuda, cuda:1, mps (Apple's, which "auto" leaves)."""
     workers: CountOrZero = 2
     """Processes that decode images; 0 decodes in the main process. Changes no result."""
 
 
 def parse(argv: list[str]) -> Command:
     """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
-    command = read_flags(Command, argv, "python -m hive.probe")
+    command: Command = read_flags(Command, argv, "python -m hive.probe")
     check_ranges(command.protocol)
     check_ranges(command)
     choose("--dataset", command.dataset, DATASETS)

@@ -27,7 +27,7 @@ class Command:
 
 def parse(argv: list[str]) -> Command:
     """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
-    command = read_flags(Command, argv, "python -m hive.report")
+    command: Command = read_flags(Command, argv, "python -m hive.report")
     if not command.runs:
         raise UserError("RUN is missing: give the folder of a run, or of several.")
     return command

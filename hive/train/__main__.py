@@ -44,6 +44,13 @@ def run(command: Command, draw: Draw = draw_maps) -> int:
     console, resume = open_console(), command.resume is not None
     with join_world(command.config.device) as world:
         task = pretraining(command.config, resume, world)
+        if command.lr_range_test is not None:
+            from hive.train import lr_range
+
+            tested = lr_range.run_range_test(task, command.lr_range_test, world)
+            if world.is_main:
+                print(lr_range.report(*tested))
+            return 0
         trainer = Trainer(task, resume, world, console, profile=command.profile)
         with handling_signals(trainer.stop):  # a run that is finished is not lost to one while maps are drawn
             code = trainer.run()

@@ -33,6 +33,8 @@ class Command:
     """Print what the run would train and cost, and what is missing; needs no GPU, weights or data."""
     profile: bool = False
     """Record three steps, their parts named: a trace in the run's folder, or ranges for Nsight Systems."""
+    lr_range_test: int | None = None
+    """A stage, of which 100 steps are tried at learning rates from 1e-6 to 1: draws the losses and suggests a rate."""
 
 
 PROGRAM = "python -m hive.train"
@@ -47,7 +49,7 @@ def parse(argv: list[str]) -> Command:
     check_flags(command.config, base, resume)
     if command.start is not None:
         check_same_model(base, command.config)
-    return command
+    return dataclasses.replace(command, config=for_range_test(command.config, command.lr_range_test, resume))
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,18 @@ def starting_point(
     if known.file is not None:
         return read_config_file(known.file, known.recipe, load_recipe, kind), None
     return load_recipe(known.recipe or kind.recipe), None
+
+
+def for_range_test(config: AnyConfig, stage: int | None, resume: Path | None) -> AnyConfig:
+    """The configuration of --lr-range-test, which runs one stage alone; unchanged without that flag."""
+    if stage is None:
+        return config
+    known = range(1, 1 + len(config.schedules()))
+    if stage not in known:
+        raise UserError(f"--lr-range-test is {stage}, but it must be a stage: {', '.join(map(str, known))}.")
+    if resume is not None:
+        raise UserError("--lr-range-test and --resume exclude each other: the test trains a model of its own.")
+    return dataclasses.replace(config, stages=(stage,))
 
 
 def check_flags(config: RunConfig, base: RunConfig, resume: Path | None) -> None:

@@ -41,18 +41,23 @@ def evaluate(
     Every process reads all batches and runs its share of them; all get the same result. Bad samples are counted in
     `ledger`. `encode`, if given, encodes the images instead of the model's tower.
     """
-    right = torch.zeros((), dtype=torch.float64, device=world.device)
-    wrong = torch.zeros_like(right)
+    right: list[torch.Tensor] = []
+    wrong: list[torch.Tensor] = []
     pairs = tokens = 0
     for number, (with_right, with_wrong) in enumerate(batches):
         ledger.count(with_right.samples, with_right.bad)
         pairs += with_right.samples
         tokens += with_right.token_count
         if with_right.samples and number % world.size == world.rank:
-            right += model(with_right.to(world.device), encode).double()
-            wrong += model(with_wrong.to(world.device), encode).double()
-    sums = world.sum(right.item()), world.sum(wrong.item())
+            right.append(model(with_right.to(world.device), encode))
+            wrong.append(model(with_wrong.to(world.device), encode))
+    sums = world.sum(_total(right)), world.sum(_total(wrong))
     return HeldOut(sums[0] / tokens, sums[1] / tokens, pairs, tokens) if tokens else HeldOut(None, None, 0, 0)
+
+
+def _total(losses: list[torch.Tensor]) -> float:
+    """The sum in fp64, on the host: not all devices have that."""
+    return sum(torch.stack(losses).tolist()) if losses else 0.0
 
 
 def table(results: Mapping[str, HeldOut]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from hive.data.text import Batch
 from hive.files import INJECTION, read_records, replace_text
@@ -119,17 +120,19 @@ class _Measured(NamedTuple):
 def _measure(reading: Reading, text: Batch) -> _Measured:
     """A reading's numbers, one text after the other, so that no more than one text's attention is in memory."""
     query, key, text_key = reading.query.float(), reading.image_key.float(), reading.text_key
-    sums = torch.zeros(3, dtype=torch.float64, device=query.device)
+    measured: list[Tensor] = []
     with without_autocast(query.device):
         for sample, (start, end) in enumerate(pairwise(text.cu_seqlens.tolist())):
             keys = key[sample].repeat_interleave(query.shape[1] // key.shape[2], 1)  # [N, Hq, d]
             logits = torch.einsum("lhd,nhd->lhn", query[start:end], keys) * query.shape[-1] ** -0.5
             log_weights = logits.log_softmax(-1)
-            sums[0] -= (log_weights.exp() * log_weights).sum()
-            sums[1] += logits.std(-1, correction=0).sum()
+            entropies, spreads = -(log_weights.exp() * log_weights), logits.std(-1, correction=0)
+            shares = torch.zeros_like(spreads)
             if text_key is not None:
                 in_text = text_lse(query[start:end], text_key[start:end])
-                sums[2] += (logits.logsumexp(-1) - in_text).sigmoid().sum()
+                shares = (logits.logsumexp(-1) - in_text).sigmoid()
+            measured.append(torch.stack([entropies.sum(), spreads.sum(), shares.sum().to(spreads.dtype)]))
+    sums = torch.stack(measured).cpu().double().sum(0)  # on the host: not all devices have fp64
     entropy, spread, share = (sums / (query.shape[0] * query.shape[1])).tolist()
     update, stream = (states.float().norm(dim=-1) for states in (reading.update, reading.hidden))
     return _Measured(

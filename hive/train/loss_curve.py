@@ -40,8 +40,11 @@ def plot_losses(folder: Path) -> Path:
     return folder / "loss_curve.png"
 
 
-def smoothed(values: Sequence[float]) -> list[float]:
-    """Centred mean over a fortieth of the values; unlike a trailing mean it has no lag."""
-    half = max(1, len(values) // 80)
+def smoothed(values: Sequence[float], half: int | None = None) -> list[float]:
+    """Centred mean over `half` values on each side, a fortieth of all in sum where it is not given.
+
+    Unlike a trailing mean it has no lag.
+    """
+    half = half or max(1, len(values) // 80)
     windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
     return [sum(window) / len(window) for window in windows]

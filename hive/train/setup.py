@@ -81,7 +81,7 @@ def check_kernel(model: Model, backend: str, device: torch.device) -> None:
         )
     if device.type != "cuda" and torch.float32 not in limits.dtypes:
         raise UserError(
-            f"--kernel is {backend}, which has no fp32, but training on a CPU is in fp32: take --kernel torch."
+            f"--kernel is {backend}, which has no fp32, but training on {device.type} is in fp32: take --kernel torch."
         )
 
 

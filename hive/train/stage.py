@@ -1,15 +1,21 @@
-"""One stage of a run: the parameters that it trains, with their optimiser, its data and its number of steps."""
+"""One stage of a run: the parameters that it trains, with their optimiser, its data and its steps."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
 from hive.config import RunConfig, Schedule
-from hive.data.text import Encoder
+from hive.data.loader import batches
+from hive.data.prefetch import Prefetcher
+from hive.data.text import Batch, Encoder
+from hive.distributed import World
 from hive.model.vision import Encode
 from hive.optimizer import build_optimizer, warmup_steps
 from hive.stages import enter_stage, stage_steps
+from hive.train.step import train_step
 from hive.train.task import Task, TrainingSet
 
 
@@ -67,6 +73,55 @@ def _load_optimizer(
         }
         if state:
             optimizer.state[parameter] = state
+
+
+def stage_batches(
+    task: Task[RunConfig, Encoder], stage: Stage, world: World, *, first_step: int, steps: int
+) -> Iterator[list[Batch]]:
+    """This process's micro-batches of `steps` steps of the stage from `first_step` on, one list a step."""
+    config = task.config
+    return batches(
+        stage.data.pairs,
+        task.tokenizer,
+        task.model.tower.spec,
+        config.dataset,
+        seed=4 * config.seed + stage.number,
+        batch_size=stage.schedule.batch_size,
+        micro_batch_size=config.micro_batch_size,
+        first_step=first_step,
+        steps=steps,
+        rank=world.rank,
+        world=world.size,
+        augment=config.dataset.augment,
+        pin=world.device.type == "cuda",
+    )
+
+
+def stage_step(
+    task: Task[RunConfig, Encoder],
+    stage: Stage,
+    micro_batches: Sequence[Batch],
+    rate: float,
+    *,
+    world: World,
+    prefetch: Prefetcher,
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Takes one optimiser step at learning rate `rate`; returns loss and gradient norm as `step.train_step` does.
+
+    Where no process has a usable sample, nothing is updated, and it returns None.
+    """
+    tokens = world.sum(sum(batch.token_count for batch in micro_batches))
+    if tokens == 0:
+        return None
+    return train_step(
+        partial(task.model, encode=stage.encode),
+        stage.optimizer,
+        prefetch(batch for batch in micro_batches if batch.token_count),
+        tokens=tokens,
+        rate=rate,
+        clip=stage.schedule.clip,
+        world=world,
+    )
 
 
 def summary(stage: Stage, task: Task[RunConfig, Encoder]) -> str:

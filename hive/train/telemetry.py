@@ -19,9 +19,14 @@ from hive.train.trackers import JsonLines, Tracker
 
 
 def peak_memory_gb(device: torch.device) -> float:
-    """Most memory in use so far, GB: allocated by torch on a GPU, resident in the process on a CPU."""
+    """Most memory in use so far, GB: allocated by torch on a GPU, resident in the process on a CPU.
+
+    Of Apple's GPUs, whose driver keeps no maximum, it is what is allocated now.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory() / 1e9
     # ru_maxrss is in KiB on Linux and in bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 

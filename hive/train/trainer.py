@@ -3,7 +3,6 @@
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -14,7 +13,7 @@ from hive.checkpoint import CheckpointError
 from hive.config import RunConfig
 from hive.config_json import to_json
 from hive.data.ledger import Ledger, check_skipped
-from hive.data.loader import batches, heldout_batches
+from hive.data.loader import heldout_batches
 from hive.data.prefetch import Prefetcher
 from hive.data.text import Batch, Encoder
 from hive.distributed import World
@@ -32,9 +31,8 @@ from hive.train.injection import check_injection, describe, record_check
 from hive.train.loss_curve import plot_losses
 from hive.train.meter import Meter
 from hive.train.setup import check_frozen_precision
-from hive.train.stage import Stage, begin_stage, summary
+from hive.train.stage import Stage, begin_stage, stage_batches, stage_step, summary
 from hive.train.state import Position, State, fingerprints, restore, save
-from hive.train.step import train_step
 from hive.train.task import Task
 from hive.train.telemetry import Telemetry
 from hive.train.trackers import open_trackers
@@ -150,22 +148,8 @@ class Trainer:
         self.telemetry.say(summary(stage, self.task))
         self.telemetry.start_stage(stage.number, position.stage_step, stage.steps)
 
-        data = batches(
-            stage.data.pairs,
-            self.task.tokenizer,
-            self.task.model.tower.spec,
-            config.dataset,
-            seed=4 * config.seed + stage.number,
-            batch_size=schedule.batch_size,
-            micro_batch_size=config.micro_batch_size,
-            first_step=position.stage_step,
-            steps=stage.steps - position.stage_step,
-            rank=self.world.rank,
-            world=self.world.size,
-            augment=config.dataset.augment,
-            pin=self.world.device.type == "cuda",
-        )
-
+        steps_left = stage.steps - position.stage_step
+        data = stage_batches(self.task, stage, self.world, first_step=position.stage_step, steps=steps_left)
         meter = Meter(
             self.telemetry,
             self.world,
@@ -174,7 +158,7 @@ class Trainer:
             done=position.stage_step,
             steps=stage.steps,
         )
-        report_every = READ_LOSSES_EVERY if self.world.device.type == "cuda" else 1
+        report_every = 1 if self.world.device.type == "cpu" else READ_LOSSES_EVERY
         last_saved, stopping, too_bad = position.step, False, False
         idle = 0  # steps without an update since the last one
         for micro_batches in meter.timed(data):
@@ -264,23 +248,11 @@ class Trainer:
     def train_step(
         self, stage: Stage, micro_batches: Sequence[Batch], rate: float
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Takes one optimiser step at learning rate `rate`; returns loss and gradient norm as `step.train_step` does.
-
-        Where no process has a usable sample, nothing is updated, and it returns None.
-        """
-        tokens = self.world.sum(sum(batch.token_count for batch in micro_batches))
-        if tokens == 0:
+        """Takes the next optimiser step at learning rate `rate`; returns what `stage_step` does."""
+        result = stage_step(self.task, stage, micro_batches, rate, world=self.world, prefetch=self.prefetch)
+        if result is None:
             self.telemetry.say(f"step {self.position.step + 1}: no update, since none of its samples can be used")
-            return None
-        return train_step(
-            partial(self.task.model, encode=stage.encode),
-            stage.optimizer,
-            self.prefetch(batch for batch in micro_batches if batch.token_count),
-            tokens=tokens,
-            rate=rate,
-            clip=stage.schedule.clip,
-            world=self.world,
-        )
+        return result
 
     def save_checkpoint(self, stage: Stage, *, or_warn: bool) -> None:
         """Saves a checkpoint. With `or_warn` a failed write prints a warning, so that training goes on."""
@@ -331,11 +303,17 @@ def handling_signals(handler: Callable[[int, FrameType | None], None]) -> Iterat
 def introduction(task: Task[RunConfig, Encoder], world: World, stage: int, folder: Path) -> str:
     """Two lines: recipe, method, device, precision, kernel and data; and the run folder."""
     device, config = world.device, task.config
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     precision = "bf16 autocast, fp32 weights" if device.type == "cuda" else "fp32"
     if config.vision.frozen_precision != "autocast":
         precision += f", frozen tower in {config.vision.frozen_precision}"
     return (
-        f"{config.recipe}: {config.trains} on {name}, {precision}, kernel {config.kernel}, "
+        f"{config.recipe}: {config.trains} on {device_name(device)}, {precision}, kernel {config.kernel}, "
         f"{len(task.sets[stage].pairs):,} training {task.unit}\nrun folder {folder}"
     )
+
+
+def device_name(device: torch.device) -> str:
+    """What a person calls the device; on a CPU also its number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return "Apple's GPU" if device.type == "mps" else f"CPU, {torch.get_num_threads()} threads"

@@ -27,7 +27,15 @@ def run(command: Command) -> int:
 
     resume = command.resume is not None
     with join_world(command.config.device) as world:
-        return Trainer(fine_tuning(command.config, resume, world), resume, world, open_console()).run()
+        task = fine_tuning(command.config, resume, world)
+        if command.lr_range_test is not None:
+            from hive.train import lr_range
+
+            tested = lr_range.run_range_test(task, command.lr_range_test, world)
+            if world.is_main:
+                print(lr_range.report(*tested))
+            return 0
+        return Trainer(task, resume, world, open_console()).run()
 
 
 def main(argv: list[str] | None = None) -> int:

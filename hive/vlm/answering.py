@@ -23,7 +23,7 @@ class Answerer:
         LLaVA model.
         """
         self.device = device
-        self.precision = torch.float32 if device.type == "cpu" else torch.bfloat16
+        self.precision = torch.bfloat16 if device.type == "cuda" else torch.float32
         logging.disable_progress_bar()
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True)

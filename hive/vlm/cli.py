@@ -1,6 +1,6 @@
 """The command line: every field of `VLMConfig` as a typed flag, or a question to a finished model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -8,14 +8,16 @@ import tyro
 
 from hive.errors import UserError
 from hive.flags import flags_of, read_flags, spell_out
-from hive.train.cli import check_flags, starting_point
+from hive.train.cli import check_flags, for_range_test, starting_point
 from hive.vlm.config import VLMConfig, load_recipe
 
 
 @dataclass(frozen=True)
 class Command:
     """Fine-tunes the pre-trained tower, a connector and a chat model, in LLaVA's two stages (paper, Table 5).
-    Every flag overrides the recipe's value."""
+
+    Without --data it trains on templated questions about the embedded emoji, to show that everything works; for a model
+    of your own give --data CHATS.json --image-root PHOTOS/. Every flag overrides the recipe's value."""
 
     config: Annotated[VLMConfig, tyro.conf.arg(name="")]
     file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE|RUN")] = None
@@ -25,6 +27,8 @@ class Command:
     """Run folder to continue; other flags default to that run's values."""
     dry_run: bool = False
     """Print what the run would train and cost, and what is missing; needs no GPU, weights or data."""
+    lr_range_test: int | None = None
+    """A stage, of which 100 steps are tried at learning rates from 1e-6 to 1: draws the losses and suggests a rate."""
     ask: tuple[Path, str] | None = None
     """An image and a question, answered by --model; nothing is trained."""
     model: Path | None = None
@@ -42,4 +46,4 @@ def parse(argv: list[str]) -> Command:
     if (command.ask is None) != (command.model is None):
         raise UserError('--ask and --model go together: --ask IMAGE "QUESTION" --model RUN/llava.')
     check_flags(command.config, base, resume)
-    return command
+    return replace(command, config=for_range_test(command.config, command.lr_range_test, resume))

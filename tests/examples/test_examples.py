@@ -31,15 +31,39 @@ def test_photographs_become_a_tower_whose_features_are_read(photographs, tmp_pat
     assert "0.jpg: features of shape (1, 17, 192)" in capsys.readouterr().out  # class token and 4 x 4 patches
 
 
-def test_photographs_end_with_trainings_exit_code_for_a_mistake(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("3.txt", "caf\xe9".encode("latin-1"), "3.txt is no UTF-8 (at byte 3): save it as UTF-8."),
+        ("3.txt", b" \n", "3.txt is empty: write what 3.jpg shows, or remove the file."),
+    ],
+)
+def test_a_caption_that_cannot_be_used_is_said_before_anything_is_written(
+    name, content, sentence, photographs, tmp_path, capsys
+):
+    (photographs / name).write_bytes(content)
+    assert your_photographs.main(["--folder", str(photographs), "--out", str(tmp_path / "runs" / "mine")]) == 2
+    assert capsys.readouterr().err == f"error: {photographs / sentence}\n"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_without_pairs_is_one_sentence(tmp_path, capsys):
     assert your_photographs.main(["--folder", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]) == 2
-    assert "is not a folder" in capsys.readouterr().err
+    assert "nowhere is no folder: give the one" in capsys.readouterr().err
+    assert your_photographs.main(["--folder", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
+    assert "has 0 pairs such as beach.jpg and beach.txt: 4 or more are needed." in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_photographs_end_with_trainings_exit_code_for_a_mistake(photographs, tmp_path, capsys):
+    flags = ["--folder", str(photographs), "--out", str(tmp_path / "run"), "--steps", "0"]
+    assert your_photographs.main(flags) == 2
+    assert "--max-steps is 0, but it must be 1 or more" in capsys.readouterr().err
 
 
 def test_a_folder_that_holds_a_run_stays_as_it_is(photographs, tmp_path, capsys):
     (tmp_path / "run").mkdir()
-    with pytest.raises(SystemExit, match="2"):
-        your_photographs.main(["--folder", str(photographs), "--out", str(tmp_path / "run")])
+    assert your_photographs.main(["--folder", str(photographs), "--out", str(tmp_path / "run")]) == 2
     assert "is there already" in capsys.readouterr().err
     assert not (tmp_path / "run.json").exists()
 

@@ -50,8 +50,8 @@ def test_only_what_the_file_gives_differs_from_the_recipe(tmp_path: Path) -> Non
     names = {"vision": {"hidden_size": 96}, "schedule3.clip": 2, "dataset": {"max-text-tokens": 40}}
     text = json.dumps({**names, "epochs": 2, "lr": None, "dataset.heldout-pairs": 7})
     config = config_of(tmp_path / "run.json", text)
-    names = {"vision.hidden_size", "schedule3.clip", "dataset.max_text_tokens", "dataset.heldout_pairs", "epochs"}
-    assert flatten(config) == flatten(load_recipe("demo")) | {name: GIVEN[name] for name in names}
+    given = {"vision.hidden_size", "schedule3.clip", "dataset.max_text_tokens", "dataset.heldout_pairs", "epochs"}
+    assert flatten(config) == flatten(load_recipe("demo")) | {name: GIVEN[name] for name in given}
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_recipe(tmp_path: Path) -> None:

@@ -18,6 +18,12 @@ def test_on_a_cpu_batches_pass_unchanged() -> None:
     assert all(x is y for x, y in zip(received, sent, strict=True))
 
 
+def test_other_devices_get_each_batch_when_it_is_asked_for() -> None:
+    """Such as mps, for which meta stands here."""
+    received = list(Prefetcher(torch.device("meta"))(batch(number) for number in range(3)))
+    assert [tensor.device.type for item in received for tensor in item.tensors().values()] == ["meta"] * 15
+
+
 @pytest.mark.parametrize("count", [0, 1, 4])
 def test_one_copy_ahead(count: int) -> None:
     """The order of copies and of work, with a list in the GPU's place."""

@@ -113,3 +113,11 @@ def test_gpus_that_cant(
         tower.mean = torch.empty(3, device="cuda")  # has the GPU's name and needs no GPU
     with pytest.raises(UserError, match=sentence):
         check_eight_bit(precision, tower, compiled)
+
+
+def test_apples_gpu_has_no_8_bits() -> None:
+    tower = VisionTower(fresh_vision(dataclasses.replace(VISION, hidden_size=32)), (4,))
+    with FakeTensorMode():
+        tower.mean = torch.empty(3, device="mps")
+    with pytest.raises(UserError, match="int8 runs on NVIDIA GPUs and CPUs, and this run is on mps: take another"):
+        check_eight_bit("int8", tower, True)

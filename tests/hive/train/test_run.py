@@ -109,9 +109,7 @@ def test_a_batch_that_micro_batches_dont_divide(tmp_path: Path) -> None:
 def test_a_batch_smaller_than_the_number_of_processes() -> None:
     config = parse(["--batch-size", "3"]).config
     check_batches(config, 3)
-    with pytest.raises(
-        UserError, match=r"--batch-size is 3 in stage 1, but 4 processes need at least 4: raise it"
-    ):
+    with pytest.raises(UserError, match=r"--batch-size is 3 in stage 1, but 4 processes need at least 4: raise it"):
         check_batches(config, 4)
 
 
