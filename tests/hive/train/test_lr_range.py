@@ -50,7 +50,7 @@ def test_the_command_leaves_a_folder_that_is_no_run(
     monkeypatch.chdir(tmp_path)
     assert train([*TINY, "--lr-range-test", "1"]) == 0
     shown = capsys.readouterr().out.splitlines()
-    folder = Path("runs/demo-hive-lr-range-1")
+    folder = Path("runs/demo-lr-range-1")
     assert sorted(path.name for path in folder.iterdir()) == ["lr_range.json", "lr_range.png"]
     assert shown[-1] == f"picture     {folder / 'lr_range.png'}"
     record = json.loads((folder / "lr_range.json").read_text())

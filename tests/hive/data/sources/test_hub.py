@@ -106,7 +106,7 @@ def test_a_data_set_is_copied_once_and_used_without_a_network(tmp_path: Path) ->
 
 def test_a_dry_run_copies_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
-    with pytest.raises(UserError, match="--data owner/set is not in .* yet: a run copies it there"):
+    with pytest.raises(UserError, match=r"--data owner/set is not in .* yet: a run copies it there"):
         open_source("owner/set", None, DataConfig(), download=False)
     assert not list(tmp_path.iterdir())
 
