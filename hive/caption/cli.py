@@ -8,6 +8,7 @@ import tyro
 
 from hive.config import Count, Kernel, Positive, Seed, check_ranges
 from hive.errors import UserError
+from hive.flags import read_flags
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Command:
 
 def parse(argv: list[str]) -> Command:
     """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
-    command = tyro.cli(Command, args=argv, prog="python -m hive.caption")
+    command: Command = read_flags(Command, argv, "python -m hive.caption")
     check_ranges(command)
     if not command.images:
         raise UserError("No image is given: python -m hive.caption RUN IMAGE [IMAGE ...].")

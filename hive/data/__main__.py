@@ -10,8 +10,9 @@ import tyro
 
 from hive.command import exit_code
 from hive.config import AnyConfig, Config, RunConfig
+from hive.flags import flags_of, spell_out
 from hive.recipes import load_recipe
-from hive.train.cli import check_flags, starting_point
+from hive.train.cli import check_flags, model_to_start_from, starting_point
 from hive.vlm.config import VLMConfig
 from hive.vlm.config import load_recipe as load_vlm_recipe
 
@@ -23,38 +24,46 @@ if TYPE_CHECKING:
 INTERRUPTED = 130  # exit code
 
 
-@dataclass(frozen=True)
-class Command(Generic[AnyConfig]):
-    """Reads a whole data set as a run would, lists everything that is wrong with it, and draws some of its pairs.
-    The other flags are those of the run: write hive.data in place of hive.train. --out is the folder for the list of
-    problems and the contact sheet."""
+PROGRAM = "python -m hive.data"
 
-    config: Annotated[AnyConfig, tyro.conf.arg(name="")]
+
+@dataclass(frozen=True, kw_only=True)
+class _Own:
+    """The flags that are not fields of a run's configuration."""
+
+    file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE|RUN")] = None
+    """TOML or JSON file with fields that differ from the recipe, or a run with that data. Flags override it."""
     resume: Path | None = None
     """Run folder whose data is checked; other flags default to that run's values."""
+    start: Annotated[Path | None, tyro.conf.arg(name="from", metavar="RUN")] = None
+    """As with hive.train: other flags default to that run's values."""
     decode: bool = False
     """Decode every image; without it only their headers are read, which show most of what can be wrong."""
     vlm: bool = False
     """Check the conversations of python -m hive.vlm."""
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """The flag that decides which run's flags the others are."""
+@dataclass(frozen=True, kw_only=True)
+class Command(_Own, Generic[AnyConfig]):
+    """Reads a whole data set as a run would, lists everything that is wrong with it, and draws some of its pairs.
+    The other flags are those of the run: write hive.data in place of hive.train. --out is the folder for the list of
+    problems and the contact sheet."""
 
-    vlm: bool = False
+    config: Annotated[AnyConfig, tyro.conf.arg(name="")]
 
 
 def parse(argv: list[str]) -> Command[Config] | Command[VLMConfig]:
     """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
-    kind, _ = tyro.cli(_Kind, args=argv, add_help=False, return_unknown_args=True)
-    if kind.vlm:
-        base, resume = starting_point(argv, load_vlm_recipe, VLMConfig)
-        chats = tyro.cli(Command[VLMConfig], default=Command(base), args=argv, prog="python -m hive.data")
+    flags = dict.fromkeys(flag for kind in (Config, VLMConfig, _Own) for flag in flags_of(kind))
+    words = spell_out(argv, list(flags), PROGRAM)
+    if "--vlm" in words:
+        base, resume = starting_point(words, load_vlm_recipe, VLMConfig)
+        chats = tyro.cli(Command[VLMConfig], default=Command(config=base), args=words, prog=PROGRAM)
         check_flags(chats.config, base, resume)
         return chats
-    pretraining, resume = starting_point(argv, load_recipe, Config)
-    command = tyro.cli(Command[Config], default=Command(pretraining), args=argv, prog="python -m hive.data")
+    pretraining, resume = starting_point(words, load_recipe, Config)
+    pretraining = model_to_start_from(words, pretraining, resume)
+    command = tyro.cli(Command[Config], default=Command(config=pretraining), args=words, prog=PROGRAM)
     check_flags(command.config, pretraining, resume)
     return command
 

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from hive.flags import read_flags
+
 Target = Literal["hub", "timm", "open_clip", "llava"]
 
 
@@ -27,5 +29,5 @@ class Command:
 
 
 def parse(argv: list[str]) -> Command:
-    """Reads the command line; `--help` and mistyped flags exit."""
-    return tyro.cli(Command, args=argv, prog="python -m hive.export")
+    """Reads the command line; `--help` exits, and a mistyped flag raises `UserError`."""
+    return read_flags(Command, argv, "python -m hive.export")

@@ -44,7 +44,7 @@ def parse(argv: list[str]) -> Command:
     """Reads the command line; `--help` and mistyped flags exit, other mistakes raise `UserError`."""
     words = spell_out(argv, list(flags_of(Command)), PROGRAM)
     base, resume = starting_point(words, load_recipe, Config)
-    base = _from_trained(words, base, resume)
+    base = model_to_start_from(words, base, resume)
     command = read_flags(Command, words, PROGRAM, default=Command(base))
     check_flags(command.config, base, resume)
     if command.start is not None:
@@ -61,7 +61,7 @@ class _From:
     file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
 
 
-def _from_trained(argv: list[str], base: Config, resume: Path | None) -> Config:
+def model_to_start_from(argv: list[str], base: Config, resume: Path | None) -> Config:
     """The configuration that the flags override: that of the run which --from names, or else `base`."""
     given, _ = tyro.cli(_From, args=argv, add_help=False, return_unknown_args=True)
     if given.start is None:
