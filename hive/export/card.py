@@ -189,8 +189,8 @@ def _pixels(spec: ImageSpec, form: Form) -> str:
 
 
 def _training(facts: Facts) -> str:
-    tower = facts.tower_source or "fresh weights"
-    language = f"{facts.language_source} ({facts.language})" if facts.language_source else f"fresh ({facts.language})"
+    tower = facts.origin or facts.tower_source or "fresh weights"
+    language = f"{facts.origin or facts.language_source or 'fresh'} ({facts.language})"
     libraries = ", ".join(f"{name} {number}" for name, number in facts.versions.items())
     data = EMBEDDED if facts.data == "embedded" else f"`{facts.data}`"
     rows = {

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hive.config import Config
+from hive.config import Config, Origin
 from hive.export.origin import commit, versions
 from hive.export.place import read_metadata
 from hive.export.same_run import command_of
 from hive.files import METRICS, read_records
 from hive.model.vision import VisionTower
+from hive.run_folder import START, is_model_folder, load_model_config
 from hive.stages import trained_parts
 
 FACTS = "hive"
@@ -44,6 +45,8 @@ class Facts:
     """Whether one of them trains the tower; otherwise its weights are those that the run started from."""
     steps: int
     """Optimiser steps over all stages."""
+    origin: str | None
+    """The trained model that --from named, in words; None for a run that started from none."""
     command: str | None
     """A command line that trains the same; None where the configuration is of no recipe."""
 
@@ -87,6 +90,7 @@ def gather_facts(run: Path, config: Config, tower: VisionTower, data_fingerprint
         if record["kind"].startswith("heldout/") and record["step"] == steps and record["right"] is not None
     )
     language = config.language
+    earlier = load_model_config(run / START, "--from") if is_model_folder(run / START) else None
     return Facts(
         recipe=config.recipe,
         method=config.method,
@@ -94,7 +98,8 @@ def gather_facts(run: Path, config: Config, tower: VisionTower, data_fingerprint
         stages=stages,
         trains_tower=any("tower" in trained_parts(config, stage) for stage in stages),
         steps=steps,
-        command=command_of(config, stages),
+        origin=_describe(config.origin),
+        command=command_of(config, stages, earlier),
         tower_source=_public(config.vision.weights),
         language_source=_public(language.weights),
         language=f"{language.family}, {language.layers} layers of {language.hidden_size}",
@@ -120,6 +125,11 @@ def read_facts(folder: Path) -> Facts | None:
     losses = tuple(Losses(**record) for record in content["losses"])
     content |= {"losses": losses, "stages": tuple(content["stages"]), "read": tuple(content["read"])}
     return Facts(**content)
+
+
+def _describe(origin: Origin | None) -> str | None:
+    """The model that a run started from, in words."""
+    return None if origin is None else f"the model of {_public(origin.folder)} after {origin.step:,} steps"
 
 
 def _public(source: str | None) -> str | None:

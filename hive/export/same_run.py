@@ -1,6 +1,7 @@
 """The command line that trains what a configuration says, for people who want to repeat a run."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,23 @@ TOLD_BY_WEIGHTS = frozenset(
 """Fields of a model that are read from its weights where it has any."""
 
 
-def command_of(config: Config, stages: tuple[int, ...]) -> str | None:
+def command_of(config: Config, stages: tuple[int, ...], earlier: Config | None = None) -> str | None:
     """The command that trains these stages with this configuration; None where it starts from no recipe.
 
-    Every field that differs from the recipe's is a flag. Of absolute paths the last part alone is written.
+    `earlier` is the configuration of the run that --from named, where the run started from one. Every field that
+    differs from the recipe's, or from that run's, is a flag. Of absolute paths the last part alone is written.
     """
-    if config.recipe not in RECIPES:
-        return None
-    usual, given = flatten(RECIPES[config.recipe]()), flatten(config)
     words = ["python", "-m", "hive.train"]
-    if config.recipe != Config.recipe:
-        words += ["--recipe", config.recipe]
+    if config.origin is not None and earlier is not None:
+        words += _flag("from", config.origin.folder)
+        same_data = config.data == earlier.data
+        usual = flatten(replace(earlier, origin=None, image_root=earlier.image_root if same_data else None))
+    elif config.origin is None and config.recipe in RECIPES:
+        usual = flatten(RECIPES[config.recipe]())
+        words += ["--recipe", config.recipe] if config.recipe != Config.recipe else []
+    else:
+        return None
+    given = flatten(replace(config, origin=None))
     if stages != usual["stages"]:
         words += ["--stages", ",".join(map(str, stages))]
     for name, value in given.items():

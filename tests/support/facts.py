@@ -12,6 +12,7 @@ FACTS = Facts(
     stages=(1, 2, 3),
     trains_tower=True,
     steps=12,
+    origin=None,
     command="python -m hive.train --seed 3",
     tower_source=None,
     language_source=None,

@@ -66,7 +66,7 @@ def test_a_column_that_a_flag_names(column: str, captions: tuple[str, ...]) -> N
         ({"meta": {"text": ""}}, "meta.text", 'its caption is empty (the field "meta.text")'),
         ({"conversations": [turn("human", "?")]}, None, "its conversation has no answer"),
         ({"conversations": [turn("gpt", "")]}, None, "the first answer of its conversation is empty"),
-        ({"conversations": [turn("gpt", 3)]}, None, "its caption is the number 3, not text"),
+        ({"conversations": [turn("gpt", 3)]}, None, "a turn says 3, which is no text"),
         ({"caption": "a\ud800"}, None, "half of a surrogate pair"),
     ],
 )

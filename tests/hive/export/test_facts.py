@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from hive.config import Config, LanguageConfig
+from hive.config_json import to_json
 from hive.export.card import card, transformers_form
 from hive.export.facts import read_facts
 from hive.export.origin import commit
@@ -48,6 +49,20 @@ def test_the_command_gives_the_configuration_back(flags: str) -> None:
     words = shlex.split(command)
     assert words[:3] == ["python", "-m", "hive.train"]
     assert parse(words[3:]).config == config
+
+
+def test_the_command_of_a_run_that_started_from_another(tmp_path: Path) -> None:
+    """Its flags differ from that run's, not from the recipe's."""
+    earlier = parse(shlex.split("--seed 7 --vision.density 0.5 --data pairs.json --image-root photos")).config
+    (tmp_path / "config.json").write_text(to_json(earlier))
+    flags = ["--from", str(tmp_path), "--stages", "3", "--data", "more.json", "--lr", "1e-05"]
+    config = parse(flags).config
+    command = command_of(config, (3,), earlier)
+    assert command is not None
+    assert shlex.split(command)[3:] == [
+        "--from", tmp_path.name, "--stages", "3", "--data", "more.json", "--lr", "1e-05"
+    ]  # fmt: skip
+    assert command_of(config, (3,)) is None
 
 
 def test_the_command_is_as_short_as_can_be() -> None:
