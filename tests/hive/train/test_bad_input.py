@@ -36,7 +36,6 @@ def fails(flags: list[str], out: Path, capsys: pytest.CaptureFixture) -> str:
         (["--recipe", "dem"], '--recipe is "dem", but it must be one of demo'),
         (["--kernel", "flash"], '--kernel is "flash", but it must be one of auto, torch, reference, triton, cuda'),
         (["--kernel", "cuda"], "--kernel is cuda, but that can't run on cpu"),
-        (["--batch-size", "10"], "--batch-size is 10, but it must be a multiple of --micro-batch-size"),
         (["--stages", "2,1"], '--stages is "2,1", but it must be some of 1,2,3'),
         (["--stages", "two"], '--stages is "two", but it must be some of 1,2,3'),
         (["--max-steps", "0"], "--max-steps is 0, but it must be 1 or more"),
