@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Generic
 
 import tyro
 
-from hive.command import exit_code
+from hive.command import exit_code, open_console
 from hive.config import AnyConfig, Config, RunConfig
 from hive.flags import flags_of, spell_out
 from hive.recipes import load_recipe
@@ -71,12 +71,10 @@ def parse(argv: list[str]) -> Command[Config] | Command[VLMConfig]:
 def run(command: Command[Config] | Command[VLMConfig]) -> int:
     """Runs what the command line asked for; returns 0 where a run would start, and 2 where it would not."""
     # torch and transformers take seconds to import, and --help and mistyped flags need neither
-    from rich.console import Console
-
     from hive.data.report import check_set
     from hive.run_folder import make_run_folder
 
-    console, config = Console(), command.config
+    console, config = open_console(), command.config
     reading, sets = conversations(config) if isinstance(config, VLMConfig) else captions(config)
     folder: Path | None = None
     code = 0

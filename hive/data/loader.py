@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing import connection, forkserver, resource_tracker
 from typing import Any
@@ -143,14 +143,14 @@ def batches(
     world: int = 1,
     augment: bool | None = None,
     pin: bool = False,
-) -> Iterator[list[Batch]]:
+) -> Generator[list[Batch], None, None]:
     """This rank's micro-batches of `steps` optimiser steps from `first_step` on, one list a step.
 
     Step s covers positions [s * batch_size, (s + 1) * batch_size) of the endless stream of passes over the pairs. They
     are divided into as few parts of nearly equal size, in the same number for each rank, as none has more than
     `micro_batch_size` samples; micro-batch j of rank r is part j * world + r. Nothing depends on `config.workers` or on
     where a run was resumed. Bad samples are left out and listed in `Batch.bad`. `augment` overrides `config.augment`.
-    Closing the iterator ends the workers.
+    Close the iterator where it is not read to its end: that ends the workers, without which the program does not end.
     """
     per_step = rounds(batch_size, micro_batch_size, world)
     source = _make_source(pairs, tokenizer, spec, config)
@@ -168,7 +168,7 @@ def batches(
     return _steps(dataset, config.workers, pin)
 
 
-def _steps(dataset: _Training, workers: int, pin: bool) -> Iterator[list[Batch]]:
+def _steps(dataset: _Training, workers: int, pin: bool) -> Generator[list[Batch], None, None]:
     micro_batches = stream(dataset, workers, pin)
     try:
         for _ in range(dataset.steps):

@@ -6,6 +6,7 @@ step to step, and nothing of it is kept but the losses.
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -67,23 +68,22 @@ def run_range_test(task: Task[RunConfig, Encoder], number: int, world: World) ->
     """
     folder = world.from_main(make_run_folder(task.config, "lr-range") if world.is_main else Path())
     stage = begin_stage(task, number, {})
-    data = stage_batches(task, stage, world, first_step=0, steps=STEPS)
     prefetch = Prefetcher(world.device)
     rates: list[float] = []
     losses: list[float] = []
-    for place, micro_batches in enumerate(data):
-        rate = LOWEST * (HIGHEST / LOWEST) ** (place / (STEPS - 1))
-        step = stage_step(task, stage, micro_batches, rate, world=world, prefetch=prefetch)
-        if step is None:  # none of its samples can be used
-            continue
-        loss = world.sum(step[0].item())
-        if not isfinite(loss):
-            break
-        rates.append(rate)
-        losses.append(loss)
-        if diverges(losses):
-            break
-    data.close()  # type: ignore[attr-defined]  # ends the workers
+    with closing(stage_batches(task, stage, world, first_step=0, steps=STEPS)) as data:
+        for place, micro_batches in enumerate(data):
+            rate = LOWEST * (HIGHEST / LOWEST) ** (place / (STEPS - 1))
+            step = stage_step(task, stage, micro_batches, rate, world=world, prefetch=prefetch)
+            if step is None:  # none of its samples can be used
+                continue
+            loss = world.sum(step[0].item())
+            if not isfinite(loss):
+                break
+            rates.append(rate)
+            losses.append(loss)
+            if diverges(losses):
+                break
     if not rates:
         raise UserError(f"No step of stage {number} has a sample that can be used: {task.check} lists what is wrong.")
     result = RangeTest(number, rates, losses)

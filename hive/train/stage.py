@@ -1,6 +1,6 @@
 """One stage of a run: the parameters that it trains, with their optimiser, its data and its steps."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -77,8 +77,8 @@ def _load_optimizer(
 
 def stage_batches(
     task: Task[RunConfig, Encoder], stage: Stage, world: World, *, first_step: int, steps: int
-) -> Iterator[list[Batch]]:
-    """This process's micro-batches of `steps` steps of the stage from `first_step` on, one list a step."""
+) -> Generator[list[Batch], None, None]:
+    """This process's micro-batches of `steps` steps of the stage from `first_step` on; close it, as `batches`."""
     config = task.config
     return batches(
         stage.data.pairs,

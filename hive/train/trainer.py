@@ -1,8 +1,8 @@
 """The training loop: a task's stages in order, each with checkpoints and an evaluation."""
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -142,14 +142,21 @@ class Trainer:
 
     def train_stage(self, stage: Stage) -> bool:
         """Trains a stage and saves a checkpoint; False if a signal stopped it, which is saved too."""
-        config, schedule, position = self.task.config, stage.schedule, self.position
+        position = self.position
         if position.stage_step >= stage.steps:
             return True  # resumed after the stage's last step
         self.telemetry.say(summary(stage, self.task))
         self.telemetry.start_stage(stage.number, position.stage_step, stage.steps)
 
         steps_left = stage.steps - position.stage_step
-        data = stage_batches(self.task, stage, self.world, first_step=position.stage_step, steps=steps_left)
+        with closing(
+            stage_batches(self.task, stage, self.world, first_step=position.stage_step, steps=steps_left)
+        ) as data:
+            return self.train_steps(stage, data)
+
+    def train_steps(self, stage: Stage, data: Iterable[list[Batch]]) -> bool:
+        """Takes the steps of a stage that are left; the rest is as in `train_stage`."""
+        config, schedule, position = self.task.config, stage.schedule, self.position
         meter = Meter(
             self.telemetry,
             self.world,

@@ -35,7 +35,7 @@ def closed_pipe() -> int:
     return writer
 
 
-COMMANDS = ("train", "vlm", "claim", "efficiency", "evaluate", "maps", "probe", "report")
+COMMANDS = ("train", "vlm", "data", "caption", "export", "claim", "efficiency", "evaluate", "maps", "probe", "report")
 
 
 @pytest.mark.parametrize("flags", [["--help"], ["--bogus"]])

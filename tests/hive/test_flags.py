@@ -18,6 +18,8 @@ PROGRAM = "python -m hive.train"
 KINDS = {
     "train": "hive.train.cli.Command",
     "vlm": "hive.vlm.cli.Command",
+    "caption": "hive.caption.cli.Command",
+    "export": "hive.export.cli.Command",
     "claim": "hive.claim.cli.Command",
     "efficiency": "hive.efficiency.options.Options",
     "evaluate": "hive.evaluate.cli.Command",

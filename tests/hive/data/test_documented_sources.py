@@ -58,8 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_parquet(root / "dataset" / "train-00000-of-00001.parquet", range(2))
     write_parquet(root / "dataset" / "test-00000-of-00001.parquet", range(2, 4))
     (root / "mixture.toml").write_text(
-        '[[sources]]\ndata = "llava.json"\nimage_root = "photos"\n'
-        '[[sources]]\ndata = "shards/00001.tar"\nweight = 2\n'
+        '[[sources]]\ndata = "llava.json"\nimage_root = "photos"\n[[sources]]\ndata = "shards/00001.tar"\nweight = 2\n'
     )
     return root
 

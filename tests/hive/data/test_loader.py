@@ -101,7 +101,7 @@ def test_workers_resume_and_ranks_change_nothing(eighteen: Pairs, tokenizer: Tok
     assert torch.equal(torch.get_rng_state(), before)
     stream = batches(eighteen, tokenizer, spec, two, seed=3, batch_size=8, micro_batch_size=2, first_step=1, steps=900)
     assert equal([next(stream)], whole[1:2])
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert multiprocessing.active_children() == []
     ranks = [run(eighteen, tokenizer, spec, rank=rank, world=2) for rank in range(2)]
     assert equal([[step[i // 2] for i in range(4) for step in [ranks[i % 2][s]]] for s in range(5)], whole)

@@ -171,6 +171,20 @@ def test_signals_do_afterwards_what_they_did_before(tmp_path: Path) -> None:
     assert [signal.getsignal(number) for number in numbers] == before
 
 
+def test_a_run_whose_output_nobody_reads_ends(tmp_path: Path) -> None:
+    """As behind `| head -2`, while a worker makes batches."""
+    process = start(*TINY, "--dataset.workers", "1", "--max-steps", "200", "--out", str(tmp_path / "run"))
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline().startswith("demo: hive on CPU")
+    process.stdout.close()
+    try:
+        assert process.wait(60) == 141
+        assert process.stderr.read() == ""
+    finally:
+        process.kill()
+
+
 def test_the_baseline_trains_in_the_same_engine(tmp_path: Path) -> None:
     assert train([*TINY, "--out", str(tmp_path / "d"), "--method", "self-attention"]) == 0
     assert len(losses(tmp_path / "d")) == 12
