@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import PreTrainedConfig
 
 from hive.config import Config
@@ -21,7 +21,7 @@ from hive.config_json import from_json, to_json
 from hive.data.text import Batch, Tokenizer, load_tokenizer, pack
 from hive.errors import UserError, first_line
 from hive.export.loading import evaluating
-from hive.export.place import SEAL, replacing, seal, write_json
+from hive.export.place import SEAL, replacing, save_weights, seal, write_json
 from hive.model.build import Model, assemble
 from hive.model.families import LANGUAGES, TOWERS
 from hive.run_folder import CONFIG_FILE, MODEL_TYPE
@@ -83,8 +83,7 @@ def _write(trained: Trained, folder: Path) -> None:
     names = {name: tokenizer.backend.id_to_token(number) for name, number in named}
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **names})
     weights = {name: value.detach().to("cpu", torch.float32).contiguous() for name, value in model.named_parameters()}
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt", SEAL: seal(folder)})
-    (folder / WEIGHTS).chmod((folder / CONFIG_FILE).stat().st_mode)  # safetensors lets nobody else read it
+    save_weights(weights, folder / WEIGHTS, {"format": "pt", SEAL: seal(folder)})
 
 
 def _settings(config: PreTrainedConfig) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def check_set(data: DataSet, pairs: Pairs, reading: Reading, decode: bool, folde
 def describe_findings(findings: Findings, reading: Reading) -> list[str]:
     """The lines about lengths, sizes, repetitions and problems."""
     pairs, facts = findings.pairs, findings.facts
-    lines = describe(facts, reading, sampled=False)
+    lines = describe(facts, reading)
     repeats = describe_repeats(pairs, facts.images, findings.looked, reading)
     lines += [labelled("" if number else "repeats", sentence) for number, sentence in enumerate(repeats)]
     lines += warn(facts, reading)

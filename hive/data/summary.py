@@ -18,6 +18,7 @@ from hive.data.source import Part
 from hive.data.text import BadText, Encoder
 
 TEXTS, IMAGES = 1000, 64  # at most so many are looked at before a run
+FEWEST = 16  # so many are looked at however slow that is
 SECONDS = 0.3  # at most so long for texts, and again for images: a disk may be slow, and a row group large
 WORTH_A_WARNING = 0.01  # share of texts that are cut
 KINDS = 9  # formats that are named
@@ -70,20 +71,20 @@ def _visit(indices: np.ndarray, most: int, look: Callable[[int], None], seconds:
     number = min(most, len(indices))
     spaced = indices[np.arange(number) * len(indices) // max(1, number)]
     end = time.monotonic() + seconds
-    for position in epoch_order(number, 0, 0):
+    for looked, position in enumerate(epoch_order(number, 0, 0), start=1):
         look(int(spaced[position]))
-        if time.monotonic() > end:
+        if looked >= FEWEST and time.monotonic() > end:
             break
 
 
-def describe(facts: Facts, reading: Reading, *, sampled: bool) -> list[str]:
-    """Lines about the texts and one about the images; those of a sample say how many it has."""
-    lines = []
-    if number := len(facts.texts):
-        lines += _text_lines(facts, reading, f" ({number:,} looked at)" if sampled else "")
-    if number := len(facts.images):
-        lines.append(_image_line(facts, reading.spec) + (f" ({number:,} looked at)" if sampled else ""))
-    return lines
+def describe(facts: Facts, reading: Reading, pairs: Pairs | None = None) -> list[str]:
+    """Lines about the texts and one about the images; those of a sample of `pairs` say how many it has."""
+    bad_images = sum(fault.of_image for fault in facts.faults)
+    looked = (len(facts.texts) + len(facts.faults) - bad_images, len(facts.images) + bad_images)
+    there = looked if pairs is None else (len(pairs), int((pairs.rows >= 0).sum()))
+    texts, images = (f" ({n:,} looked at)" if n < most else "" for n, most in zip(looked, there, strict=True))
+    lines = _text_lines(facts, reading, texts) if facts.texts else []
+    return [*lines, _image_line(facts, reading.spec) + images] if facts.images else lines
 
 
 def warn(facts: Facts, reading: Reading) -> list[str]:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -13,7 +12,7 @@ from hive.errors import UserError
 from hive.export.card import Form, trained_output, write_card
 from hive.export.facts import Facts
 from hive.export.loading import check_same
-from hive.export.place import SEAL, replacing, seal, write_json
+from hive.export.place import SEAL, replacing, save_weights, seal, write_json
 from hive.export.timm import pooling, timm_settings, timm_weights
 from hive.export.tower import trained_form, weights_of
 from hive.export.vit import mlp_ratio, query_key_value, require, trained_features
@@ -63,7 +62,7 @@ def export_open_clip(tower: PreTrainedModel, folder: Path, spec: ImageSpec, fact
 
 
 def _save(folder: Path, weights: dict[str, Tensor], facts: Facts) -> None:
-    save_file(weights, folder / WEIGHTS, metadata={**facts.metadata(), SEAL: seal(folder)})
+    save_weights(weights, folder / WEIGHTS, {**facts.metadata(), SEAL: seal(folder)})
 
 
 def _settings(tower: PreTrainedModel, spec: ImageSpec, vision: dict[str, Any], by_timm: bool) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -13,7 +12,7 @@ from hive.errors import UserError
 from hive.export.card import Form, trained_output, write_card
 from hive.export.facts import Facts
 from hive.export.loading import check_same
-from hive.export.place import SEAL, replacing, seal, write_json
+from hive.export.place import SEAL, replacing, save_weights, seal, write_json
 from hive.export.tower import trained_form, weights_of
 from hive.export.vit import mlp_ratio, query_key_value, require, trained_features
 from hive.model.families import tower_family
@@ -36,7 +35,7 @@ def export_timm(tower: PreTrainedModel, folder: Path, spec: ImageSpec, facts: Fa
         write_json(temporary / "config.json", settings)
         write_card(temporary, facts, form, _form(facts))
         metadata = {**facts.metadata(), SEAL: seal(temporary)}
-        save_file(timm_weights(form, settings), temporary / "model.safetensors", metadata=metadata)
+        save_weights(timm_weights(form, settings), temporary / "model.safetensors", metadata)
         _compare(timm, form, temporary, facts)
 
 

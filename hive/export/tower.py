@@ -4,14 +4,13 @@ import copy
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from hive.data.images import ImageSpec
 from hive.export.card import transformers_form, write_card
 from hive.export.facts import Facts
 from hive.export.loading import check_same, evaluating, hidden_states, no_progress_bar, probe_image
-from hive.export.place import SEAL, replacing, seal, write_json
+from hive.export.place import SEAL, replacing, save_weights, seal, write_json
 from hive.model.families import tower_family
 from hive.model.families.tower import processor
 
@@ -85,7 +84,7 @@ def write_settings(tower: PreTrainedModel, folder: Path, spec: ImageSpec) -> Non
 def seal_tower(tower: PreTrainedModel, folder: Path, facts: Facts) -> None:
     """Writes the weights, which belong to the files that are already in the folder."""
     metadata = {**facts.metadata(), SEAL: seal(folder)}
-    save_file(weights_of(tower), folder / "model.safetensors", metadata=metadata)
+    save_weights(weights_of(tower), folder / "model.safetensors", metadata)
 
 
 def weights_of(tower: PreTrainedModel) -> dict[str, torch.Tensor]:

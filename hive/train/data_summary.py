@@ -19,7 +19,7 @@ def summarise_data(task: Task[RunConfig, Encoder]) -> str:
         facts = sample(data.pairs, reading)
         batch_sizes = {stage: config.schedule(stage).batch_size for stage in stages}
         lines += [
-            *describe(facts, reading, sampled=len(facts.texts) < len(data.pairs)),
+            *describe(facts, reading, data.pairs),
             describe_epoch(task.unit, data.epoch_pairs, batch_sizes, data.heldout, data.pairs),
             *warn_of_losses(data.pairs, facts, reading),
             *warn(facts, reading),

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import (
     AutoProcessor,
@@ -18,7 +17,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor  #
 
 from hive.data.turns import IMAGE
 from hive.export.loading import evaluating, no_progress_bar
-from hive.export.place import SEAL, replacing, seal, write_json
+from hive.export.place import SEAL, replacing, save_weights, seal, write_json
 from hive.model.families.tower import processor
 from hive.vlm.chat import ChatText, ChatTokenizer
 from hive.vlm.model import VLM, logits
@@ -72,7 +71,7 @@ def _write(model: VLM, chat: ChatTokenizer, tokenizer: Any, feature_layer: int, 
     GenerationConfig(**special, do_sample=False).save_pretrained(folder)
     _processor(model, tokenizer, select, folder).save_pretrained(folder)
     metadata = {"format": "pt", SEAL: seal(folder)}  # of all the other files, which are written by now
-    save_file(_weights(model, rows), folder / "model.safetensors", metadata=metadata)
+    save_weights(_weights(model, rows), folder / "model.safetensors", metadata)
 
 
 def _settings(config: PreTrainedConfig) -> dict[str, Any]:

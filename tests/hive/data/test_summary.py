@@ -11,6 +11,7 @@ from hive.data.images import ImageSpec
 from hive.data.pairs import Pairs, Skipped, open_embedded
 from hive.data.source import Part
 from hive.data.summary import (
+    FEWEST,
     IMAGES,
     TEXTS,
     Reading,
@@ -56,8 +57,8 @@ def letters(number: int) -> str:
 def test_lengths_and_sizes_are_exact_for_a_small_set(reading: Reading) -> None:
     captions = [letters(length) for length in (*range(10, 29), 100)]
     assert [len(reading.encoder.encode(caption, 1000)) for caption in captions] == [*range(10, 29), 100]
-    facts = sample(pairs_of(captions), reading)
-    assert describe(facts, reading, sampled=False) == [
+    pairs = pairs_of(captions)
+    assert describe(sample(pairs, reading), reading, pairs) == [
         "captions      median 19 tokens (1 word), 95 % at most 28, longest 100 (1 word)",
         "              --dataset.max-text-tokens 77 cuts 5 %, 104 at most 1 %",
         "images        smallest 20x16, median 20x16, largest 32x16 pixels, 0 % smaller than the tower's 16x16; "
@@ -67,19 +68,24 @@ def test_lengths_and_sizes_are_exact_for_a_small_set(reading: Reading) -> None:
 
 def test_a_sample_is_even_and_says_so(reading: Reading) -> None:
     captions = [letters(12)] * 2000 + [letters(14)] * 2000
-    facts = sample(pairs_of(captions), reading)
+    pairs = pairs_of(captions)
+    facts = sample(pairs, reading)
     assert len(facts.texts) == TEXTS
     assert sum(text.tokens == 14 for text in facts.texts) == TEXTS / 2
     looked = sorted(image.pair for image in facts.images)
     assert looked == [k * 4000 // IMAGES for k in range(IMAGES)]
-    lines = describe(facts, reading, sampled=True)
+    lines = describe(facts, reading, pairs)
     assert lines[0].endswith("(1,000 looked at)")
     assert lines[2].endswith("(64 looked at)")
 
 
 def test_a_slow_source_is_not_waited_for(reading: Reading) -> None:
-    facts = sample(pairs_of([letters(12)] * 100), reading, seconds=0)
-    assert (len(facts.texts), len(facts.images)) == (1, 1)
+    """But for a few, and the lines say that they are few."""
+    pairs = pairs_of([letters(12)] * 100)
+    facts = sample(pairs, reading, seconds=0)
+    assert (len(facts.texts), len(facts.images)) == (FEWEST, FEWEST)
+    lines = describe(replace(facts, texts=facts.texts * 7), reading, pairs)
+    assert [line.endswith("(16 looked at)") for line in lines] == [False, False, True]
 
 
 def test_the_runs_own_reader_is_left_as_it_is(reading: Reading) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from hive.errors import UserError
-from hive.export.place import SEAL, free_place, may_replace, replacing, seal
+from hive.export.place import SEAL, free_place, may_replace, replacing, save_weights, seal
 
 
 def export(folder: Path, content: str = "card") -> None:
@@ -121,3 +122,17 @@ def test_after_an_error_everything_is_as_it_was(tmp_path: Path, error: Exception
         fail()
     assert content(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["tower"]
+
+
+def test_weights_are_the_same_bytes_each_time_and_may_be_read_by_others(tmp_path: Path) -> None:
+    """The library shuffles metadata; eight writings would hardly agree by chance."""
+    weights = {"b": torch.arange(3.0), "ä": torch.ones(2, 2)}
+    metadata = {name: f"{name} \u00fc\u2028" for name in ("format", "hive", "hive.seal", "more")}
+    for number in range(8):
+        save_weights(weights, tmp_path / str(number), metadata)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    with safe_open(tmp_path / "0", framework="pt") as file:
+        assert file.metadata() == metadata
+        assert all(torch.equal(file.get_tensor(name), value) for name, value in weights.items())
+    (tmp_path / "other").touch()
+    assert (tmp_path / "0").stat().st_mode == (tmp_path / "other").stat().st_mode

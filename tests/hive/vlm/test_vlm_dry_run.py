@@ -92,7 +92,7 @@ def test_the_set_of_a_stage_that_is_left_out_is_missing_too(config: VLMConfig, s
     chosen = replace(config, stages=(stage,))
     changed = replace(chosen, data2="nowhere.json") if stage == 1 else replace(chosen, data="nowhere.json")
     text = report(outline(changed))
-    assert f"missing: {'--data2' if stage == 1 else '--data'} nowhere.json is no file" in text
+    assert f"missing: {'--data2' if stage == 1 else '--data'} nowhere.json does not exist" in text
     assert list(rows(text)) == [stage]
 
 
