@@ -30,24 +30,27 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(argv: list[str]) -> int:
     """Checks the photographs, trains, then prints the shape of one image's features and what the model says of it."""
-    parser = argparse.ArgumentParser(description="A folder of photographs with captions becomes a vision tower.")
+    parser = argparse.ArgumentParser(
+        description="A folder of photographs with captions becomes a vision tower.",
+        epilog="All other flags are those of python -m hive.train, such as --dataset.max-text-tokens 64.",
+    )
     parser.add_argument("--folder", type=Path, required=True, help="holds NAME.jpg beside NAME.txt")
-    parser.add_argument("--out", type=Path, default=Path("runs/photographs"), help="the run's folder, a new one")
+    parser.add_argument("--out", type=Path, default=Path("runs/example"), help="the run's folder, a new one")
     parser.add_argument("--steps", type=int, default=20, help="most steps of each of the three stages")
-    flags = parser.parse_args(argv)
+    flags, others = parser.parse_known_args(argv)
     if flags.out.exists():
         raise UserError(f"--out {flags.out} is there already: give a new one.")
 
     # In a shell: python -m hive.data --data photos/ --decode --out ...-check. It lists all that is wrong with the
     # folder, and draws 16 pairs as the tower and the language model read them.
     data = ["--data", str(flags.folder)]
-    if code := check([*data, "--decode", "--out", f"{flags.out}-check"]):
+    if code := check([*data, *others, "--decode", "--out", f"{flags.out}-check"]):
         return code
 
     # In a shell: python -m hive.train --data photos/ ... Every stage sees the pairs 10 times, or less where --steps
     # ends it.
     settings = ["--epochs", "10", "--batch-size", "4", "--max-steps", str(flags.steps)]
-    if code := train([*data, *settings, "--out", str(flags.out)]):
+    if code := train([*data, *settings, *others, "--out", str(flags.out)]):
         return code
 
     tower = AutoModel.from_pretrained(flags.out / "tower").eval()

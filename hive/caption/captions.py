@@ -43,7 +43,7 @@ def print_captions(command: Command, trained: Run, paths: Sequence[Path]) -> int
         name = _shown(path)
         if isinstance(result, BadImage):
             failed = True
-            print(f"error: {name} {result}: it is left out.", file=sys.stderr)
+            print(f"error: {name} can't be used ({result}): it is left out.", file=sys.stderr)
             if command.json:
                 print(json.dumps({"image": name, "error": str(result)}, ensure_ascii=False))
             continue

@@ -45,7 +45,7 @@ def _renamed_images(digest_of: dict[str, bytes]) -> Iterator[str]:
         extra = sum(len(names) - 1 for names in groups)
         first, second, *others = max(groups, key=len)
         yield (
-            f"{extra:,} of {len(digest_of):,} images have the bytes of another one: {printable(first)} is there under "
+            f"{extra:,} of {len(digest_of):,} images repeat the bytes of another: {printable(first)} is there under "
             f"{2 + len(others):,} names, {printable(second)} among them"
         )
 

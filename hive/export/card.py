@@ -31,7 +31,7 @@ PROCESSOR = (
     "255 levels.",
     "Give images rather than paths: from a path, and in its pipelines, transformers drops transparency before the "
     "processor sees the image.",
-    "transformers 4.57 and 5.17 take no heed of a single colour that an RGB PNG declares transparent, and drop all "
+    "transformers 4.57 and 5.17 ignore a single colour that an RGB PNG declares transparent, and drop all "
     "transparency where a class is loaded by name, such as CLIPImageProcessor, instead of AutoImageProcessor. 5.23 "
     "does neither.",
 )
@@ -71,7 +71,7 @@ def transformers_form(tower: PreTrainedModel, facts: Facts) -> Form:
     family, layers = tower_family(tower), tower.config.num_hidden_layers
     untrained = f"layers {facts.deepest + 1} to {layers} are as they were before the training"
     patches = ", patch tokens from position 1 on" if family.class_tokens else ""
-    of_class_token = "it is the class token's, which no loss has read: take the mean of the patch tokens instead"
+    of_class_token = "no loss has read it: take the mean of the patch tokens instead"
     if facts.keeps_untrained:
         outputs = {
             f"hidden_states[{facts.deepest}]": f"{trained_output(facts)}{patches}",

@@ -323,4 +323,4 @@ def device_name(device: torch.device) -> str:
     """What a person calls the device; on a CPU also its number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return "Apple's GPU" if device.type == "mps" else f"CPU, {torch.get_num_threads()} threads"
+    return "Apple's GPU" if device.type == "mps" else f"CPU, threads: {torch.get_num_threads()}"

@@ -127,11 +127,14 @@ def _read_text(store: FolderStore, image: str, text: str) -> str:
         raise BadRecord("the image has no text file beside it")
     store.find(image)
     try:
-        return store.read(text).decode("utf-8-sig")
+        caption = store.read(text).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise BadRecord(f"{text} is not UTF-8 text") from None
     except OSError as error:
         raise BadRecord(f"{text} can't be read ({error.strerror or error})") from None
+    if not caption.strip():
+        raise BadRecord(f"{text} is empty")
+    return caption
 
 
 def _listed(root: str, metadata: list[str], tree: Tree, columns: Columns) -> Iterator[Entry]:

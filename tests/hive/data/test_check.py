@@ -188,7 +188,7 @@ def test_repeats(reading: Reading) -> None:
     findings = look_at_all(pairs, reading, False, QUIET)
     assert describe_repeats(pairs, findings.facts.images, findings.looked, reading) == [
         "1 of 20 captions are there again with the same image",
-        "3 of 20 images have the bytes of another one: 0.png is there under 3 names, 7.png among them",
+        "3 of 20 images repeat the bytes of another: 0.png is there under 3 names, 7.png among them",
         '1 caption stands for more than one image (2 images in all): "a photo of thing 11" for 2',
         '80 % of the captions begin with "a photo of", as a template gives',
         '2 of 20 captions have no letter, such as "12"',

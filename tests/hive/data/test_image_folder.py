@@ -76,7 +76,7 @@ def test_texts_beside_images(tmp_path: Path) -> None:
         ("a/2.png", "the image has no text file beside it"),
         ("a/2.webp", "two"),
         ("a/broken.jpg", "a/broken.txt is not UTF-8 text"),
-        ("a/empty.jpg", ""),
+        ("a/empty.jpg", "a/empty.txt is empty"),
         ("a/lone.jpg", "the image has no text file beside it"),
         (None, "the text has no image beside it"),
         ("a/b/1.PNG", "one"),
