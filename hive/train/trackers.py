@@ -44,7 +44,7 @@ def absent_trackers(names: Sequence[str]) -> list[str]:
     try:
         from wandb import init  # noqa: F401 - a folder wandb/ in the current one is a package too, of nothing
     except ImportError:
-        return ["--trackers names wandb, which is not installed: pip install 'wandb>=0.31', or leave it out."]
+        return ["--trackers names wandb, which is not installed: pip install 'wandb>=0.20', or leave it out."]
     return []
 
 
