@@ -33,6 +33,7 @@ def spell_out(argv: Sequence[str], flags: Sequence[str], program: str) -> list[s
     Raises `UserError` where several flags begin so, or none does.
     """
     words: list[str] = []
+    flags = list(dict.fromkeys(flags))  # the dataclasses of a union share some
     for number, word in enumerate(argv):
         if word == "--":  # all that follows are values
             return [*words, *argv[number:]]

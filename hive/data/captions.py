@@ -23,7 +23,8 @@ def read_captions(record: Record, columns: Columns) -> tuple[str, ...]:
     if present is None:
         if empty := next((name for name in names if name in record.fields or values[name] is not None), None):
             raise BadRecord(f'its caption is empty (the field "{empty}")')
-        raise BadRecord(f"it has no caption: no field {' or '.join(names)}")
+        given = ", ".join(map(str, record.fields)) or "none"
+        raise BadRecord(f"it has no caption: its fields are {given:.120}, none of {', '.join(names)}")
     value = values[present]
     turns = read_turns(value)
     if turns is not None:

@@ -186,6 +186,8 @@ def _open(data: bytes, max_megapixels: float) -> Image.Image:
     except Image.DecompressionBombError:
         limit = min(max_megapixels, 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6)  # Pillow has a limit too
         raise BadImage(f"more than {limit:g} megapixels") from None
+    except Image.UnidentifiedImageError:  # its message has the address of an object
+        raise BadImage(f"damaged header of {kind.words}") from None
     except Exception as error:
         raise BadImage(f"damaged header of {kind.words} ({error!s:.120})") from None
     width, height = image.size

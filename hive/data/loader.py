@@ -21,6 +21,7 @@ from hive.config import DataConfig
 from hive.data.images import BadImage, ImageSpec, augment, load
 from hive.data.order import indices, rounds, share
 from hive.data.pairs import Pairs, hash_order
+from hive.data.shared_texts import SharedTexts
 from hive.data.text import BadSample, BadText, Batch, Encoder
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
@@ -193,7 +194,8 @@ def heldout_batches(
 
 
 def _make_source(pairs: Pairs, tokenizer: Encoder, spec: ImageSpec, config: DataConfig) -> _Source:
-    usable = replace(pairs, skipped=())  # workers need no list of the others
+    # Workers share these texts instead of holding a copy each, and need no list of what was skipped.
+    usable = replace(pairs, captions=SharedTexts(pairs.captions), names=SharedTexts(pairs.names), skipped=())
     return _Source(usable, tokenizer, spec, config.max_text_tokens, config.max_megapixels)
 
 

@@ -23,7 +23,7 @@ UNPACK = {
     ".zst": "unzstd {}",
 }
 """The command that unpacks a file with this suffix."""
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test"} | dict.fromkeys(
     ("validation", "valid", "val", "dev"), "validation"
 )
@@ -97,7 +97,7 @@ def _open_mixture(files: Sequence[Path], request: Request) -> Source:
         raise UserError(
             f"{request} names {len(files)} mixtures, such as {files[1]}: give one file that names all sources."
         )
-    return open_mixture(files[0], request.options, partial(open_source, download=request.download))
+    return open_mixture(files[0], request.options, partial(open_source, download=request.download), is_hub_name)
 
 
 KINDS = (
@@ -148,10 +148,17 @@ def open_source(
 
         if is_image_folder(paths[0]):
             _refuse_image_root(request)
-            return open_image_folder(_folder_of_split(paths[0], request), request.columns)
+            return open_image_folder(paths[0], request.columns, _folders_of_split(paths[0], request))
         files = _of_split(_files_of_folder(paths[0], request), paths[0], request)
     else:
         _refuse_choice(request, "split")
+        from hive.data.sources.image_folder import is_image_folder
+
+        if of_images := next((path for path in paths if path.is_dir() and is_image_folder(path)), None):
+            raise UserError(
+                f"{request} names {of_images}, a folder of images, beside others: write a mixture (.toml) that names "
+                "each, or give the folder that they are in."
+            )
         files = [file for path in paths for file in (_files_of_folder(path, request) if path.is_dir() else [path])]
     kind = _one_kind(files, request)
     if not kind.has_paths:
@@ -176,12 +183,15 @@ def common_folder(files: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([file.absolute().parent for file in files]))
 
 
-def is_hub_name(data: str) -> bool:
-    """Whether it can only be a data set on Hugging Face: no file, no folder, and nothing in a folder that is there."""
+def is_hub_name(data: str, folder: Path = Path()) -> bool:
+    """Whether it can only be a data set or model on Hugging Face: no file, and nothing in a folder that is there.
+
+    Paths start at `folder`.
+    """
     owner, _, name = data.partition("/")
     suffix = os.path.splitext(name)[1].lower()
     is_file_name = suffix in _BY_SUFFIX or suffix in UNPACK
-    return bool(_HUB_NAME.fullmatch(data)) and not is_file_name and on_disk(Path(owner)) is None
+    return bool(HUB_NAME.fullmatch(data)) and not is_file_name and on_disk(folder / owner) is None
 
 
 def _files_of_folder(folder: Path, request: Request) -> list[Path]:
@@ -226,19 +236,20 @@ def _of_split(files: list[Path], folder: Path, request: Request) -> list[Path]:
     return [file for file in files if splits[file] in (None, wanted)]
 
 
-def _folder_of_split(folder: Path, request: Request) -> Path:
-    """The folder in a folder of images that is --dataset.split's, where several are named after splits; else itself."""
-    named = {_SPLITS[path.name.lower()]: path for path in folder.iterdir() if path.name.lower() in _SPLITS}
+def _folders_of_split(folder: Path, request: Request) -> Callable[[str], bool]:
+    """Whether a folder of images, by its path below `folder`, is read: it is of --dataset.split, or of no split."""
+    folders = [Path(path).relative_to(folder) for path, _, _ in os.walk(folder, followlinks=False)]
+    named = {split for path in folders if (split := _split(path)) is not None}
     if len(named) < 2:
         _refuse_choice(request, "split")
-        return folder
+        return lambda path: True
     wanted = _SPLITS.get(request.options.split, request.options.split)
     if wanted not in named:
         raise UserError(
             f"{request} has folders of the splits {', '.join(sorted(named))}, but --dataset.split is "
             f"{request.options.split}: give another split."
         )
-    return named[wanted]
+    return lambda path: _split(Path(path)) in (None, wanted)
 
 
 def _split(file: Path) -> str | None:

@@ -67,10 +67,15 @@ def indices(pairs: int | Mix, seed: int, start: int, count: int) -> list[tuple[i
 
     No pair has the same pass twice; without a mixture the pass is the epoch.
     """
-    mix = pairs if isinstance(pairs, Mix) else Mix((pairs,), (1.0,))
-    n = mix.epoch
-    found = [mixed_epoch(mix, seed, position // n)[position % n] for position in range(start, start + count)]
-    return [(int(turn), int(index)) for turn, index in found]
+    positions = range(start, start + count)
+    if isinstance(pairs, Mix):
+        n = pairs.epoch
+        found = [mixed_epoch(pairs, seed, position // n)[position % n] for position in positions]
+        return [(int(turn), int(index)) for turn, index in found]
+    return [
+        (position // pairs, int(epoch_order(pairs, seed, position // pairs)[position % pairs]))
+        for position in positions
+    ]
 
 
 def rounds(batch: int, largest: int, world: int) -> int:

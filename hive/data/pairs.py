@@ -160,6 +160,8 @@ def collect(source: Source, read_texts: Callable[[Record], tuple[str, ...]], wha
     for part in source.parts:
         start, end = end, end + part.size
         parts.append(part._replace(size=int(((usable >= start) & (usable < end)).sum())))
+        if not parts[-1].size:
+            raise UserError(f"{what} has no usable record in {part.name}: mend that source, or leave it out.")
     return Pairs(captions, names, source.reader, np.array(rows, dtype=np.int64), further, skipped, parts)
 
 

@@ -1,7 +1,6 @@
 """The model card of an export: the README.md that the hub shows, written from the facts of the run."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,11 @@ from transformers import PreTrainedModel
 
 from hive.config import TowerConfig
 from hive.data.images import ImageSpec
+from hive.data.open_source import is_hub_name
 from hive.export.facts import Facts
 from hive.model.families import tower_family
 
 CARD = "README.md"
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-"""Owner and name of a model or a data set."""
 PAGE = "https://eugenelet.github.io/HIVE-Project/"
 EMBEDDED = (
     "the drawings of emoji that come with HIVE, whose licences (Apache-2.0, MIT, Unicode-3.0) are in its folder "
@@ -144,8 +142,7 @@ def _list(name: str, values: Sequence[str]) -> list[str]:
 
 
 def _hub_names(source: str | None) -> list[str]:
-    is_one = source is not None and HUB_NAME.fullmatch(source) and not Path(source).exists()
-    return [source] if source is not None and is_one else []
+    return [source] if source is not None and is_hub_name(source) else []
 
 
 def _layers(facts: Facts, layers: int) -> str:
@@ -181,7 +178,7 @@ def _pixels(spec: ImageSpec, form: Form) -> str:
         what = "They do not apply EXIF rotation, and clip 16-bit grey to white."
     else:
         text += "The code that loads this folder prepares images by rules of its own:\n\n"
-        what = "It does not apply EXIF rotation, clips 16-bit grey to white, and drops transparency."
+        what = "It does not apply EXIF rotation, takes 16-bit grey and transparency wrongly or not at all, and may need RGB."
         lines, others = [*lines, WHITE], []
     code = "".join(f"  {line}\n" for line in lines)
     bullets = [f"{what} Give it an image that is prepared so:\n\n  ```python\n{code}  ```\n", *others, DECODE]

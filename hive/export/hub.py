@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from hive.data.open_source import HUB_NAME
 from hive.errors import UserError, first_line
-from hive.export.card import HUB_NAME
 
 
 class Hub(Protocol):

@@ -53,5 +53,9 @@ def _flag(name: str, value: Any) -> list[str]:
         return [flag_of(name if value else f"{part}{dot}no-{field}")]
     if isinstance(value, tuple):
         return [flag_of(name), ",".join(map(str, value))]
-    path = Path(str(value)).expanduser()
-    return [flag_of(name), path.name if path.is_absolute() else str(value)]
+    return [flag_of(name), "::".join(map(_shorten, str(value).split("::")))]
+
+
+def _shorten(text: str) -> str:
+    path = Path(text).expanduser()
+    return path.name if path.is_absolute() else text

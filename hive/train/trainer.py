@@ -219,11 +219,11 @@ class Trainer:
         )
 
     def data_error(self, micro_batches: Sequence[Batch]) -> UserError:
-        """The error after steps without an update over all the data."""
+        """The error after a whole pass over the data, or a whole stage, without an update."""
         bad = [f", such as {name} ({reason})" for batch in micro_batches for _, name, reason in batch.bad]
         return UserError(
-            f"None of the {self.task.unit} can be used{bad[0] if bad else ''}: mend them, or give other data; see "
-            f"{self.ledger.path}."
+            f"No step so far had a sample that can be used{bad[0] if bad else ''}: mend the {self.task.unit}, or give "
+            f"other data; see {self.ledger.path}."
         )
 
     def check_injection(self, stage: Stage, micro_batches: Sequence[Batch]) -> None:

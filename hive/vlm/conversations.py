@@ -8,9 +8,6 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from hive.config import DataConfig
 from hive.data.captions import read_captions
@@ -19,24 +16,6 @@ from hive.data.pairs import Pairs, collect
 from hive.data.source import CONVERSATION_FIELDS, BadRecord, Columns, Record, field, first_field
 from hive.data.templates import DESCRIBE
 from hive.data.turns import IMAGE, Turn, read_turns
-
-
-class SharedTexts(Sequence[str]):
-    """Texts in one tensor, which worker processes share instead of holding a copy each."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-        self.data = torch.frombuffer(bytearray(b"".join(encoded) or b" "), dtype=torch.uint8)
-        self.ends = torch.tensor([len(text) for text in encoded], dtype=torch.int64).cumsum(0)
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, index: Any) -> Any:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        start = int(self.ends[index - 1]) if index else 0
-        return self.data[start : int(self.ends[index])].numpy().tobytes().decode("utf-8", "surrogatepass")
 
 
 def dumps(turns: Sequence[Turn]) -> str:

@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 
 from hive.data.open_source import EMBEDDED
 from hive.data.pairs import Pairs, open_embedded
+from hive.data.shared_texts import SharedTexts
 from hive.data.templates import GROUP, NAME, SHORT_ANSWER, yes_or_no
 from hive.data.turns import IMAGE, Turn
-from hive.vlm.conversations import SharedTexts, dumps
+from hive.vlm.conversations import dumps
 
 
 def open_emoji(split: str) -> Pairs:

@@ -1,6 +1,5 @@
 """The task of vision-language fine-tuning: conversations, two stages, and a LLaVA model as the export."""
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from hive.train.setup import encoder_for, place, prepare
 from hive.train.task import Task, TrainingSet
 from hive.vlm.chat import ChatTokenizer, load_chat_tokenizer
 from hive.vlm.config import VLMConfig
-from hive.vlm.conversations import SharedTexts, open_conversations
+from hive.vlm.conversations import open_conversations
 from hive.vlm.emoji import open_emoji
 from hive.vlm.export import export_llava
 from hive.vlm.model import VLM, build_vlm, image_shape
@@ -129,4 +128,4 @@ def divide(config: VLMConfig, stage: int, whole: Pairs) -> TrainingSet:
     if source(config, stage)[0] == "embedded":
         return TrainingSet(whole, {split: open_emoji(split) for split in EMBEDDED_HELDOUT}, len(whole))
     train, held_out = split_heldout(whole, config.dataset.heldout_pairs, config.seed)
-    return TrainingSet(replace(train, captions=SharedTexts(train.captions)), {"held_out": held_out}, whole.epoch_pairs)
+    return TrainingSet(train, {"held_out": held_out}, whole.epoch_pairs)

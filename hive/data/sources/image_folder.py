@@ -1,7 +1,7 @@
 """Folders of images with their texts: Hugging Face's metadata files, or a text file beside each image."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +37,20 @@ def is_image_folder(folder: Path) -> bool:
     return not kinds.isdisjoint(EXTENSIONS) and kinds.isdisjoint(_PACKED)
 
 
-def open_image_folder(folder: Path, columns: Columns) -> Source:
+def open_image_folder(folder: Path, columns: Columns, is_read: Callable[[str], bool] = lambda path: True) -> Source:
     """The images of a folder and those in it, with the texts of its metadata files; of files beside them without such.
+
+    `is_read` says of each folder, by its path below this one, whether its images are read.
 
     Raises `UserError` where no image has a text.
     """
     root = str(folder.resolve())
-    tree = dict(_walk(root))
+    tree = {path: names for path, names in _walk(root) if is_read(path)}
     metadata = {path: next((name for name in METADATA if name in names), None) for path, names in tree.items()}
     files = [os.path.join(path, name) for path, name in metadata.items() if name is not None]
     if files:
         return open_entries(
-            lambda: _listed(root, files, tree, columns),
+            lambda: _listed(root, files, tree, columns, is_read),
             FolderStore(root),
             columns,
             lambda image: f"{folder}: write paths that start from the folder of the metadata file",
@@ -68,7 +70,12 @@ def open_image_folder(folder: Path, columns: Columns) -> Source:
 
 def _walk(root: str) -> Iterator[tuple[str, dict[str, None]]]:
     """(path below the root, names of its files) of each folder, in order."""
-    for path, folders, names in os.walk(root):
+    seen: set[str] = set()
+    for path, folders, names in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(path)) in seen:  # two links to one folder, or one to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not _is_ignored(name))
         below = os.path.relpath(path, root)
         yield "" if below == "." else below, dict.fromkeys(sorted(name for name in names if not _is_ignored(name)))
@@ -99,7 +106,8 @@ def _open_beside(root: str, tree: Tree) -> Source:
     found: list[tuple[str, str]] = []  # (image, text) below the root, one of which may be ""
     for folder, names in tree.items():
         pairs = dict(_pairs(names))
-        lone = [name for name in names if _kind(name) in TEXTS and name not in pairs.values()]
+        keys = {key for image in pairs for key in (image, os.path.splitext(image)[0])}
+        lone = [name for name in names if _kind(name) in TEXTS and os.path.splitext(name)[0] not in keys]
         for image, text in (*pairs.items(), *(("", text) for text in lone)):
             found.append((image and os.path.join(folder, image), os.path.join(folder, text) if text else ""))
     for name in (name for pair in found for name in pair if name):
@@ -137,8 +145,13 @@ def _read_text(store: FolderStore, image: str, text: str) -> str:
     return caption
 
 
-def _listed(root: str, metadata: list[str], tree: Tree, columns: Columns) -> Iterator[Entry]:
-    """The records of metadata files, whose paths start at the file's folder; then the images that none names."""
+def _listed(
+    root: str, metadata: list[str], tree: Tree, columns: Columns, is_read: Callable[[str], bool]
+) -> Iterator[Entry]:
+    """The records of metadata files, whose paths start at the file's folder; then the images that none names.
+
+    Records of images in folders that are not read are left out.
+    """
     named = set()
     for name in metadata:
         folder = os.path.dirname(name)
@@ -147,8 +160,10 @@ def _listed(root: str, metadata: list[str], tree: Tree, columns: Columns) -> Ite
                 image = image_path(find_images(entry.fields, columns, FILE_NAME))
             except BadRecord:
                 image = ""
-            named.add(os.path.normpath(os.path.join(folder, image)))
-            yield entry._replace(folder=folder)
+            place = os.path.normpath(os.path.join(folder, image))
+            named.add(place)
+            if is_read(os.path.dirname(place)):
+                yield entry._replace(folder=folder)
     for folder, names in tree.items():
         for image, _ in _pairs(names):
             place = os.path.join(folder, image)

@@ -19,9 +19,9 @@ from hive.errors import UserError, first_line
 
 SUFFIXES = (".toml", ".yaml", ".yml")
 _KEYS = ("data", "image_root", "weight", "image_column", "caption_column", "split", "subset")
-_FILES = {*SUFFIXES, ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".tar", ".parquet", ".gz", ".tgz", ".zip"}
 _MAGIC = re.compile(r"[*?\[{]")
 Opener = Callable[[str, Path | None, DataConfig, str], Source]
+IsHubName = Callable[[str, Path], bool]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class MixtureReader:
         return self.readers[number](row - (int(self.ends[number - 1]) if number else 0))
 
 
-def open_mixture(path: Path, options: DataConfig, open_source: Opener) -> Source:
+def open_mixture(path: Path, options: DataConfig, open_source: Opener, is_hub_name: IsHubName) -> Source:
     """The records of all sources of a mixture, one source after the other.
 
     Paths are relative to the file. A source's `weight`, 1 by default, is how often it is passed over in an epoch.
@@ -65,8 +65,8 @@ def open_mixture(path: Path, options: DataConfig, open_source: Opener) -> Source
             raise UserError(
                 f"--dataset.{flag}-column is {value}, but {path} is a mixture: write {flag}_column at its sources."
             )
-    _check_circle(path, ())
-    entries = _read(path)
+    _check_circle(path, (), is_hub_name)
+    entries = _read(path, is_hub_name)
     opened = [
         open_source(entry.data, entry.image_root, replace(options, **entry.options), f"{path}: data")
         for entry in entries
@@ -105,20 +105,21 @@ def _rename(fields: Mapping[str, object], column: str) -> dict[str, object]:
     value = field(fields, column)
     is_conversation = isinstance(value, list) and all(isinstance(turn, Mapping) for turn in value)
     name = CONVERSATION_FIELDS[0] if is_conversation else CAPTION_FIELDS[0]
-    return {key: other for key, other in fields.items() if key not in usual} | {name: value}
+    others = {key: other for key, other in fields.items() if key not in usual}
+    return others if value is None else others | {name: value}
 
 
-def _check_circle(path: Path, above: tuple[Path, ...]) -> None:
+def _check_circle(path: Path, above: tuple[Path, ...], is_hub_name: IsHubName) -> None:
     real = path.resolve()
     if real in above:
         raise UserError(f"The mixture {path} leads back to itself: leave it out of its own sources.")
-    for entry in _read(path):
+    for entry in _read(path, is_hub_name):
         inner = Path(entry.data)
         if inner.suffix.lower() in SUFFIXES and inner.is_file():
-            _check_circle(inner, (*above, real))
+            _check_circle(inner, (*above, real), is_hub_name)
 
 
-def _read(path: Path) -> list[_Entry]:
+def _read(path: Path, is_hub_name: IsHubName) -> list[_Entry]:
     """The sources of a mixture's file; `UserError` for the first one that says something else."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -134,10 +135,10 @@ def _read(path: Path) -> list[_Entry]:
         raise UserError(
             f"The mixture {path} must hold {form}, each with data and, if it isn't 1, weight; nothing else."
         )
-    return [_entry(path, number, entry) for number, entry in enumerate(listed, start=1)]
+    return [_entry(path, number, entry, is_hub_name) for number, entry in enumerate(listed, start=1)]
 
 
-def _entry(path: Path, number: int, entry: Mapping[str, Any]) -> _Entry:
+def _entry(path: Path, number: int, entry: Mapping[str, Any], is_hub_name: IsHubName) -> _Entry:
     what = f"Source {number} of the mixture {path}"
     if (unknown := next((key for key in entry if key not in _KEYS), None)) is not None:
         raise UserError(f'{what} has the key "{unknown}", which is none of {", ".join(_KEYS)}: correct or remove it.')
@@ -153,11 +154,11 @@ def _entry(path: Path, number: int, entry: Mapping[str, Any]) -> _Entry:
         )
     data, root = str(entry["data"]), entry.get("image_root")
     options = {key: entry[key] for key in ("image_column", "caption_column", "split", "subset") if key in entry}
-    folder = _folder(path.parent, data)
+    folder = _folder(path.parent, data, is_hub_name)
     return _Entry(
         name=data,
-        data="::".join(_place(path.parent, part) for part in data.split("::")),
-        image_root=None if root is None else Path(_place(path.parent, root)),
+        data="::".join(_place(path.parent, part, is_hub_name) for part in data.split("::")),
+        image_root=None if root is None else Path(_place(path.parent, root, is_hub_name)),
         weight=float(weight),
         options=options,
         folder=folder,
@@ -165,23 +166,16 @@ def _entry(path: Path, number: int, entry: Mapping[str, Any]) -> _Entry:
     )
 
 
-def _place(folder: Path, data: str) -> str:
+def _place(folder: Path, data: str, is_hub_name: IsHubName) -> str:
     """What a mixture names, from its folder; the embedded data and a data set on the hub stay as they are."""
-    if data == "embedded" or _is_on_hub(folder, data):
+    if data == "embedded" or is_hub_name(data, folder):
         return data
     return os.path.join(folder, os.path.expanduser(data))
 
 
-def _is_on_hub(folder: Path, data: str) -> bool:
-    """Whether it is a name like ORG/NAME, and nothing in a folder that is there."""
-    owner, _, name = data.partition("/")
-    is_name = re.fullmatch(r"[\w-][\w.-]*", owner) and re.fullmatch(r"[\w-][\w.-]*", name)
-    return bool(is_name) and Path(name).suffix.lower() not in _FILES and not (folder / owner).exists()
-
-
-def _folder(folder: Path, data: str) -> str:
+def _folder(folder: Path, data: str, is_hub_name: IsHubName) -> str:
     """The folder that all files are in, as it is written: what stands before the first pattern."""
-    if data == "embedded" or _is_on_hub(folder, data):
+    if data == "embedded" or is_hub_name(data, folder):
         return data
     folders = []
     for part in data.split("::"):

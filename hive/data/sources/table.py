@@ -1,11 +1,14 @@
 """Records in tables: CSV and TSV, whose first line names the columns."""
 
 import csv
+import os
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from hive.data.images import EXTENSIONS
 from hive.data.source import (
     CAPTION_FIELDS,
     CONVERSATION_FIELDS,
@@ -22,6 +25,8 @@ from hive.files import has_surrogate
 SEPARATORS = ("\t", ",", ";", "|")
 _IMAGES, _TEXTS = IMAGE_FIELDS, (*CAPTION_FIELDS, *CONVERSATION_FIELDS)
 
+_SEPARATOR_LINE = re.compile(r"sep=.")  # Excel's
+
 
 def open_table(files: Sequence[Path], images: ImageStore, columns: Columns) -> Source:
     """The rows of tables, in order. Raises `UserError` for a table whose columns are not named."""
@@ -33,7 +38,8 @@ def read_table(path: Path, name: str, columns: Columns) -> Iterator[Entry]:
     try:
         # A byte that is not UTF-8 spoils the row that it is in, not the table.
         with path.open(encoding=text_encoding(path), errors="surrogateescape", newline="") as file:
-            separator, header = _read_header(path, file.readline(), columns)
+            line = next((line for line in file if line.strip() and not _SEPARATOR_LINE.fullmatch(line.strip())), "")
+            separator, header = _read_header(path, line, columns)
             for number, row in _read_rows(file, separator):
                 yield _entry(f"{name} line {number}", header, row)
     except OSError as error:
@@ -94,6 +100,8 @@ def _read_rows(lines: Iterable[str], separator: str) -> Iterator[tuple[int, list
     while True:
         try:
             row = next(rows, None)
+            if any(_is_row(line, separator, row) for line in taken[1:]):
+                raise csv.Error("its quote runs on over other rows")
         except csv.Error as error:
             # Who separates by tabs seldom quotes: a quote that ends or opens a text in a wrong way belongs to it.
             row = taken[0].rstrip("\r\n").split(separator) if separator == "\t" else error
@@ -106,6 +114,13 @@ def _read_rows(lines: Iterable[str], separator: str) -> Iterator[tuple[int, list
             yield number, row
         number += len(taken)
         taken.clear()
+
+
+def _is_row(line: str, separator: str, row: list[str] | None) -> bool:
+    """Whether a line inside a quoted text is a row: it has as many fields as that text's, and one names an image."""
+    fields = line.split(separator)
+    names_image = any(os.path.splitext(name.strip())[1][1:].lower() in EXTENSIONS for name in fields)
+    return row is not None and len(fields) == len(row) and names_image
 
 
 def _entry(place: str, header: Sequence[str], row: list[str] | csv.Error) -> Entry:

@@ -170,16 +170,19 @@ def test_shards_by_split_in_folders(tmp_path: Path) -> None:
 
 
 def test_folders_of_images_by_split(tmp_path: Path) -> None:
-    """Held-out folders are not trained on; a folder that happens to have such a name holds images like any other."""
-    for number, split in enumerate(("Train", "validation")):
-        (tmp_path / split).mkdir()
-        (tmp_path / split / "0.png").write_bytes(encoded(number))
-        (tmp_path / split / "0.txt").write_text(split)
-    assert list(opened(tmp_path).captions) == ["Train"]
-    assert list(opened(tmp_path, split="val").captions) == ["validation"]
+    """Held-out folders are not trained on, however deep; what names no split is; one such name alone says nothing."""
+    for number, folder in enumerate(("images/Train", "images/val2017", "extra", "")):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "0.png").write_bytes(encoded(number))
+        (tmp_path / folder / "0.txt").write_text(folder or "root")
+    assert list(opened(tmp_path).captions) == ["root", "extra", "images/Train"]
+    assert list(opened(tmp_path, split="val").captions) == ["root", "extra", "images/val2017"]
     assert "has folders of the splits train, validation, but --dataset.split is test" in refused(tmp_path, split="test")
-    (tmp_path / "validation").rename(tmp_path / "beach")
-    assert list(opened(tmp_path).captions) == ["Train", "validation"]
+    (tmp_path / "metadata.csv").write_text("file_name,text\nimages/Train/0.png,a\nimages/val2017/0.png,b\n")
+    assert list(opened(tmp_path).captions) == ["a"]
+    (tmp_path / "metadata.csv").unlink()
+    (tmp_path / "images" / "val2017").rename(tmp_path / "beach")
+    assert len(opened(tmp_path)) == 4
     assert "--dataset.split is test" in refused(tmp_path, split="test")
 
 

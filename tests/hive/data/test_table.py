@@ -109,6 +109,23 @@ def test_faults_of_a_row(root: Path) -> None:
     assert [record.fault is None for record in cut_off] == [False, True]
 
 
+@pytest.mark.parametrize("separator", ["\t", ","])
+def test_a_quote_that_runs_over_other_rows_loses_none(root: Path, separator: str) -> None:
+    """A caption begins with a quote and one two rows later ends in inches; csv would make one text of them."""
+    rows = [("photos/0.jpg", '"so, he said'), ("photos/1.jpg", "a cat"), ("photos/2.jpg", 'a dog of 10"')]
+    text = "".join(separator.join(row) + "\n" for row in [("image", "caption"), *rows])
+    found = [record.fields.get("caption") for record in source(root, text).records]
+    assert found == ([caption for _, caption in rows] if separator == "\t" else [None, "a cat", 'a dog of 10"'])
+    quoted = 'image,caption\nphotos/0.jpg,"a text\nof two lines, with 0.jpg in it, and more"\n'
+    assert [str(record.fields["caption"]).count("\n") for record in source(root, quoted).records] == [1]
+
+
+def test_lines_before_the_header(root: Path) -> None:
+    assert [record.image for record in source(root, "\nsep=;\nimage;caption\nphotos/0.jpg;x\n").records] == [
+        "photos/0.jpg"
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "columns", "message"),
     [

@@ -165,7 +165,7 @@ def test_a_run_without_a_usable_sample_ends(
     flags = [*ONE_STAGE, "--data", str(data), "--max-steps", steps, "--dataset.max-bad-share", "1"]
     assert train([*flags, "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
-    assert "None of the pairs can be used, such as " in error
+    assert "No step so far had a sample that can be used, such as " in error
     assert "damaged or cut off" in error
     assert not (tmp_path / "run" / "tower").exists()
 

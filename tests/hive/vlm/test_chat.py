@@ -6,10 +6,11 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from hive.data.shared_texts import SharedTexts
 from hive.data.text import BadText, load_transformers_tokenizer
 from hive.errors import UserError
 from hive.vlm.chat import DATE, as_processor_template, load_chat_tokenizer
-from hive.vlm.conversations import SharedTexts, dumps, turns
+from hive.vlm.conversations import dumps, turns
 from hive.vlm.emoji import open_emoji
 from tests.support.tiny_chats import PATCHES, chat, picture
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hive.config import DataConfig
+from hive.data.open_source import is_hub_name
 from hive.data.source import Part, Record, Source
 from hive.data.sources.mixture import open_mixture
 from hive.errors import UserError
@@ -26,7 +27,7 @@ class Images:
 def open_toy(data: str, image_root: Path | None, options: DataConfig, flag: str) -> Source:
     """A source of as many records as the last digit of its name says; mixtures are opened in turn."""
     if data.endswith((".toml", ".yaml")):
-        return open_mixture(Path(data), options, open_toy)
+        return open_mixture(Path(data), options, open_toy, is_hub_name)
     count = int(data[-1])
     fields = {"caption": "usual", "title": "a title", "talk": [{"from": "gpt", "value": "v"}]}
     records = [Record(f"f:{row}", f"{row}.jpg" if row else None, fields) for row in range(count)]
@@ -58,7 +59,7 @@ sources:
 @pytest.mark.parametrize(("name", "text"), [("m.toml", TOML), ("m.yaml", YAML)])
 def test_records_follow_each_other(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / "a").mkdir()
-    source = open_mixture(written(tmp_path / name, text), OPTIONS, open_toy)
+    source = open_mixture(written(tmp_path / name, text), OPTIONS, open_toy, is_hub_name)
     assert source.parts == (Part("a/x3", 2.0, 3), Part("b/*/{0..9}2", 1.0, 2))
     records = list(source.records)
     assert source.count == 5
@@ -90,7 +91,7 @@ def test_names_of_images_begin_with_the_folder_that_they_are_in(tmp_path: Path) 
     ):
         lines = [f'data = "{data}"', *([f'image_root = "{root}"'] if root else [])]
         path = written(tmp_path / "m.toml", "[[sources]]\n" + "\n".join(lines))
-        record = list(open_mixture(path, OPTIONS, open_toy).records)[1]
+        record = list(open_mixture(path, OPTIONS, open_toy, is_hub_name).records)[1]
         assert record.image == (f"{folder}/1.jpg" if folder else "1.jpg"), data
 
 
@@ -104,7 +105,7 @@ def test_paths_are_relative_to_the_file_but_hub_names_stay(tmp_path: Path) -> No
     names = ["embedded", "org/name", "here/name", "x.parquet", "/abs/x.tar", "a.tar::b.tar", "org/x.json"]
     (tmp_path / "here").mkdir()
     text = "".join(f'[[sources]]\ndata = "{name}"\n' for name in names)
-    open_mixture(written(tmp_path / "m.toml", text), OPTIONS, opener)
+    open_mixture(written(tmp_path / "m.toml", text), OPTIONS, opener, is_hub_name)
     assert [data.replace(str(tmp_path), ".") for data, _ in asked] == [
         "embedded", "org/name", "./here/name", "./x.parquet", "/abs/x.tar", "./a.tar::./b.tar", "./org/x.json",
     ]  # fmt: skip
@@ -123,7 +124,7 @@ def test_columns_splits_and_subsets_of_each_source(tmp_path: Path) -> None:
     - {data: x1, caption_column: talk}
     - {data: x1}
     """
-    source = open_mixture(written(tmp_path / "m.yml", text), OPTIONS, opener)
+    source = open_mixture(written(tmp_path / "m.yml", text), OPTIONS, opener, is_hub_name)
     assert [(o.image_column, o.caption_column, o.split, o.subset) for o in asked] == [
         ("img", "title", "val", "s"), (None, "talk", "train", None), (None, None, "train", None),
     ]  # fmt: skip
@@ -137,7 +138,7 @@ def test_columns_splits_and_subsets_of_each_source(tmp_path: Path) -> None:
 def test_mixtures_of_mixtures(tmp_path: Path) -> None:
     written(tmp_path / "in" / "in.toml", '[[sources]]\ndata = "x2"\nweight = 3\n[[sources]]\ndata = "y1"')
     outer = written(tmp_path / "m.yaml", "sources: [{data: in/in.toml, weight: 0.5}, {data: z1}]")
-    source = open_mixture(outer, OPTIONS, open_toy)
+    source = open_mixture(outer, OPTIONS, open_toy, is_hub_name)
     assert source.parts == (Part("in/in.toml: x2", 1.5, 2), Part("in/in.toml: y1", 0.5, 1), Part("z1", 1.0, 1))
     assert [record.place for record in source.records] == ["in/f:0", "in/f:1", "in/f:0", "f:0"]
     assert source.reader(1).decode().startswith(f"{tmp_path}/in/x2")
@@ -147,7 +148,7 @@ def test_mixtures_that_lead_back_to_themselves(tmp_path: Path) -> None:
     written(tmp_path / "a.toml", '[[sources]]\ndata = "d/b.yaml"')
     written(tmp_path / "d" / "b.yaml", "sources: [{data: ../a.toml}]")
     with pytest.raises(UserError, match=r"a\.toml leads back to itself"):
-        open_mixture(tmp_path / "a.toml", OPTIONS, open_toy)
+        open_mixture(tmp_path / "a.toml", OPTIONS, open_toy, is_hub_name)
 
 
 @pytest.mark.parametrize(
@@ -174,16 +175,16 @@ def test_mixtures_that_lead_back_to_themselves(tmp_path: Path) -> None:
 def test_mistakes(tmp_path: Path, text: str | bytes, message: str) -> None:
     (tmp_path / "m.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=message):
-        open_mixture(tmp_path / "m.toml", OPTIONS, open_toy)
+        open_mixture(tmp_path / "m.toml", OPTIONS, open_toy, is_hub_name)
 
 
 @pytest.mark.parametrize("text", ["sources: [", "!!python/object/apply:os.getpid []", "- data: x", "sources: x", ""])
 def test_mistakes_in_yaml(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError, match="The mixture"):
-        open_mixture(written(tmp_path / "m.yaml", text), OPTIONS, open_toy)
+        open_mixture(written(tmp_path / "m.yaml", text), OPTIONS, open_toy, is_hub_name)
 
 
 def test_flags_that_name_columns_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "m.toml", TOML)
     with pytest.raises(UserError, match=r"caption-column is title, .* write caption_column at its sources"):
-        open_mixture(path, DataConfig(caption_column="title"), open_toy)
+        open_mixture(path, DataConfig(caption_column="title"), open_toy, is_hub_name)
