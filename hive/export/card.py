@@ -178,7 +178,7 @@ def _pixels(spec: ImageSpec, form: Form) -> str:
         what = "They do not apply EXIF rotation, and clip 16-bit grey to white."
     else:
         text += "The code that loads this folder prepares images by rules of its own:\n\n"
-        what = "It does not apply EXIF rotation, takes 16-bit grey and transparency wrongly or not at all, and may need RGB."
+        what = "It applies no EXIF rotation, may need RGB, and takes 16-bit grey and transparency wrongly."
         lines, others = [*lines, WHITE], []
     code = "".join(f"  {line}\n" for line in lines)
     bullets = [f"{what} Give it an image that is prepared so:\n\n  ```python\n{code}  ```\n", *others, DECODE]
