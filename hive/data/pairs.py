@@ -44,6 +44,8 @@ class Pairs:
     """The other texts of the pairs that have several, by index."""
     skipped: Sequence[Skipped] = field(default=(), repr=False)
     """Records that were left out when the source was read."""
+    label: str = ""
+    """What places in the ledger begin with: two sets of a run may have the same names."""
     parts: Sequence[Part] = ()
     """The sources of a mixture with the number of their pairs, which follow each other; none without a mixture."""
 
@@ -72,7 +74,7 @@ class Pairs:
 
     def name(self, index: int) -> str:
         """Where the image of pair `index` is, for the ledger."""
-        return self.names[index]
+        return self.label + self.names[index]
 
     def texts(self, index: int) -> tuple[str, ...]:
         """All texts of pair `index`, at least one."""
@@ -97,6 +99,11 @@ class Pairs:
         if self.parts:
             digest.update(json.dumps([(part.size, part.weight) for part in self.parts]).encode())
         return digest.hexdigest()
+
+    def labelled(self, label: str) -> "Pairs":
+        """These pairs, whose places in the ledger begin with `label`."""
+        skipped = [record._replace(place=label + record.place) for record in self.skipped]
+        return replace(self, label=label, skipped=skipped)
 
     def take(self, indices: Sequence[int]) -> "Pairs":
         """The pairs at `indices`, in that order; of a mixture, indices that rise."""
@@ -162,7 +169,7 @@ def collect(source: Source, read_texts: Callable[[Record], tuple[str, ...]], wha
         parts.append(part._replace(size=int(((usable >= start) & (usable < end)).sum())))
         if not parts[-1].size:
             raise UserError(f"{what} has no usable record in {part.name}: mend that source, or leave it out.")
-    return Pairs(captions, names, source.reader, np.array(rows, dtype=np.int64), further, skipped, parts)
+    return Pairs(captions, names, source.reader, np.array(rows, dtype=np.int64), further, skipped, parts=parts)
 
 
 def _no_usable_record(skipped: Sequence[Skipped], what: str) -> str:

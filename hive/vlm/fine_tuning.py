@@ -111,7 +111,8 @@ def open_whole(config: VLMConfig, stage: int, *, download: bool = True) -> Pairs
     """All conversations of a stage: those of a source, or the embedded ones."""
     data, image_root, flag = source(config, stage)
     if data != "embedded":
-        return open_conversations(data, image_root, config.dataset, flag, download=download)
+        conversations = open_conversations(data, image_root, config.dataset, flag, download=download)
+        return conversations.labelled("data2: ") if flag == "--data2" else conversations
     if image_root is not None:
         raise UserError(
             f"{flag.replace('data', 'image-root')} goes with data that names images by path, but {flag} is embedded: "

@@ -177,3 +177,17 @@ def test_bad_samples_go_to_the_ledger(flags: list[str], tmp_path: Path) -> None:
     reasons = {record["file"]: record["reason"] for record in read_records(tmp_path / "out" / "bad_samples.jsonl")}
     assert reasons["record 35"] == "no answer begins within 128 tokens"
     assert "4.png" in reasons
+
+
+def test_bad_samples_of_two_sets_with_the_same_names_are_told_apart(flags: list[str], tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        data = make_set(tmp_path / name)
+        (data.parent / "4.png").write_bytes(b"no image")
+        records = json.loads(data.read_text())
+        records[7]["image"] = "gone.png"
+        data.write_text(json.dumps(records))
+    usual = [*flags, "--data", str(tmp_path / "one" / data.name), "--data2", str(data), "--max-steps", "6"]
+    assert main([*usual, "--out", str(tmp_path / "out")]) == 0
+    places = sorted(record["file"] for record in read_records(tmp_path / "out" / "bad_samples.jsonl"))
+    record = f"{data.name} record 7 (id 7)"
+    assert places == ["4.png", record, "data2: 4.png", f"data2: {record}"]
