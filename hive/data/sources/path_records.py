@@ -60,7 +60,14 @@ def open_files(
             yield from read_file(file, name)
 
     what = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
-    return open_entries(read, images, columns, lambda image: f"{what}; {images.suggest(image)}")
+
+    def suggest(image: str) -> str:
+        if len({file.parent for file in files}) == 1:
+            return f"{what}; {images.suggest(image)}"
+        cure = "write a mixture (.toml) that gives each file its image_root"
+        return f"{what}; if the paths in each file start from another folder, {cure}, else set --image-root"
+
+    return open_entries(read, images, columns, suggest)
 
 
 def open_entries(

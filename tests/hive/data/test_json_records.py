@@ -265,3 +265,15 @@ def test_many_images_hold_little(photos: Path) -> None:
     assert isinstance(opened.reader, PathReader)
     assert "299.jpg" not in repr(vars(opened.reader.images))
     assert len(pickle.dumps(opened.reader)) < 500
+
+
+def test_files_in_several_folders_are_not_told_one_root(tmp_path: Path) -> None:
+    """The images of one file may have the names of another's: with one root they would be mixed up."""
+    files = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.jpg").write_bytes(b"x")
+        files.append(tmp_path / name / "x.json")
+        files[-1].write_text(json.dumps([{"image": "0.jpg", "caption": name}]))
+    with pytest.raises(UserError, match=r"write a mixture \(.toml\) that gives each file its image_root"):
+        open_json(files, open_store(tmp_path), Columns())
