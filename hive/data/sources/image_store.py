@@ -123,9 +123,11 @@ class FolderStore:
             self._refuse(image)
         if files.get(name):  # a link
             target = os.path.realpath(path)
+            if not os.path.isfile(target):
+                return False  # a link to nothing, wherever that was
             if not self._inside(target):
                 self._refuse(image)
-            return os.path.isfile(target)
+            return True
         return name in files
 
     def _list(self, folder: str) -> dict[str, bool] | None:

@@ -146,3 +146,10 @@ def test_suggestions(tmp_path: Path) -> None:
     assert "set --image-root" in open_store(tmp_path).suggest("1.jpg")
     store = open_store(write_lmdb(tmp_path / "images.lmdb", "train/0.jpg"))
     assert "its first key is b'train/0.jpg'" in store.suggest("0.jpg")
+
+
+def test_a_link_to_nothing_is_a_missing_image_wherever_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "gone.jpg").symlink_to(tmp_path / "elsewhere" / "gone.jpg")
+    with pytest.raises(MissingImage):
+        open_store(tmp_path / "root").find("gone.jpg")
