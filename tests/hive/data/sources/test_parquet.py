@@ -1,5 +1,6 @@
 """Parquet files as data sets on Hugging Face and people's scripts write them."""
 
+import io
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +63,14 @@ def structs(images: Sequence[bytes | None], paths: Sequence[str | None] | None =
     return pa.array([{"bytes": data, "path": path} for data, path in zip(images, names, strict=True)], IMAGE)
 
 
+def writes_views() -> bool:
+    try:
+        pq.write_table(pa.table({"view": pa.array([b"x"], pa.binary_view())}), io.BytesIO())
+    except pa.ArrowNotImplementedError:
+        return False
+    return True
+
+
 EXPECTED = [(f"d.parquet:{row}", IMAGES[row], TEXTS[row]) for row in range(5)]
 
 
@@ -72,7 +81,11 @@ EXPECTED = [(f"d.parquet:{row}", IMAGES[row], TEXTS[row]) for row in range(5)]
         (pa.array(IMAGES), pa.array(TEXTS)),
         (structs(IMAGES), pa.array(TEXTS)),
         (pa.array(IMAGES, pa.large_binary()), pa.array(TEXTS, pa.large_string())),
-        (pa.array(IMAGES).cast(pa.binary_view()), pa.array(TEXTS).cast(pa.string_view())),
+        pytest.param(
+            pa.array(IMAGES).cast(pa.binary_view()),
+            pa.array(TEXTS).cast(pa.string_view()),
+            marks=pytest.mark.skipif(not writes_views(), reason="this pyarrow writes no views"),
+        ),
         (pa.array(IMAGES).dictionary_encode(), pa.array(TEXTS).dictionary_encode()),
         (pa.array([[data] for data in IMAGES]), pa.array(TEXTS)),
         (pa.array([[{"bytes": data, "path": "p"}] for data in IMAGES], pa.large_list(IMAGE)), pa.array(TEXTS)),
