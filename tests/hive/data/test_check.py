@@ -208,7 +208,7 @@ def test_conversations_of_two_stages(tmp_path: Path, capsys: pytest.CaptureFixtu
     sets = ["--vlm", "--data", str(first), "--data2", str(second), "--dataset.max-text-tokens", "64"]
     assert main([*sets, "--out", str(tmp_path / "out")]) == 0
     assert problems(tmp_path / "out" / "data1") == {}
-    assert problems(tmp_path / "out" / "data2") == {"4.png": "no answer begins within 64 tokens"}
+    assert problems(tmp_path / "out" / "data2") == {"data2: 4.png": "no answer begins within 64 tokens"}
     printed = capsys.readouterr().out
     assert f"{first}: 40 conversations" in printed
     assert "1 step of 64 conversations" in printed
