@@ -101,13 +101,18 @@ def _match(name: str) -> list[Path]:
     return _drop_leftovers(sorted(matches), start)
 
 
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder of this name is one that macOS leaves behind, or hidden."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def _drop_leftovers(files: Sequence[Path], root: Path) -> list[Path]:
     """Without what macOS leaves behind, and img2dataset's tables and statistics beside its shards."""
     shards = {file.with_suffix("") for file in files if file.suffix.lower() == ".tar"}
     return [
         file
         for file in files
-        if not any(part.startswith(".") or part == "__MACOSX" for part in file.relative_to(root).parts)
+        if not any(map(is_leftover, file.relative_to(root).parts))
         and not (file.suffix == ".parquet" and file.with_suffix("") in shards)
         and not (file.name.endswith("_stats.json") and file.with_name(file.name.removesuffix("_stats.json")) in shards)
     ]

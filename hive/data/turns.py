@@ -23,18 +23,24 @@ Turn = tuple[str, str]
 def read_turns(value: object) -> list[Turn] | None:
     """The turns that a field holds; None for what is no conversation. Raises `BadRecord` for a turn that is none.
 
-    In tables they are JSON, and `datasets` turns a list of objects into an object of lists.
+    In tables they are JSON.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
             return None
-    if isinstance(value, Mapping) and value and all(isinstance(column, list) for column in value.values()):
-        value = [dict(zip(value, turn, strict=False)) for turn in zip(*value.values(), strict=False)]
+    value = as_list(value)
     if not isinstance(value, list | tuple) or not all(isinstance(turn, Mapping) for turn in value):
         return None
     return [_read_turn(turn) for turn in value] if any("from" in turn or "role" in turn for turn in value) else None
+
+
+def as_list(value: object) -> object:
+    """A list of turns; `datasets` stores one as an object of lists, if its feature is a Sequence of a dict."""
+    if isinstance(value, Mapping) and value and all(isinstance(column, list) for column in value.values()):
+        return [dict(zip(value, turn, strict=False)) for turn in zip(*value.values(), strict=False)]
+    return value
 
 
 def _read_turn(turn: Mapping[str, object]) -> Turn:

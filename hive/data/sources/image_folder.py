@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hive.data.find_files import is_leftover
 from hive.data.images import EXTENSIONS
 from hive.data.source import BadRecord, Columns, OtherRecord, Record, Source
 from hive.data.sources.image_store import FolderStore
@@ -18,7 +19,6 @@ METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 FILE_NAME = ("file_name", "file_names")  # Hugging Face's names of the column with the image
 _PACKED = ("tar", "parquet")
 _RECORDS = ("json", "jsonl", "csv", "tsv")
-_IGNORED = "__MACOSX"  # as are names that begin with a dot: .DS_Store, ._0.jpg
 
 Tree = Mapping[str, Mapping[str, None]]
 """The names of the files in each folder, by the folder's path below the root; in order."""
@@ -76,13 +76,9 @@ def _walk(root: str) -> Iterator[tuple[str, dict[str, None]]]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not _is_ignored(name))
+        folders[:] = sorted(name for name in folders if not is_leftover(name))
         below = os.path.relpath(path, root)
-        yield "" if below == "." else below, dict.fromkeys(sorted(name for name in names if not _is_ignored(name)))
-
-
-def _is_ignored(name: str) -> bool:
-    return name.startswith(".") or name == _IGNORED
+        yield "" if below == "." else below, dict.fromkeys(sorted(name for name in names if not is_leftover(name)))
 
 
 def _kind(name: str) -> str:

@@ -22,6 +22,7 @@ from hive.data.source import (
     Source,
     field,
 )
+from hive.data.turns import as_list
 from hive.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -294,7 +295,7 @@ def _record(
     if fields is None:
         return Record(place, place, {}, BadRecord("it has a text that is not valid UTF-8"))
     path = None if has_bytes else _image(fields, column)[1]
-    fields = {name: _as_turns(value) if name in CONVERSATION_FIELDS else value for name, value in fields.items()}
+    fields = {name: as_list(value) if name in CONVERSATION_FIELDS else value for name, value in fields.items()}
     if path is None:
         return Record(place, place if has_bytes else None, fields)
     try:
@@ -303,10 +304,3 @@ def _record(
         return Record(place, images.find(path), fields)
     except BadRecord as error:
         return Record(place, path, fields, error)
-
-
-def _as_turns(value: object) -> object:
-    """A list of turns; `datasets` stores one as a struct of lists, if its feature is a Sequence of a dict."""
-    if isinstance(value, dict) and value and all(isinstance(part, list) for part in value.values()):
-        return [dict(zip(value, turn, strict=False)) for turn in zip(*value.values(), strict=False)]
-    return value
