@@ -45,11 +45,9 @@ def run(command: Command, draw: Draw = draw_maps) -> int:
     with join_world(command.config.device) as world:
         task = pretraining(command.config, resume, world)
         if command.lr_range_test is not None:
-            from hive.train import lr_range
+            from hive.train.lr_range import print_range_test
 
-            tested = lr_range.run_range_test(task, command.lr_range_test, world)
-            if world.is_main:
-                print(lr_range.report(*tested))
+            print_range_test(task, command.lr_range_test, world)
             return 0
         trainer = Trainer(task, resume, world, console, profile=command.profile)
         with handling_signals(trainer.stop):  # a run that is finished is not lost to one while maps are drawn

@@ -95,6 +95,13 @@ def run_range_test(task: Task[RunConfig, Encoder], number: int, world: World) ->
     return result, folder
 
 
+def print_range_test(task: Task[RunConfig, Encoder], number: int, world: World) -> None:
+    """Runs the test and prints its report."""
+    result, folder = run_range_test(task, number, world)
+    if world.is_main:
+        print(report(result, folder))
+
+
 def diverges(losses: Sequence[float]) -> bool:
     """Whether the mean of the last losses is more than `DIVERGED` times the lowest such mean."""
     width = 2 * HALF + 1

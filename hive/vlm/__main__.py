@@ -29,11 +29,9 @@ def run(command: Command) -> int:
     with join_world(command.config.device) as world:
         task = fine_tuning(command.config, resume, world)
         if command.lr_range_test is not None:
-            from hive.train import lr_range
+            from hive.train.lr_range import print_range_test
 
-            tested = lr_range.run_range_test(task, command.lr_range_test, world)
-            if world.is_main:
-                print(lr_range.report(*tested))
+            print_range_test(task, command.lr_range_test, world)
             return 0
         return Trainer(task, resume, world, open_console()).run()
 
